@@ -1,0 +1,17 @@
+"""Shared fixtures."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real research data (CLCR_REAL_DATA, or ../shared/data beside the repository); skips when absent."""
+    folder = Path(os.environ.get("CLCR_REAL_DATA", REPO.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"REAL DATA ABSENT: {folder} is not a folder; set CLCR_REAL_DATA to run this check")
+    return folder
