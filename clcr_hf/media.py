@@ -1,0 +1,611 @@
+"""Reading and writing clips: pictures with exact times, sound at the rate asked for.
+
+Everything goes through PyAV, whose wheel carries its own FFmpeg, so no system package is needed. PyAV is imported on
+first use; `pip install "clcr-hf[media]"` brings it.
+
+Times are seconds from the beginning of the clip (the container's own start when it has one after zero), the same
+clock for pictures and sound: sample `i` of a waveform loaded from `start` is heard at `start + i / sampling_rate`.
+Files are decoded in order and only what is asked for is kept, so memory does not grow with the length of the clip
+(except where every frame is asked for).
+"""
+
+import io
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+MediaSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+# Containers we open. Playlists (HLS, DASH, concat) stay out: they make FFmpeg open whatever files they name.
+_FORMATS = (
+    "mov,mp4,m4a,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,wav,w64,mp3,aac,flac,aiff,au,caf,gif,amr,ac3,wv"
+)
+# Containers whose seek lands where it was told to; the others (MP3, raw streams) are read from the beginning.
+_SEEKABLE = {"mov", "matroska"}
+# Containers whose header states the true length, so that a missing tail can be told.
+_STATE_LENGTH = {"mov", "matroska", "flac", "wav"}
+_PREROLL = 0.5  # seconds decoded before `start`, so that audio codecs have settled by then
+_CLOSE = 1e-6  # seconds; moments nearer than this are the same moment
+_MAX_CHANNELS = 32
+
+
+class MediaError(ValueError):
+    """A clip that cannot be read or holds no such track; the message names it and says what to do."""
+
+
+@dataclass
+class VideoClip:
+    """Pictures of a clip.
+
+    Attributes:
+        frames: uint8 `(F, H, W, 3)`, RGB, turned upright where the file carries a rotation.
+        timestamps: float64 `(F,)`, the presentation time of each frame in seconds.
+    """
+
+    frames: np.ndarray
+    timestamps: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass
+class MediaClip:
+    """Pictures and sound of one file.
+
+    Attributes:
+        video: the pictures, or None where the file has no video track.
+        audio: float32 `(samples,)`, or `(channels, samples)` with `mono=False`; None where there is no audio track.
+        sampling_rate: samples a second of `audio`; None without audio.
+    """
+
+    video: VideoClip | None
+    audio: np.ndarray | None
+    sampling_rate: int | None
+
+
+def load_video(
+    source: MediaSource,
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+) -> VideoClip:
+    """Reads the pictures of a clip.
+
+    Args:
+        source: path, bytes, or binary file object of MP4, WebM, AVI, MOV, MKV and the like.
+        num_frames: this many frames, spread evenly: the window is cut into `num_frames` equal parts and the frame
+            on screen at the middle of each is taken. A clip with fewer frames repeats some.
+        fps: one frame each `1 / fps` seconds from `start`: the one on screen at that moment. With neither
+            `num_frames` nor `fps`, every frame.
+        start, end: window in seconds; `end=None` reads to the end.
+
+    Returns:
+        `VideoClip`: frames uint8 `(F, H, W, 3)` RGB, timestamps float64 `(F,)` in seconds.
+
+    Raises:
+        MediaError: the file is missing, empty, broken, cut short, or has no video track or no frame in the window.
+        ValueError: arguments that contradict each other.
+        ImportError: PyAV is not installed.
+    """
+    plan = _Plan(num_frames=num_frames, fps=fps, start=start, end=end, audio=False)
+    clip = _read(source, plan)
+    if clip.video is None:
+        raise MediaError(f"{_name(source)} has no video track; for its sound alone use load_audio")
+    return clip.video
+
+
+def load_audio(
+    source: MediaSource,
+    *,
+    sampling_rate: int,
+    mono: bool = True,
+    start: float = 0.0,
+    end: float | None = None,
+) -> np.ndarray:
+    """Reads the sound of a clip or sound file (WAV, MP3, FLAC, OGG, M4A, MP4, WebM and the like).
+
+    Args:
+        source: path, bytes, or binary file object.
+        sampling_rate: samples a second wanted; the sound is resampled to it.
+        mono: mean of the channels; False keeps them.
+        start, end: window in seconds; `end=None` reads to the end.
+
+    Returns:
+        float32 `(samples,)`, or `(channels, samples)` with `mono=False`; full scale is [-1, 1].
+
+    Raises:
+        MediaError: the file is missing, empty, broken, cut short, or has no audio track.
+        ValueError: arguments that contradict each other.
+        ImportError: PyAV is not installed.
+    """
+    plan = _Plan(sampling_rate=sampling_rate, mono=mono, start=start, end=end, video=False)
+    clip = _read(source, plan)
+    if clip.audio is None:
+        raise MediaError(f"{_name(source)} has no audio track; for its pictures use load_video")
+    return clip.audio
+
+
+def load_media(
+    source: MediaSource,
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    sampling_rate: int | None = None,
+    mono: bool = True,
+    start: float = 0.0,
+    end: float | None = None,
+) -> MediaClip:
+    """Reads pictures and sound of one file together; arguments as in `load_video` and `load_audio`.
+
+    `sampling_rate=None` keeps the rate of the file. A track that is not there gives None.
+
+    Raises:
+        MediaError: the file is missing, empty, broken, cut short, or has neither track.
+        ValueError: arguments that contradict each other.
+        ImportError: PyAV is not installed.
+    """
+    plan = _Plan(num_frames=num_frames, fps=fps, sampling_rate=sampling_rate, mono=mono, start=start, end=end)
+    clip = _read(source, plan)
+    if clip.video is None and clip.audio is None:
+        raise MediaError(f"{_name(source)} has neither a video nor an audio track")
+    return clip
+
+
+def resample_audio(array: Any, orig_sr: int, sampling_rate: int) -> np.ndarray:
+    """Mixes a waveform to mono and resamples it (band-limited, FFmpeg's resampler).
+
+    Args:
+        array: `(samples,)`, `(channels, samples)` or `(samples, channels)`; the shorter side counts as channels.
+            Floats are taken as they are, integers as PCM of their width (full scale becomes [-1, 1]).
+        orig_sr, sampling_rate: samples a second before and after.
+
+    Returns:
+        float32 `(round(samples * sampling_rate / orig_sr),)`.
+
+    Raises:
+        ValueError: wrong shape or rates, or values that are not finite.
+        ImportError: the rates differ and PyAV is not installed.
+    """
+    _check_rate(orig_sr, "orig_sr")
+    _check_rate(sampling_rate, "sampling_rate")
+    wave = _mono(_as_float(np.asarray(array)))
+    if not np.isfinite(wave).all():
+        raise ValueError("the waveform holds NaN or infinite values; repair it before resampling")
+    if orig_sr == sampling_rate or wave.size == 0:
+        return wave
+    av = _import_av()
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=int(sampling_rate))
+    frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+    frame.sample_rate = int(orig_sr)
+    parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
+    length = round(wave.size * sampling_rate / orig_sr)
+    out = np.concatenate(parts)[:length]
+    return np.pad(out, (0, length - out.size))
+
+
+def write_video(
+    path: str | os.PathLike[str],
+    frames: Any,
+    fps: float,
+    audio: Any | None = None,
+    sampling_rate: int | None = None,
+) -> Path:
+    """Writes an MP4: H.264 (or MPEG-4 where the wheel has no H.264 encoder) and AAC.
+
+    The file appears whole or not at all: it is written beside `path` under another name and then renamed.
+
+    Args:
+        path: where to write; its folder is created.
+        frames: uint8 `(F, H, W, 3)` RGB; an odd height or width is made even by repeating the last row or column.
+        fps: frames a second.
+        audio: `(samples,)`, `(channels, samples)` or `(samples, channels)`, mixed to mono; full scale [-1, 1].
+        sampling_rate: samples a second of `audio`; one that AAC knows (8000 to 96000).
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: wrong shapes or types.
+        MediaError: the encoder refused.
+        ImportError: PyAV is not installed.
+    """
+    pictures = _check_frames(frames)
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    wave = None
+    if audio is not None:
+        if sampling_rate is None:
+            raise ValueError("sampling_rate is needed with audio")
+        wave = resample_audio(audio, sampling_rate, sampling_rate)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.mp4")
+    av = _import_av()
+    try:
+        _encode(av, draft, pictures, fps, wave, sampling_rate)
+        os.replace(draft, target)
+    except av.error.FFmpegError as error:
+        raise MediaError(f"cannot write {target}: {error}; check fps, frame size and sampling_rate") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Plan:
+    """What one reading is to return."""
+
+    num_frames: int | None = None
+    fps: float | None = None
+    sampling_rate: int | None = None
+    mono: bool = True
+    start: float = 0.0
+    end: float | None = None
+    video: bool = True
+    audio: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_frames is not None and self.fps is not None:
+            raise ValueError("give num_frames or fps, not both")
+        if self.num_frames is not None and self.num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {self.num_frames}")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"fps must be positive, got {self.fps}")
+        if self.sampling_rate is not None:
+            _check_rate(self.sampling_rate, "sampling_rate")
+        if not 0 <= self.start < float("inf"):
+            raise ValueError(f"start must be zero or more seconds, got {self.start}")
+        if self.end is not None and not self.end > self.start:
+            raise ValueError(f"end ({self.end}) must come after start ({self.start})")
+
+
+def _read(source: MediaSource, plan: _Plan) -> MediaClip:
+    av = _import_av()
+    name = _name(source)
+    stream = _openable(source, name)
+    try:
+        video_end = _scan(av, stream, plan, name)
+        with _open(av, stream) as container:
+            return _decode(container, plan, video_end, name)
+    except (av.error.FFmpegError, EOFError) as error:
+        raise _damaged(name, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _damaged(name: str, why: str) -> MediaError:
+    return MediaError(
+        f"cannot read {name}: {why}; it is damaged, cut short or no media file: "
+        "play it to check, then copy or export it again"
+    )
+
+
+def _scan(av: ModuleType, stream: Any, plan: _Plan, name: str) -> float:
+    """End of the video track in seconds, found by reading the packets without decoding them; checks the tail."""
+    with _open(av, stream) as container:
+        if not container.streams:
+            raise _damaged(name, "no track in it")
+        video, audio = _tracks(container)
+        wanted = [track for track in (video, audio) if track is not None]
+        origin = _origin(container)
+        ends = {track.index: 0.0 for track in wanted}
+        for packet in container.demux(wanted) if wanted else ():
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is not None:
+                end = float((time + (packet.duration or 0)) * packet.time_base) - origin
+                ends[packet.stream.index] = max(ends[packet.stream.index], end)
+            if plan.end is not None and ends and min(ends.values()) > plan.end:
+                return ends[video.index] if video is not None else 0.0
+        _check_tail(container, max(ends.values(), default=0.0) + origin, name)
+        return ends[video.index] if video is not None else 0.0
+
+
+def _check_tail(container: Any, found: float, name: str) -> None:
+    stated = (container.duration or 0) / 1e6
+    if container.start_time is not None:
+        stated += max(container.start_time, 0) / 1e6
+    # A WAV written to a pipe states the largest size there is: that is no length.
+    stated_bytes = stated * (container.bit_rate or 0) / 8 if _is(container, {"wav"}) else 0
+    if _is(container, _STATE_LENGTH) and stated_bytes < 2**31 - 2**16 and stated - found > max(0.25, 0.05 * stated):
+        raise MediaError(
+            f"{name} is cut short: it should last {stated:.2f} s but its data end at {found:.2f} s; copy it again"
+        )
+
+
+def _decode(container: Any, plan: _Plan, video_end: float, name: str) -> MediaClip:
+    video, audio = _tracks(container)
+    origin = _origin(container)
+    sinks: dict[int, _Frames | _Samples] = {}
+    if plan.video and video is not None:
+        sinks[video.index] = _Frames(plan, video_end, name)
+    if plan.audio and audio is not None:
+        sinks[audio.index] = _Samples(plan, plan.sampling_rate or audio.rate)
+    if sinks and plan.start > _PREROLL and _is(container, _SEEKABLE):
+        container.seek(int((plan.start - _PREROLL + origin) * 1e6), backward=True)
+    for packet in container.demux([container.streams[index] for index in sinks]) if sinks else ():
+        sink = sinks[packet.stream.index]
+        if sink.done:
+            if all(other.done for other in sinks.values()):
+                break
+            continue
+        for frame in packet.decode():
+            if not sink.done:
+                sink.add(frame, None if frame.time is None else float(frame.pts * frame.time_base) - origin)
+    frames = next((sink.close() for sink in sinks.values() if isinstance(sink, _Frames)), None)
+    samples = next((sink for sink in sinks.values() if isinstance(sink, _Samples)), None)
+    if samples is None:
+        return MediaClip(frames, None, None)
+    return MediaClip(frames, samples.close(), samples.rate)
+
+
+class _Frames:
+    """Chooses frames while they pass: of each wanted moment, the frame on screen then."""
+
+    def __init__(self, plan: _Plan, video_end: float, name: str):
+        self.start, self.name = plan.start, name
+        self.end = plan.end if plan.end is not None else float("inf")
+        self.moments = _moments(plan, video_end, name)
+        self.moment = next(self.moments, None) if self.moments is not None else None
+        self.last: tuple[Any, float] | None = None
+        self.frames: list[np.ndarray] = []
+        self.times: list[float] = []
+        self.done = False
+
+    def add(self, frame: Any, time: float | None) -> None:
+        if time is None:  # raw streams without time stamps: as many frames later as there were frames
+            time = self.last[1] + 1 / 25 if self.last is not None else 0.0
+        if self.moments is None:
+            if self.start <= time < self.end:
+                self._keep(frame, time)
+        else:
+            self._settle(time)
+        self.last = (frame, time)
+        self.done = time >= self.end or (self.moments is not None and self.moment is None)
+
+    def _settle(self, now: float) -> None:
+        """Moments before `now` show the frame before it; a moment before the first frame waits for that frame."""
+        picture: np.ndarray | None = None
+        while self.last is not None and self.moment is not None and self.moment < now - _CLOSE:
+            picture = self._keep(*self.last, picture)
+            self.moment = next(self.moments, None) if self.moments is not None else None
+
+    def _keep(self, frame: Any, time: float, picture: np.ndarray | None = None) -> np.ndarray:
+        if picture is None:
+            picture = _upright(frame)
+        if self.frames and picture.shape != self.frames[0].shape:
+            raise MediaError(f"{self.name} changes its picture size at {time:.2f} s; export it at one size")
+        self.frames.append(picture)
+        self.times.append(time)
+        return picture
+
+    def close(self) -> VideoClip:
+        if self.moments is not None:
+            self._settle(float("inf"))
+        if not self.frames:
+            raise MediaError(f"{self.name} has no video frame from {self.start} s to {self.end} s; widen the window")
+        return VideoClip(np.stack(self.frames), np.array(self.times, dtype=np.float64))
+
+
+def _moments(plan: _Plan, video_end: float, name: str) -> Iterator[float] | None:
+    """The moments whose frames are wanted, in seconds; None for every frame."""
+    if plan.num_frames is None and plan.fps is None:
+        return None
+    end = video_end if plan.end is None else min(plan.end, video_end)
+    length = end - plan.start
+    if length <= 0:
+        raise MediaError(f"{name} has no video after {end:.2f} s, asked to start at {plan.start} s")
+    if plan.num_frames is not None:
+        count, step, first = plan.num_frames, length / plan.num_frames, length / plan.num_frames / 2
+    else:
+        step = 1 / float(plan.fps or 1)
+        count, first = max(1, int(np.ceil(round(length / step, 6)))), 0.0
+    return (plan.start + first + step * k for k in range(count))
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """RGB picture, turned by the file's display matrix (PyAV versions without `rotation` leave it as stored)."""
+    turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+    picture = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
+class _Samples:
+    """Collects resampled sound inside the window, placed by its time stamps."""
+
+    def __init__(self, plan: _Plan, rate: int):
+        self.plan, self.rate = plan, rate
+        self.resampler: Any = None
+        self.parts: list[np.ndarray] = []
+        self.position = 0  # of the next sample, counted from the start of the window; negative before it
+        self.length = None if plan.end is None else round((plan.end - plan.start) * rate)
+        self.done = False
+
+    def add(self, frame: Any, time: float | None) -> None:
+        if self.resampler is None:
+            layout = frame.layout.name
+            self.resampler = _import_av().AudioResampler(format="fltp", layout=layout, rate=self.rate)
+            time = 0.0 if time is None else time
+            self.position = round((time - self.plan.start) * self.rate)
+            if self.position > 0:
+                self.parts.append(np.zeros((len(frame.layout.channels), self.position), np.float32))
+        frame.pts = None  # the resampler would fill gaps by it; the sound is laid end to end
+        self._take(self.resampler.resample(frame))
+
+    def _take(self, frames: list[Any]) -> None:
+        for frame in frames:
+            part = frame.to_ndarray()
+            begin = min(max(-self.position, 0), part.shape[1])
+            self.position += part.shape[1]
+            if self.plan.mono:
+                part = part.mean(axis=0, keepdims=True)
+            self.parts.append(part[:, begin:])
+        self.done = self.length is not None and self.position >= self.length
+
+    def close(self) -> np.ndarray:
+        if self.resampler is not None and not self.done:
+            self._take(self.resampler.resample(None))
+        if self.plan.mono:
+            self.parts = [part[:1] for part in self.parts]
+        whole = np.concatenate(self.parts, axis=1) if self.parts else np.zeros((1, 0), np.float32)
+        whole = np.ascontiguousarray(whole[:, : self.length], dtype=np.float32)
+        return whole[0] if self.plan.mono else whole
+
+
+def _open(av: ModuleType, stream: Any) -> Any:
+    if hasattr(stream, "seek"):
+        stream.seek(0)
+    return av.open(stream, options={"format_whitelist": _FORMATS})
+
+
+def _tracks(container: Any) -> tuple[Any | None, Any | None]:
+    """First video track that is not cover art, first audio track."""
+    videos = [track for track in container.streams.video if not _is_cover(track)]
+    audios = list(container.streams.audio)
+    return (videos[0] if videos else None, audios[0] if audios else None)
+
+
+def _is_cover(track: Any) -> bool:
+    return "attached_pic" in str(getattr(track, "disposition", ""))
+
+
+def _origin(container: Any) -> float:
+    """Time of the clip's beginning; a start before zero is codec delay, which the decoder drops."""
+    return max(container.start_time or 0, 0) / 1e6
+
+
+def _is(container: Any, formats: set[str]) -> bool:
+    return bool(formats & set(container.format.name.split(",")))
+
+
+def _openable(source: MediaSource, name: str) -> Any:
+    """A path that exists, or a binary stream that can be read twice from its beginning."""
+    if isinstance(source, str | os.PathLike):
+        return _existing_file(source, name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        stream: Any = io.BytesIO(bytes(source))
+    elif hasattr(source, "read"):
+        stream = source
+        if not (hasattr(stream, "seekable") and stream.seekable() and stream.tell() == 0):
+            stream = _bytes_stream(stream)
+    else:
+        raise TypeError(f"a clip is a path, bytes or a binary file object, got {type(source).__name__}")
+    if not stream.read(1):
+        raise MediaError(f"{name} is empty (0 bytes); copy or export it again")
+    return stream
+
+
+def _bytes_stream(stream: Any) -> io.BytesIO:
+    content = stream.read()
+    if not isinstance(content, bytes):
+        raise TypeError("the file object gives text; open it in binary mode ('rb')")
+    return io.BytesIO(content)
+
+
+def _existing_file(source: str | os.PathLike[str], name: str) -> str:
+    if "://" in str(source):
+        raise MediaError(f"{name} is an address, not a file; download it and give the path or the bytes")
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise MediaError(
+            f"{name} {'is a folder' if path.is_dir() else 'does not exist'}; give the path of a media file"
+        )
+    if path.stat().st_size == 0:
+        raise MediaError(f"{name} is empty (0 bytes); copy or export it again")
+    return str(path)
+
+
+def _name(source: MediaSource) -> str:
+    if isinstance(source, str | os.PathLike):
+        return str(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return f"<{len(source)} bytes>"
+    return str(getattr(source, "name", f"<{type(source).__name__}>"))
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _encode(
+    av: ModuleType, path: Path, frames: np.ndarray, fps: float, wave: np.ndarray | None, sampling_rate: int | None
+) -> None:
+    # bitexact keeps the encoder's version and the date out of the file: same clip, same bytes.
+    with av.open(str(path), mode="w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as box:
+        codec, options = _video_codec(av)
+        video = box.add_stream(codec, rate=Fraction(fps).limit_denominator(100_000), options=options)
+        video.height, video.width = frames.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        video.codec_context.thread_count = 1
+        sound = box.add_stream("aac", rate=sampling_rate, layout="mono") if wave is not None else None
+        for picture in frames:
+            box.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        box.mux(video.encode())
+        if sound is not None and wave is not None:
+            if wave.size:
+                frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = sampling_rate, 0
+                box.mux(sound.encode(frame))
+            box.mux(sound.encode())
+
+
+def _video_codec(av: ModuleType) -> tuple[str, dict[str, str]]:
+    try:
+        av.codec.Codec("libx264", "w")
+    except ValueError:  # UnknownCodecError: a wheel built without x264
+        return "mpeg4", {"qscale": "3"}
+    return "libx264", {"crf": "18", "preset": "veryfast"}
+
+
+def _check_frames(frames: Any) -> np.ndarray:
+    pictures = np.asarray(frames)
+    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or 0 in pictures.shape:
+        raise ValueError(f"frames must be uint8 (F, H, W, 3), got {pictures.dtype} {pictures.shape}")
+    odd = [(0, 0), (0, pictures.shape[1] % 2), (0, pictures.shape[2] % 2), (0, 0)]
+    return np.ascontiguousarray(np.pad(pictures, odd, mode="edge"))
+
+
+# --- waveforms and imports -------------------------------------------------------------------------------------------
+
+
+def _as_float(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return (array.astype(np.float32) - 128) / 128
+    if np.issubdtype(array.dtype, np.signedinteger):
+        return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
+    if np.issubdtype(array.dtype, np.floating):
+        return array.astype(np.float32)
+    raise ValueError(f"a waveform holds floats or PCM integers, got {array.dtype}")
+
+
+def _mono(wave: np.ndarray) -> np.ndarray:
+    if wave.ndim == 1:
+        return wave
+    if wave.ndim != 2 or min(wave.shape) > _MAX_CHANNELS:
+        raise ValueError(f"a waveform is (samples,), (channels, samples) or (samples, channels), got {wave.shape}")
+    return wave.mean(axis=0 if wave.shape[0] <= wave.shape[1] else 1, dtype=np.float32)
+
+
+def _check_rate(rate: int, name: str) -> None:
+    if not (isinstance(rate, int | np.integer) and 1 <= rate <= 1_000_000):
+        raise ValueError(f"{name} must be a whole number of samples a second, got {rate!r}")
+
+
+def _import_av() -> ModuleType:
+    try:
+        import av
+        import av.error
+    except ImportError as error:
+        raise ImportError(
+            'reading and writing clips needs PyAV, which is not installed: pip install "clcr-hf[media]"'
+        ) from error
+    return av
