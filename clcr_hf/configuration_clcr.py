@@ -1,0 +1,336 @@
+"""Configuration of CLCR: the single source of truth for every size, switch and weight of the model."""
+
+# No `from __future__ import annotations` here: it silently switches off the strict validation of transformers 5.
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+STANDARD_MODALITIES = ("text", "vision", "audio", "flow")
+
+
+def _as_modality_config(field: str, value: Any) -> "CLCRModalityConfig":
+    """`value` (dict or config) as a `CLCRModalityConfig`, or an error that names `field`."""
+    if isinstance(value, CLCRModalityConfig):
+        return value
+    if isinstance(value, dict):
+        return CLCRModalityConfig(**{key: item for key, item in value.items() if key != "model_type"})
+    raise TypeError(f"`{field}` must be a dict or a CLCRModalityConfig, got {type(value).__name__}")
+
+
+@strict
+class CLCRModalityConfig(PreTrainedConfig):
+    r"""
+    How one modality becomes `num_levels` levels of tokens (paper, semantic-hierarchy encoder).
+
+    Args:
+        feature_size (`int`, *optional*):
+            Width `D` of ready-made features `(B, T, D)`. Needed when there is no backbone.
+        backbone_config (`dict` or `PreTrainedConfig`, *optional*):
+            Configuration of a transformers backbone that reads the raw input. A dict must hold `model_type`.
+        source (`"tcn"` or `"taps"`, defaults to `"tcn"`):
+            `"tcn"`: a three-stage temporal convolutional network over features or over the backbone's last state.
+            `"taps"`: the backbone's hidden states (or stages) at `taps`; without a backbone, features `(B, L, T, D)`
+            already taken at `L` layers.
+        taps (`list[int]`, *optional*):
+            Indices into the backbone's `hidden_states` (0 is the embedding), one a level. Default: evenly spaced and
+            ending at the last (`N/3, 2N/3, N` for three levels, our reconstruction); for staged backbones such as
+            ResNet, the last stages.
+        freeze_backbone (`bool`, defaults to `False`):
+            Run the backbone in evaluation mode under `no_grad`.
+        token_grid (`int`, defaults to 1):
+            Image backbones only: each frame gives `token_grid ** 2` tokens (spatial average pooling). 1 is one
+            token a frame.
+        tcn_channels (`int`, *optional*): Width of the TCN; default `hidden_size` of the model.
+        tcn_kernel_size (`int`, defaults to 3): Odd kernel length of the TCN.
+        tcn_dilations (`list[list[int]]`, *optional*):
+            Dilations of the residual blocks of each stage, one stage a level. Default (our reconstruction):
+            `[[1, 2], [4, 8], [16, 32]]` for three levels, and on in powers of two for more.
+        tcn_stride (`int`, defaults to 1):
+            Stride of the TCN's input layer: shortens long sequences such as spectrograms. Our extension.
+    """
+
+    model_type = "clcr_modality"
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True)
+    }
+
+    feature_size: int | None = None
+    backbone_config: dict | PreTrainedConfig | None = None
+    source: Literal["tcn", "taps"] = "tcn"
+    taps: list[int] | None = None
+    freeze_backbone: bool = False
+    token_grid: int = 1
+    tcn_channels: int | None = None
+    tcn_kernel_size: int = 3
+    tcn_dilations: list[list[int]] | None = None
+    tcn_stride: int = 1
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.backbone_config, dict) and "model_type" not in self.backbone_config:
+            raise ValueError("`backbone_config` given as a dict must hold `model_type`, e.g. {'model_type': 'bert'}")
+        super().__post_init__(**kwargs)
+
+    def stage_dilations(self, num_levels: int) -> list[list[int]]:
+        """Dilations of the TCN's stages for a model of `num_levels` levels."""
+        return self.tcn_dilations or [[4**level, 2 * 4**level] for level in range(num_levels)]
+
+    def validate_sizes(self):
+        """Sizes must be positive, the kernel odd."""
+        for name in ("feature_size", "token_grid", "tcn_channels", "tcn_stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value}")
+        if self.tcn_kernel_size < 1 or self.tcn_kernel_size % 2 == 0:
+            raise ValueError(f"`tcn_kernel_size` must be odd and positive, got {self.tcn_kernel_size}")
+        if any(not stage or any(d < 1 for d in stage) for stage in self.tcn_dilations or []):
+            raise ValueError(f"`tcn_dilations` must hold a non-empty list of positive integers for each stage, "
+                             f"got {self.tcn_dilations}")
+
+
+def _default_modalities() -> dict[str, dict[str, Any]]:
+    """CMU-MOSEI as the MMSA toolkit ships it: BERT on the words, 35-d vision and 74-d audio features."""
+    return {
+        "text_config": {"backbone_config": {"model_type": "bert"}, "source": "taps"},
+        "vision_config": {"feature_size": 35},
+        "audio_config": {"feature_size": 74},
+    }
+
+
+@strict
+class CLCRConfig(PreTrainedConfig):
+    r"""
+    Configuration of a CLCR model (arXiv 2602.19605).
+
+    A modality is part of the model when its `<modality>_config` is given. With none given at all, the CMU-MOSEI
+    set-up is built: BERT for text, 35-d vision features, 74-d audio features.
+
+    Args:
+        text_config, vision_config, audio_config, flow_config (`dict` or `CLCRModalityConfig`, *optional*):
+            One sub-configuration a modality.
+        extra_configs (`dict[str, dict]`, *optional*):
+            Modalities under a user's own name; inputs are then `<name>_features` and `<name>_attention_mask`.
+        hidden_size (`int`, defaults to 128): Common width `d`.
+        num_levels (`int`, defaults to 3): Levels of the hierarchy. The paper has three.
+        shared_rank, private_rank (`int`, *optional*): `k_sh`, `k_pr`; `hidden_size // 2` each by default.
+        num_attention_heads (`int`, defaults to 4): Heads of the exchange; must divide `shared_rank`.
+        dropout, attention_dropout (`float`): Dropout of the fusion and of the exchange's attention weights.
+        modality_dropout (`float`, defaults to 0.0):
+            In training, the chance that a sample loses a modality (one always stays). Our extension.
+        position_scale (`float`, defaults to 0.1): Start of the learned weight of the sinusoidal positions.
+        budget_scale (`float`, defaults to 1.0): `gamma` of the token budget.
+        budget_ratio (`float`, defaults to 0.68): Start of `sigmoid(b_l)`, the share of tokens the budget allows.
+        evidence_threshold (`float`, defaults to 0.0): Start of the level threshold `tau_l`.
+        budget_gates_pool (`bool`, defaults to `False`):
+            `True`: tokens with `a = 0` also leave the pool that other modalities attend to. `False`: the budget gates
+            queries alone, the paper's formula.
+        num_segments (`int`, *optional*):
+            `CLCRForTokenClassification` only: how many equal segments a clip is cut into (10 for AVE). `None`: one
+            segment a time step, for which all modalities must have the same number of steps (dialogues).
+        classifier_dropout (`float`, *optional*): Dropout before and inside the head; `dropout` by default.
+        regression_loss (`"l1"` or `"mse"`, defaults to `"l1"`): Task loss of regression.
+        label_smoothing (`float`, defaults to 0.0): Of the cross-entropy.
+        lambda_intra, lambda_inter (`float`): Weights of `L_Intra` and `L_Inter`; 0 leaves a term out.
+        weight_inter_private, weight_inter_leakage, weight_inter_mix (`float`): Weights of `L_pr`, `L_sp`, `L_mix`
+            inside `L_Inter`.
+        correlation_shrinkage (`"auto"` or `float`): Shrinkage of the whitening, see
+            [`~clcr_hf.ops.whitened_cross_correlation`].
+        use_hierarchy, use_intraced, use_intercad, use_private_path, dense_budget, level_mixing:
+            The ablations of the paper: `use_hierarchy=False` keeps the deepest level alone; `use_intraced=False`
+            exchanges whole tokens densely without factorisation; `use_intercad=False` takes plain means;
+            `use_private_path=False` drops the private summary; `dense_budget=True` sets every activation to 1;
+            `level_mixing="full_mix"` pairs different levels of different modalities.
+    """
+
+    model_type = "clcr"
+    sub_configs_defaults = {
+        f"{name}_config": SubConfigSpec(config_class=CLCRModalityConfig, optional=True) for name in STANDARD_MODALITIES
+    }
+
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = None
+    flow_config: dict | PreTrainedConfig | None = None
+    extra_configs: dict | None = None
+
+    hidden_size: int = 128
+    num_levels: int = 3
+    shared_rank: int | None = None
+    private_rank: int | None = None
+    num_attention_heads: int = 4
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    modality_dropout: float | int = 0.0
+    position_scale: float | int = 0.1
+    layer_norm_eps: float = 1e-5
+
+    budget_scale: float | int = 1.0
+    budget_ratio: float | int = 0.68
+    evidence_threshold: float | int = 0.0
+    budget_gates_pool: bool = False
+
+    num_segments: int | None = None
+    classifier_dropout: float | int | None = None
+    regression_loss: Literal["l1", "mse"] = "l1"
+    label_smoothing: float | int = 0.0
+
+    lambda_intra: float | int = 0.01
+    lambda_inter: float | int = 0.01
+    weight_inter_private: float | int = 1.0
+    weight_inter_leakage: float | int = 1.0
+    weight_inter_mix: float | int = 1.0
+    correlation_shrinkage: str | float | int = "auto"
+
+    use_hierarchy: bool = True
+    use_intraced: bool = True
+    use_intercad: bool = True
+    use_private_path: bool = True
+    dense_budget: bool = False
+    level_mixing: Literal["aligned", "full_mix"] = "aligned"
+
+    keys_to_ignore_at_inference = [
+        "last_hidden_state",
+        "pooler_output",
+        "loss_components",
+        "level_weights",
+        "modality_weights",
+        "private_gates",
+        "token_budgets",
+        "budget_statistics",
+        "shared_summaries",
+        "private_summaries",
+        "common_summaries",
+        "present",
+        "hidden_states",
+        "attentions",
+    ]
+
+    def __post_init__(self, **kwargs):
+        fields = [f"{name}_config" for name in STANDARD_MODALITIES]
+        if all(getattr(self, field) is None for field in fields) and not self.extra_configs:
+            for field, value in _default_modalities().items():
+                setattr(self, field, value)
+        for field in fields:
+            if getattr(self, field) is not None:
+                setattr(self, field, _as_modality_config(field, getattr(self, field)))
+        # Plain dicts, so that the JSON form needs no special care; `modality_config` makes objects of them.
+        self.extra_configs = {
+            name: _as_modality_config(f"extra_configs[{name!r}]", value).to_dict()
+            for name, value in (self.extra_configs or {}).items()
+        }
+        if self.shared_rank is None:
+            self.shared_rank = self.hidden_size // 2
+        if self.private_rank is None:
+            self.private_rank = self.hidden_size // 2
+        super().__post_init__(**kwargs)
+
+    # -- what the rest of the package asks for ------------------------------------------------------------------
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the model's modalities in their fixed order; the `M` axis of every output follows it."""
+        standard = [name for name in STANDARD_MODALITIES if getattr(self, f"{name}_config") is not None]
+        return standard + list(self.extra_configs)
+
+    def modality_config(self, name: str) -> CLCRModalityConfig:
+        """The sub-configuration of modality `name`; `KeyError` when the model has none of that name."""
+        if name in self.extra_configs:
+            return _as_modality_config(f"extra_configs[{name!r}]", self.extra_configs[name])
+        config = getattr(self, f"{name}_config", None) if name in STANDARD_MODALITIES else None
+        if config is None:
+            raise KeyError(f"This CLCR model has no modality {name!r}; it has {self.modalities}")
+        return config
+
+    @property
+    def effective_num_levels(self) -> int:
+        """Levels that the fusion sees: 1 in the ablation without hierarchy."""
+        return self.num_levels if self.use_hierarchy else 1
+
+    @property
+    def effective_shared_rank(self) -> int:
+        """Width of the tokens that cross modalities: the whole `hidden_size` without factorisation."""
+        return self.shared_rank if self.use_intraced else self.hidden_size
+
+    @property
+    def pooled_size(self) -> int:
+        """Width of `pooler_output`: `z_sh` and, with a private path, `u_pr` beside it."""
+        return self.hidden_size * (2 if self.has_private_path else 1)
+
+    @property
+    def has_private_path(self) -> bool:
+        """Whether private summaries reach the output."""
+        return self.use_private_path and self.use_intraced and self.private_rank > 0
+
+    def get_text_config(self, decoder=None, encoder=None):
+        """The text backbone's configuration (it holds the vocabulary), or this one when there is none."""
+        backbone = getattr(getattr(self, "text_config", None), "backbone_config", None)
+        return self if backbone is None else backbone
+
+    # -- validation (collected by @strict) ----------------------------------------------------------------------
+
+    def validate_widths(self):
+        """Ranks must fit into `hidden_size`, heads must divide the shared rank."""
+        for name in ("hidden_size", "num_levels", "num_attention_heads", "shared_rank"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {getattr(self, name)}")
+        if self.shared_rank is None or self.private_rank is None:
+            return  # filled in `__post_init__`
+        if self.private_rank < 0 or self.shared_rank + self.private_rank > self.hidden_size:
+            raise ValueError(
+                f"`shared_rank` + `private_rank` must not exceed `hidden_size`: orthogonal subspaces of ranks "
+                f"{self.shared_rank} and {self.private_rank} do not fit into {self.hidden_size} dimensions"
+            )
+        if self.effective_shared_rank % self.num_attention_heads:
+            raise ValueError(
+                f"`num_attention_heads` ({self.num_attention_heads}) must divide the width of the exchanged tokens "
+                f"({self.effective_shared_rank})"
+            )
+
+    def validate_fractions(self):
+        """Dropouts and shares must be probabilities, weights must not be negative."""
+        for name in ("dropout", "attention_dropout", "modality_dropout", "classifier_dropout", "label_smoothing"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise ValueError(f"`{name}` must lie in [0, 1), got {value}")
+        if not 0.0 < self.budget_ratio < 1.0:
+            raise ValueError(f"`budget_ratio` must lie in (0, 1), got {self.budget_ratio}; see `dense_budget` for 1")
+        names = ("lambda_intra", "lambda_inter", "weight_inter_private", "weight_inter_leakage", "weight_inter_mix")
+        for name in (*names, "budget_scale"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        shrinkage = self.correlation_shrinkage
+        if shrinkage != "auto" and (isinstance(shrinkage, str) or not 0.0 <= shrinkage <= 1.0):
+            raise ValueError(f"`correlation_shrinkage` must be 'auto' or lie in [0, 1], got {shrinkage!r}")
+        if self.num_segments is not None and self.num_segments < 1:
+            raise ValueError(f"`num_segments` must be a positive integer or None, got {self.num_segments}")
+
+    def validate_modalities(self):
+        """Each modality must have a source, a tap or a stage for each level, and a usable name."""
+        extra = self.extra_configs or {}
+        for name in extra:
+            if name in STANDARD_MODALITIES or not name.isidentifier():
+                raise ValueError(
+                    f"`extra_configs` name {name!r} must be an identifier other than {list(STANDARD_MODALITIES)}"
+                )
+        named = [(f"{name}_config", getattr(self, f"{name}_config")) for name in STANDARD_MODALITIES]
+        named += [(f"extra_configs[{name!r}]", value) for name, value in extra.items()]
+        for field, value in named:
+            if value is not None:
+                self._validate_modality(field, _as_modality_config(field, value))
+
+    def _validate_modality(self, field: str, config: CLCRModalityConfig):
+        if config.feature_size is None and config.backbone_config is None:
+            raise ValueError(f"`{field}` needs `feature_size` (ready features) or `backbone_config` (raw input)")
+        if config.taps is not None and len(config.taps) != self.num_levels:
+            raise ValueError(f"`{field}.taps` must name one layer for each of {self.num_levels} levels, got {config.taps}")
+        if config.tcn_dilations is not None and len(config.tcn_dilations) != self.num_levels:
+            raise ValueError(
+                f"`{field}.tcn_dilations` must hold one stage for each of {self.num_levels} levels, "
+                f"got {config.tcn_dilations}"
+            )
+
+
+__all__ = ["CLCRConfig", "CLCRModalityConfig"]

@@ -1,0 +1,575 @@
+"""CLCR for PyTorch: `CLCRModel` and its heads. The parts of the paper live in files of their own: `hierarchy.py`,
+`intraced.py`, `intercad.py`, `objective.py`; the exact operators in `ops.py`."""
+
+# No `from __future__ import annotations` here: it breaks `from_pretrained` of transformers 5.
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_clcr import STANDARD_MODALITIES, CLCRConfig, CLCRModalityConfig
+from .hierarchy import HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder
+from .intercad import AggregationOutput, InterLevelAggregation, LevelNorm
+from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
+from .objective import combine, regularisers, task_loss, total_loss
+
+
+@dataclass
+class CLCRModelOutput(ModelOutput):
+    """
+    Output of [`CLCRModel`]. `B` samples, `L` levels, `M` modalities in the order of `config.modalities`, `S` tokens of
+    all modalities side by side in that order, `d` the hidden size. Per-segment models have `(B, G, ...)` where `(B, ...)`
+    stands for the clip.
+
+    Args:
+        last_hidden_state (`(B, S, d)`): deepest level's tokens after the exchange; zero where padded.
+        pooler_output (`(B, 2 d)`): shared summary `z_sh` and private summary `u_pr` (`(B, d)` without private path).
+        level_weights (`(B, L)`): `omega`, sum 1.
+        modality_weights (`(B, M)`): `pi`, sum 1 over the modalities present, exactly 0 for a missing one.
+        private_gates (`(B, M)`): `eta` in [0, 1], exactly 0 for a missing modality.
+        token_budgets (tuple over levels of `{modality: (B, T)}`): activation `a` of each token, in [0, 1], float32.
+        budget_statistics (`{name: (L,)}`): over the batch, `participation` (share of real tokens with `a > 0`), `slack`
+            (share of budgets that did not bind), `budget` (mean share of tokens allowed).
+        shared_summaries (`(B, L, M, k_sh)`), private_summaries (`(B, L, M, k_pr)`): mean-pooled coordinates, what the
+            regularisers look at.
+        common_summaries (`(B, L, M, d)`): the shared ones lifted to the space common to all levels.
+        present (`(B, M)` bool): which modalities each sample has.
+        hidden_states (tuple of `L` `(B, S, d)`): the levels' tokens `H_l` before the exchange.
+        attentions (tuple of `L` `(B, heads, S, S)`): who asked whom in the exchange.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    level_weights: torch.FloatTensor | None = None
+    modality_weights: torch.FloatTensor | None = None
+    private_gates: torch.FloatTensor | None = None
+    token_budgets: tuple[dict[str, torch.FloatTensor], ...] | None = None
+    budget_statistics: dict[str, torch.FloatTensor] | None = None
+    shared_summaries: torch.FloatTensor | None = None
+    private_summaries: torch.FloatTensor | None = None
+    common_summaries: torch.FloatTensor | None = None
+    present: torch.BoolTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class CLCRSequenceClassifierOutput(ModelOutput):
+    """
+    Output of [`CLCRForSequenceClassification`]; fields as in [`CLCRModelOutput`], and:
+
+    Args:
+        loss (scalar): `L_task + lambda_inter L_Inter + lambda_intra L_Intra`, when labels are given.
+        logits (`(B, num_labels)`): scores; for regression the prediction itself.
+        loss_components (`{name: scalar}`): `task`, `intra`, `inter` and the latter's unweighted parts `inter_private`,
+            `inter_leakage`, `inter_mix`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    loss_components: dict[str, torch.FloatTensor] | None = None
+    level_weights: torch.FloatTensor | None = None
+    modality_weights: torch.FloatTensor | None = None
+    private_gates: torch.FloatTensor | None = None
+    token_budgets: tuple[dict[str, torch.FloatTensor], ...] | None = None
+    budget_statistics: dict[str, torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class CLCRTokenClassifierOutput(CLCRSequenceClassifierOutput):
+    """Output of [`CLCRForTokenClassification`]: as [`CLCRSequenceClassifierOutput`] with a segment axis `G` after `B` in
+    `logits`, `pooler_output`, `level_weights`, `modality_weights` and `private_gates`."""
+
+
+class CLCRPreTrainedModel(PreTrainedModel):
+    """Weights, loading and saving common to all CLCR models."""
+
+    config: CLCRConfig
+    config_class = CLCRConfig
+    base_model_prefix = "clcr"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "image", "video", "audio")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    # A forward with **kwargs makes Trainer believe that the loss takes `num_items_in_batch`, which ours does not.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Glorot for linear maps: the fusion starts from nothing, where transformers' 0.02 would start it near zero."""
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | LevelNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, LevelLinear | TokenBudget):
+            module.reset_parameters()
+        elif isinstance(module, IntraLevelExchange):
+            module.reset_bases()
+        elif isinstance(module, InterLevelAggregation):
+            module.reset_anchors()
+        elif isinstance(module, ModalityEncoder):
+            init.constant_(module.position_scale, float(self.config.position_scale))
+
+    def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
+        """As [`~transformers.PreTrainedModel.save_pretrained`]. Weights are written under their plain names unless
+        `save_original_format`: with some backbones (ViT, AST, VideoMAE) the legacy names of transformers' default are
+        not read back by Trainer, whose resume and best-model loading would silently skip those weights."""
+        return super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text backbone's word embeddings; `ValueError` for a model without one."""
+        encoder = self.base_model.hierarchy.encoders["text"] if "text" in self.config.modalities else None
+        if encoder is None or encoder.reader is None:
+            raise ValueError("This CLCR model has no text backbone (`text_config.backbone_config`), so no embeddings")
+        return encoder.reader.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        """Replace the text backbone's word embeddings."""
+        self.get_input_embeddings()
+        self.base_model.hierarchy.encoders["text"].reader.backbone.set_input_embeddings(value)
+
+    def fold_bases(self):
+        """Compute the orthonormal bases once and fold them into the maps they feed, for faster inference. `train()`,
+        loading weights or moving the model undoes it. Returns the model."""
+        self.base_model.exchange.fold_bases()
+        return self
+
+    @classmethod
+    def from_backbones(cls, backbones: dict[str, str], **config_kwargs):
+        """
+        A CLCR model around pretrained transformers backbones; the fusion starts from random weights.
+
+        Args:
+            backbones: hub name or folder of a backbone for each modality, e.g.
+                `{"text": "bert-base-uncased", "audio": "facebook/wav2vec2-base"}`. Modalities without a backbone are
+                given as usual, e.g. `vision_config={"feature_size": 35}`.
+            config_kwargs: fields of [`CLCRConfig`]. A `<modality>_config` dict here is merged with the backbone found;
+                `source` is `"taps"` unless it says otherwise.
+
+        Raises:
+            ValueError: a backbone for a modality that is not one of text, vision, audio, flow.
+        """
+        loaded = {}
+        for name, source in backbones.items():
+            if name not in STANDARD_MODALITIES:
+                raise ValueError(f"`backbones` may hold {list(STANDARD_MODALITIES)}, got {name!r}")
+            given = dict(config_kwargs.get(f"{name}_config") or {})
+            backbone_config = AutoConfig.from_pretrained(source)
+            backbone_config = getattr(backbone_config, f"{name}_config", backbone_config)
+            config_kwargs[f"{name}_config"] = CLCRModalityConfig(
+                **{"source": "taps", "backbone_config": backbone_config, **given}
+            )
+            loaded[name] = source
+        model = cls(CLCRConfig(**config_kwargs))
+        for name, source in loaded.items():
+            reader = model.base_model.hierarchy.encoders[name].reader
+            pretrained = type(reader.backbone).from_pretrained(source, config=copy.deepcopy(reader.backbone.config))
+            reader.backbone.load_state_dict(pretrained.state_dict())
+        return model
+
+
+class CLCRModel(CLCRPreTrainedModel):
+    """
+    The bare CLCR model: hierarchy encoder, IntraCED at each level, InterCAD over the levels (arXiv 2602.19605).
+
+    Args:
+        config: [`CLCRConfig`].
+        per_segment: aggregate each segment on its own (see `config.num_segments`) instead of the whole clip.
+    """
+
+    def __init__(self, config: CLCRConfig, per_segment: bool = False):
+        super().__init__(config)
+        self.per_segment = per_segment
+        self.hierarchy = SemanticHierarchyEncoder(config)
+        self.exchange = IntraLevelExchange(config)
+        self.aggregation = InterLevelAggregation(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        text_features: torch.FloatTensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        vision_attention_mask: torch.Tensor | None = None,
+        input_values: torch.FloatTensor | None = None,
+        audio_features: torch.FloatTensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        flow_pixel_values: torch.FloatTensor | None = None,
+        flow_features: torch.FloatTensor | None = None,
+        flow_attention_mask: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ) -> CLCRModelOutput:
+        r"""
+        Each modality comes either raw or as features, with a mask of its real steps (1 = real; all real by default). A
+        modality may be left out of the batch, or of a sample (its mask row all zero).
+
+        Args:
+            input_ids (`(B, T)` int64), attention_mask (`(B, T)`), token_type_ids (`(B, T)` int64): words, for a text
+                backbone; `inputs_embeds (B, T, D)` in place of ids.
+            pixel_values (`(B, F, C, H, W)`): frames, for a vision backbone; mask `vision_attention_mask (B, F)`.
+            input_values (`(B, samples)` or `(B, T, mel)`): sound, for an audio backbone; without a backbone the
+                `(B, T, mel)` form counts as features. Mask `audio_attention_mask` over its time axis.
+            flow_pixel_values (`(B, F, 2, H, W)`): optical flow, for a flow backbone; mask `flow_attention_mask (B, F)`.
+            text_features, vision_features, audio_features, flow_features (`(B, T, D)`): ready features, `D` the
+                modality's `feature_size`; `(B, L, T, D)` with `source="taps"`. Masks `<modality>_attention_mask (B, T)`.
+            **kwargs: `<name>_features` and `<name>_attention_mask` of the user's own modalities (`extra_configs`).
+
+        Raises:
+            ValueError: no modality given, one that the model does not have, widths or batch sizes that do not fit.
+        """
+        raw = {
+            "text": (input_ids if input_ids is not None else inputs_embeds, attention_mask),
+            "vision": (pixel_values, vision_attention_mask),
+            "audio": (input_values, audio_attention_mask),
+            "flow": (flow_pixel_values, flow_attention_mask),
+        }
+        features = {
+            "text": (text_features, text_attention_mask),
+            "vision": (vision_features, vision_attention_mask),
+            "audio": (audio_features, audio_attention_mask),
+            "flow": (flow_features, flow_attention_mask),
+        }
+        for key in [key for key in kwargs if key.endswith("_features")]:
+            name = key.removesuffix("_features")
+            features[name] = (kwargs.pop(key), kwargs.pop(f"{name}_attention_mask", None))
+        inputs, masks = self._collect(raw, features, token_type_ids, embeds=input_ids is None)
+        encoded = self.hierarchy(inputs, masks)
+        if self.training and self.config.modality_dropout:
+            self._drop_modalities(encoded)
+
+        attend = self.config.output_attentions if output_attentions is None else output_attentions
+        exchanged = self.exchange(encoded.tokens, encoded.mask, encoded.modality_ids, bool(attend))
+        shared, private, lifted, lifted_private, present = self._summaries(encoded, exchanged)
+        aggregated = self.aggregation(lifted, lifted_private, present)
+
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return CLCRModelOutput(
+            last_hidden_state=self._deepest_tokens(encoded, exchanged),
+            pooler_output=aggregated.pooled,
+            level_weights=aggregated.level_weights,
+            modality_weights=aggregated.modality_weights,
+            private_gates=aggregated.private_gates,
+            token_budgets=self._token_budgets(encoded, exchanged),
+            budget_statistics=self._budget_statistics(encoded, exchanged),
+            shared_summaries=shared,
+            private_summaries=private,
+            common_summaries=lifted,
+            present=present,
+            hidden_states=tuple(encoded.tokens.unbind(1)) if keep else None,
+            attentions=tuple(exchanged.attentions.unbind(1)) if attend else None,
+        )
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    def _collect(self, raw, features, token_type_ids, embeds):
+        """Inputs and bool masks of the modalities given, checked."""
+        inputs, masks = {}, {}
+        for name in dict.fromkeys((*raw, *features)):
+            value, mask = raw.get(name, (None, None))
+            ready, ready_mask = features.get(name, (None, None))
+            if value is None and ready is None:
+                continue
+            if name not in self.config.modalities:
+                raise ValueError(f"Input for modality {name!r}, which this model does not have: {self.config.modalities}")
+            if value is not None and ready is not None:
+                raise ValueError(f"Modality {name!r} was given both raw and as features; give one of them")
+            encoder = self.hierarchy.encoders[name]
+            if name == "audio" and value is not None and encoder.reader is None and value.dim() == 3:
+                value, ready, ready_mask = None, value, mask
+            if ready is not None:
+                self._check_features(name, ready)
+                inputs[name], mask, time_axis = {"features": ready}, ready_mask, ready.dim() - 2
+                value = ready
+            elif encoder.reader is None:
+                raise ValueError(
+                    f"Modality {name!r} has no backbone in this model: give `{name}_features`, not raw input"
+                )
+            elif name == "text":
+                time_axis = 1
+                key = "inputs_embeds" if embeds else "input_ids"
+                inputs[name] = {key: value, "token_type_ids": token_type_ids}
+            else:
+                inputs[name], time_axis = {"values": value}, 1
+            masks[name] = self._checked_mask(name, mask, value, time_axis)
+        if not inputs:
+            raise ValueError(f"No input: give at least one modality of {self.config.modalities}")
+        sizes = {name: mask.shape[0] for name, mask in masks.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"Batch sizes differ between modalities: {sizes}")
+        return inputs, masks
+
+    def _check_features(self, name: str, features: torch.Tensor):
+        encoder = self.hierarchy.encoders[name]
+        if encoder.source == "taps":
+            if encoder.reader is not None:
+                raise ValueError(f"Modality {name!r} taps its backbone's layers: give raw input, not `{name}_features`")
+            form, expected = f"(B, {self.config.num_levels}, T, {encoder.feature_size})", 4
+            fits = features.dim() == expected and features.shape[1] == self.config.num_levels
+        else:
+            form, expected = f"(B, T, {encoder.tcn.input_norm.normalized_shape[0]})", 3
+            fits = features.dim() == expected
+        width = encoder.feature_size if encoder.tcn is None else encoder.tcn.input_norm.normalized_shape[0]
+        if not fits or features.shape[-1] != width:
+            raise ValueError(f"`{name}_features` must be {form}, got {tuple(features.shape)}")
+
+    @staticmethod
+    def _checked_mask(name: str, mask: torch.Tensor | None, value: torch.Tensor, time_axis: int) -> torch.Tensor:
+        shape = (value.shape[0], value.shape[time_axis])
+        if mask is None:
+            return torch.ones(shape, dtype=torch.bool, device=value.device)
+        if tuple(mask.shape) != shape:
+            key = "attention_mask" if name == "text" and time_axis == 1 and value.dim() == 2 else f"{name}_attention_mask"
+            raise ValueError(f"`{key}` must be {shape} like its input's batch and time axes, got {tuple(mask.shape)}")
+        return mask.bool()
+
+    def _drop_modalities(self, encoded: HierarchyTokens):
+        """Modality dropout: in place, each sample loses modalities at random and keeps at least one."""
+        member = self.exchange.membership(encoded.mask, encoded.modality_ids)
+        present = member.any(dim=-1)
+        kept = present & (torch.rand(present.shape, device=present.device) >= self.config.modality_dropout)
+        kept = torch.where(kept.any(dim=-1, keepdim=True), kept, present)
+        encoded.mask = encoded.mask & kept[:, encoded.modality_ids]
+        encoded.tokens = encoded.tokens * encoded.mask[:, None, :, None].to(encoded.tokens.dtype)
+
+    # -- summaries -----------------------------------------------------------------------------------------------
+
+    def _summaries(self, encoded: HierarchyTokens, exchanged: ExchangeOutput):
+        """Masked means a modality (and segment): shared and private coordinates, the same lifted to the common space
+        `(B, [G,] L, M, k or d)`, and who is present `(B, [G,] M)`."""
+        groups = self._groups(encoded)  # (B, M, G, S)
+        batch, modalities, segments, _ = groups.shape
+        counts = groups.sum(dim=-1)
+        weights = groups.flatten(1, 2)[:, None].to(encoded.tokens.dtype)  # (B, 1, M * G, S)
+        scale = counts.clamp(min=1).to(encoded.tokens.dtype)[:, None, ..., None]  # (B, 1, M, G, 1)
+
+        def pool(tokens: torch.Tensor) -> torch.Tensor:
+            pooled = torch.matmul(weights, tokens).unflatten(2, (modalities, segments)) / scale
+            pooled = pooled.permute(0, 3, 1, 2, 4)  # (B, G, L, M, k)
+            return pooled if self.per_segment else pooled.squeeze(1)
+
+        present = (counts > 0).transpose(1, 2)
+        present = present if self.per_segment else present.squeeze(1)
+        shared = pool(exchanged.shared)
+        dtype = shared.dtype
+        lifted = shared
+        if exchanged.shared_basis is not None:
+            lifted = torch.einsum("...lmk,ldk->...lmd", shared, exchanged.shared_basis.to(dtype))
+        if exchanged.private_bases is None:
+            return shared, None, lifted, None, present
+        # The projection is linear: pooling first and projecting the mean is the same, and far cheaper.
+        bases = exchanged.private_bases.to(dtype)
+        private = torch.einsum("...lmd,lmdk->...lmk", pool(encoded.tokens), bases)
+        lifted_private = torch.einsum("...lmk,lmdk->...lmd", private, bases)
+        return shared, private, lifted, lifted_private, present
+
+    def _groups(self, encoded: HierarchyTokens) -> torch.Tensor:
+        """`(B, M, G, S)` bool: which tokens each modality's (and segment's) summary takes in."""
+        member = self.exchange.membership(encoded.mask, encoded.modality_ids)
+        if not self.per_segment:
+            return member[:, :, None]
+        number = self.config.num_segments
+        if number is None:
+            return self._one_segment_a_step(encoded, member)
+        # Token number r of n covers [r, r + 1) / n of the clip, segment g covers [g, g + 1) / G: they meet when they
+        # overlap, whichever of n and G is larger.
+        rank = member.cumsum(dim=-1)[:, :, None] - 1
+        count = member.sum(dim=-1)[:, :, None, None]
+        segment = torch.arange(number, device=member.device)[:, None]
+        overlap = (rank * number < (segment + 1) * count) & ((rank + 1) * number > segment * count)
+        return overlap & member[:, :, None]
+
+    def _one_segment_a_step(self, encoded: HierarchyTokens, member: torch.Tensor) -> torch.Tensor:
+        steps = {length for length in encoded.lengths if length}
+        if len(steps) > 1:
+            lengths = dict(zip(self.config.modalities, encoded.lengths, strict=True))
+            raise ValueError(
+                f"`num_segments=None` labels each time step, so all modalities must have as many steps, got {lengths}; "
+                "set `config.num_segments`"
+            )
+        (length,) = steps
+        step = torch.arange(member.shape[-1], device=member.device) % length
+        return member[:, :, None] & (step == torch.arange(length, device=member.device)[:, None])
+
+    # -- outputs -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _deepest_tokens(encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:
+        """Deepest level after the exchange: its shared part replaced, the rest of the token kept."""
+        tokens, shared = encoded.tokens[:, -1], exchanged.shared[:, -1]
+        if exchanged.shared_basis is None:
+            return shared
+        basis = exchanged.shared_basis[-1].to(tokens.dtype)
+        return tokens + (shared - tokens @ basis) @ basis.T
+
+    def _token_budgets(self, encoded: HierarchyTokens, exchanged: ExchangeOutput):
+        names = self.config.modalities
+        return tuple(
+            {
+                name: part
+                for name, part in zip(names, level.split(encoded.lengths, dim=1), strict=True)
+                if part.shape[1]
+            }
+            for level in exchanged.activations.unbind(1)
+        )
+
+    def _budget_statistics(self, encoded: HierarchyTokens, exchanged: ExchangeOutput) -> dict[str, torch.Tensor]:
+        member = self.exchange.membership(encoded.mask, encoded.modality_ids)
+        counts = member.sum(dim=-1).float()[:, None]  # (B, 1, M)
+        present = (counts > 0).float()
+        samples = present.sum().clamp(min=1.0)
+        real = counts.sum().clamp(min=1.0)
+        return {
+            "participation": (exchanged.activations.detach() > 0).float().sum(dim=(0, 2)) / real,
+            "slack": (exchanged.slack * present).sum(dim=(0, 2)) / samples,
+            "budget": (exchanged.budget.detach() * present / counts.clamp(min=1.0)).sum(dim=(0, 2)) / samples,
+        }
+
+
+class CLCRClassificationHead(nn.Module):
+    """`f(z_sh concat u_pr)` (paper): one hidden layer and the output map (our reconstruction)."""
+
+    def __init__(self, config: CLCRConfig):
+        super().__init__()
+        dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
+        self.dense = nn.Linear(config.pooled_size, config.hidden_size)
+        self.activation = nn.GELU()
+        self.dropout = nn.Dropout(float(dropout))
+        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        """`(..., pooled_size)` to `(..., num_labels)`."""
+        hidden_states = self.activation(self.dense(self.dropout(pooled)))
+        return self.out_proj(self.dropout(hidden_states))
+
+
+class _CLCRWithHead(CLCRPreTrainedModel):
+    """What the two heads share: model, head, objective."""
+
+    per_segment = False
+    output_class = CLCRSequenceClassifierOutput
+
+    def __init__(self, config: CLCRConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.clcr = CLCRModel(config, per_segment=self.per_segment)
+        self.classifier = CLCRClassificationHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        text_features: torch.FloatTensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        vision_attention_mask: torch.Tensor | None = None,
+        input_values: torch.FloatTensor | None = None,
+        audio_features: torch.FloatTensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        flow_pixel_values: torch.FloatTensor | None = None,
+        flow_features: torch.FloatTensor | None = None,
+        flow_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ):
+        r"""
+        Inputs as in [`CLCRModel.forward`], and:
+
+        Args:
+            labels: sequence head: `(B,)` or `(B, C)` float for regression, `(B,)` int64 for one class, `(B, C)` float in
+                [0, 1] for several; token head: `(B, G)` int64, -100 where a segment has no label.
+        """
+        outputs = self.clcr(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            inputs_embeds=inputs_embeds,
+            text_features=text_features,
+            text_attention_mask=text_attention_mask,
+            pixel_values=pixel_values,
+            vision_features=vision_features,
+            vision_attention_mask=vision_attention_mask,
+            input_values=input_values,
+            audio_features=audio_features,
+            audio_attention_mask=audio_attention_mask,
+            flow_pixel_values=flow_pixel_values,
+            flow_features=flow_features,
+            flow_attention_mask=flow_attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(outputs.pooler_output)
+        loss, components = (None, None) if labels is None else self._objective(outputs, logits, labels)
+        return self.output_class(
+            loss=loss,
+            logits=logits,
+            pooler_output=outputs.pooler_output,
+            loss_components=components,
+            level_weights=outputs.level_weights,
+            modality_weights=outputs.modality_weights,
+            private_gates=outputs.private_gates,
+            token_budgets=outputs.token_budgets,
+            budget_statistics=outputs.budget_statistics,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _objective(self, outputs: CLCRModelOutput, logits: torch.Tensor, labels: torch.Tensor):
+        rows = [outputs.shared_summaries, outputs.private_summaries, outputs.common_summaries]
+        rows += [outputs.level_weights, outputs.present]
+        if self.per_segment:  # every segment is a row of the statistics
+            rows = [None if row is None else row.flatten(0, 1) for row in rows]
+        parts = regularisers(self.config, *rows, sync=self.training)
+        components = combine(self.config, task_loss(self.config, logits, labels), parts)
+        return total_loss(self.config, components), components
+
+
+class CLCRForSequenceClassification(_CLCRWithHead):
+    """CLCR with one label a clip: regression, one class or several, by `config.problem_type` as in transformers."""
+
+
+class CLCRForTokenClassification(_CLCRWithHead):
+    """CLCR with one label a time segment: events in AVE (`config.num_segments=10`), utterances of a dialogue
+    (`num_segments=None`, one a time step). The aggregation of InterCAD runs segment by segment (our reconstruction)."""
+
+    per_segment = True
+    output_class = CLCRTokenClassifierOutput
+
+
+__all__ = [
+    "CLCRForSequenceClassification",
+    "CLCRForTokenClassification",
+    "CLCRModel",
+    "CLCRModelOutput",
+    "CLCRPreTrainedModel",
+    "CLCRSequenceClassifierOutput",
+    "CLCRTokenClassifierOutput",
+]

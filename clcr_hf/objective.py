@@ -1,0 +1,155 @@
+"""The objective (paper): `L = L_task + lambda_inter L_Inter + lambda_intra L_Intra`.
+
+Both regularisers come from one matrix of whitened cross-correlations between all streams, a stream being the shared or
+the private summary of one level and modality, in the coordinates of its subspace (our reconstruction).
+"""
+
+import torch
+from torch.nn import functional as F
+
+from .configuration_clcr import CLCRConfig
+from .ops import pairwise_whitened_cross_correlation
+
+
+def infer_problem_type(config: CLCRConfig, labels: torch.Tensor) -> str:
+    """`config.problem_type`, or what transformers would take it for from the labels' dtype and `num_labels`."""
+    if config.problem_type is not None:
+        return config.problem_type
+    if config.num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def task_loss(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`L_task`, a scalar in float32.
+
+    Args:
+        logits: `(B, C)`, or `(B, G, C)` with a label a segment.
+        labels: regression `(B,)`, `(B, 1)` or `(B, C)` float; single label `(B,)` or `(B, G)` int64, -100 ignored;
+            multi label `(B, C)` float in [0, 1].
+
+    Raises:
+        ValueError: labels whose shape does not fit the logits.
+    """
+    problem = infer_problem_type(config, labels)
+    logits, labels = logits.float(), labels.to(logits.device)
+    if problem == "single_label_classification":
+        targets = labels.reshape(-1)
+        if targets.shape[0] != logits.shape[:-1].numel():
+            raise ValueError(f"`labels` {tuple(labels.shape)} must hold one class for each row of logits "
+                             f"{tuple(logits.shape)}")
+        total = F.cross_entropy(
+            logits.flatten(0, -2), targets, label_smoothing=float(config.label_smoothing), reduction="sum"
+        )
+        # Divided here, and not by torch: a batch without any labelled segment then gives 0 and not NaN.
+        return total / (targets != -100).sum().clamp(min=1)
+    if labels.numel() != logits.numel():
+        raise ValueError(f"`labels` {tuple(labels.shape)} must have as many values as logits {tuple(logits.shape)} "
+                         f"for problem_type={problem!r}")
+    labels = labels.reshape(logits.shape).float()
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    return F.l1_loss(logits, labels) if config.regression_loss == "l1" else F.mse_loss(logits, labels)
+
+
+def stream_pairs(num_levels: int, num_modalities: int) -> dict[str, list[tuple[int, int]]]:
+    """Which pairs of streams each term adds up; every unordered pair counts once.
+
+    Streams are numbered kind (shared, private), level, modality, the last running fastest: `2 L M` in all. `intra`:
+    private streams of two modalities, and private with shared of one modality, at one level. `inter_private`: private
+    streams of one modality at two levels. `inter_leakage`: shared with private of one modality at two levels.
+    """
+    levels, modalities = range(num_levels), range(num_modalities)
+
+    def shared(level: int, modality: int) -> int:
+        return level * num_modalities + modality
+
+    def private(level: int, modality: int) -> int:
+        return (num_levels + level) * num_modalities + modality
+
+    return {
+        "intra": [(private(i, m), private(i, n)) for i in levels for m in modalities for n in modalities if m < n]
+        + [(shared(i, m), private(i, m)) for i in levels for m in modalities],
+        "inter_private": [(private(i, m), private(j, m)) for m in modalities for i in levels for j in levels if i < j],
+        "inter_leakage": [(shared(i, m), private(j, m)) for m in modalities for i in levels for j in levels if i != j],
+    }
+
+
+def mixing_penalty(shared: torch.Tensor, level_weights: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """`L_mix`: mean over the samples of `sum_{l<l'} (1 - max(0, cos(s_l, s_l'))) omega_l omega_l'`, the cosine without
+    gradient. `shared (N, L, M, d)`, `level_weights (N, L)`, `present (N, M)` bool; samples without any modality do not
+    count."""
+    weights = present.float() / present.sum(dim=-1, keepdim=True).clamp(min=1)
+    summary = torch.einsum("nm,nlmd->nld", weights, shared.detach().float())
+    unit = F.normalize(summary, dim=-1, eps=1e-6)
+    incompatible = 1.0 - (unit @ unit.transpose(-1, -2)).clamp(min=0.0)
+    joint = level_weights[:, :, None] * level_weights[:, None]
+    penalty = (incompatible * joint).triu(diagonal=1).sum(dim=(-1, -2))
+    counted = present.any(dim=-1).float()
+    return (penalty * counted).sum() / counted.sum().clamp(min=1.0)
+
+
+def regularisers(
+    config: CLCRConfig,
+    shared: torch.Tensor,
+    private: torch.Tensor | None,
+    common: torch.Tensor,
+    level_weights: torch.Tensor,
+    present: torch.Tensor,
+    sync: bool,
+) -> dict[str, torch.Tensor]:
+    """`L_Intra` and the three parts of `L_Inter`, unweighted scalars in float32.
+
+    Args:
+        shared: `(N, L, M, k_sh)` mean-pooled shared coordinates; N counts samples (or segments).
+        private: `(N, L, M, k_pr)` likewise, or `None` without a private path (the correlations are then 0).
+        common: `(N, L, M, d)` the shared summaries in the common space, for the cosine between levels.
+        level_weights: `(N, L)`. present: `(N, M)` bool.
+        sync: gather statistics over the ranks of torch.distributed.
+    """
+    zero = common.new_zeros((), dtype=torch.float32)
+    parts = {"intra": zero, "inter_private": zero, "inter_leakage": zero, "inter_mix": zero}
+    if config.lambda_inter:
+        parts["inter_mix"] = mixing_penalty(common, level_weights, present)
+    if private is None or not (config.lambda_intra or config.lambda_inter):
+        return parts
+    levels, modalities = shared.shape[1:3]
+    width = max(shared.shape[-1], private.shape[-1])
+    padded = [F.pad(stream.float(), (0, width - stream.shape[-1])) for stream in (shared, private)]
+    streams = torch.stack(padded).flatten(2, 3).transpose(1, 2).flatten(0, 1)  # (2 L M, N, width)
+    count = levels * modalities
+    terms = stream_pairs(levels, modalities)
+    switched_on = {"intra": config.lambda_intra, "inter_private": config.lambda_inter * config.weight_inter_private}
+    switched_on["inter_leakage"] = config.lambda_inter * config.weight_inter_leakage
+    terms = {name: pairs for name, pairs in terms.items() if pairs and switched_on[name]}
+    if not terms:
+        return parts
+    correlation = pairwise_whitened_cross_correlation(
+        streams,
+        present.T.repeat(2 * levels, 1),
+        ranks=[shared.shape[-1]] * count + [private.shape[-1]] * count,
+        shrinkage=config.correlation_shrinkage,
+        pairs=[pair for pairs in terms.values() for pair in pairs],
+        distributed=sync,
+    )
+    for name, pairs in terms.items():
+        first, second = zip(*pairs, strict=True)
+        parts[name] = correlation[list(first), list(second)].sum()
+    return parts
+
+
+def combine(config: CLCRConfig, task: torch.Tensor, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`loss_components` of a model's output: `task`, `intra`, `inter` (weighted sum of its three parts) and the parts."""
+    inter = (
+        config.weight_inter_private * parts["inter_private"]
+        + config.weight_inter_leakage * parts["inter_leakage"]
+        + config.weight_inter_mix * parts["inter_mix"]
+    )
+    return {"task": task, "inter": inter, **parts}
+
+
+def total_loss(config: CLCRConfig, components: dict[str, torch.Tensor]) -> torch.Tensor:
+    """`L_task + lambda_inter L_Inter + lambda_intra L_Intra`."""
+    return (
+        components["task"] + config.lambda_inter * components["inter"] + config.lambda_intra * components["intra"]
+    )
