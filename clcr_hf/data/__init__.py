@@ -1,0 +1,53 @@
+"""Data sets and collation: every loader returns a `datasets.DatasetDict` of train, validation and test.
+
+| module | reads |
+|---|---|
+| `mmsa` | MOSI, MOSEI and SIMS pickles as the MMSA toolkit ships them, and MulT's older ones |
+| `manifest` | a folder of clips with a CSV, TSV, JSONL or Parquet table |
+| `utterances` | an `.npz` with one row an utterance, as one sequence a video |
+| `collator` | `CLCRDataCollator`, rows of any of them to one padded and masked batch |
+
+Names are imported on first use, so that one part does not need the optional packages of another.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .collator import CLCRDataCollator
+    from .columns import DataFormatError
+    from .manifest import load_manifest
+    from .mmsa import RestrictedUnpickler, UnsafePickleError, load_mmsa, load_pickle_safely
+    from .utterances import load_utterances
+
+_HOMES = {
+    "CLCRDataCollator": "collator",
+    "DataFormatError": "columns",
+    "RestrictedUnpickler": "mmsa",
+    "UnsafePickleError": "mmsa",
+    "load_manifest": "manifest",
+    "load_mmsa": "mmsa",
+    "load_pickle_safely": "mmsa",
+    "load_utterances": "utterances",
+}
+
+__all__ = [
+    "CLCRDataCollator",
+    "DataFormatError",
+    "RestrictedUnpickler",
+    "UnsafePickleError",
+    "load_manifest",
+    "load_mmsa",
+    "load_pickle_safely",
+    "load_utterances",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,232 @@
+"""Metrics of multimodal sentiment, classification and segment labelling (paper notes, section 7).
+
+Plain functions of NumPy arrays, and the same as `evaluate` modules that load from this package without a network:
+`load_metric("multimodal_sentiment")`, `"multimodal_classification"`, `"segment_accuracy"`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import evaluate
+
+__all__ = [
+    "METRICS",
+    "average_precision",
+    "classification_metrics",
+    "f1_scores",
+    "load_metric",
+    "segment_metrics",
+    "sentiment_metrics",
+]
+
+METRICS = ("multimodal_sentiment", "multimodal_classification", "segment_accuracy")
+
+
+def sentiment_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
+    """Metrics of sentiment scores in [-3, 3], as the MOSI and MOSEI literature computes them.
+
+    Args:
+        predictions, references: (N,) or (N, 1) real numbers, N >= 1.
+
+    Returns:
+        mae: mean absolute error, of unclipped predictions.
+        corr: Pearson correlation; 0.0 where either side is constant (it is undefined there).
+        acc_7, acc_5: both sides clipped to [-3, 3] or [-2, 2], rounded half to even (0.5 to 0, 1.5 to 2), equal.
+        acc_2_has0, f1_has0: negative against non-negative, all samples (0 counts as non-negative).
+        acc_2_non0, f1_non0: negative against positive; samples labelled exactly 0 are left out, and a prediction of
+            exactly 0 counts as negative, as MMSA has it. 0.0 where every label is 0.
+        F1 is weighted by the number of references of each class. All but mae lie in [0, 1] (corr in [-1, 1]).
+
+    Raises:
+        ValueError: no samples, sizes that differ, NaN or infinite values.
+    """
+    pred, true = _flat("predictions", predictions), _flat("references", references)
+    if len(pred) != len(true):
+        raise ValueError(f"{len(pred)} predictions for {len(true)} references")
+    has0 = (pred >= 0, true >= 0)
+    kept = true != 0
+    non0 = (pred[kept] > 0, true[kept] > 0)
+    return {
+        "mae": float(np.abs(pred - true).mean()),
+        "corr": _pearson(pred, true),
+        "acc_7": _rounded_accuracy(pred, true, 3.0),
+        "acc_5": _rounded_accuracy(pred, true, 2.0),
+        "acc_2_has0": _accuracy(*has0),
+        "f1_has0": f1_scores(*has0)["weighted"],
+        "acc_2_non0": _accuracy(*non0),
+        "f1_non0": f1_scores(*non0)["weighted"],
+    }
+
+
+def classification_metrics(
+    predictions: ArrayLike, references: ArrayLike, scores: ArrayLike | None = None
+) -> dict[str, float]:
+    """Metrics of classes, one a sample or several (multi-label).
+
+    Args:
+        predictions, references: (N,) class numbers, or (N, C) of 0 and 1 for multi-label.
+        scores: (N, C) real, higher = more likely (logits or probabilities); gives `map`.
+
+    Returns:
+        accuracy: share of samples right; for multi-label, share of the N * C decisions.
+        macro_f1: mean F1 of the classes that occur in predictions or references (multi-label: of all C; a class that
+            neither has counts 0).
+        map: mean over the classes that have a reference of `average_precision`; only with `scores`.
+
+    Raises:
+        ValueError: no samples, shapes that differ, values that are no classes, scores not finite.
+    """
+    pred, true = _classes("predictions", predictions), _classes("references", references)
+    if pred.shape != true.shape or pred.ndim not in (1, 2):
+        raise ValueError(f"predictions have shape {pred.shape}, references {true.shape}; wanted (N,) or (N, C)")
+    if pred.ndim == 2:
+        if not (np.isin(pred, (0, 1)).all() and np.isin(true, (0, 1)).all()):
+            raise ValueError("multi-label predictions and references must be 0 or 1")
+        f1 = float(np.mean([_binary_f1(pred[:, c] == 1, true[:, c] == 1) for c in range(pred.shape[1])]))
+    else:
+        f1 = f1_scores(pred, true)["macro"]
+    result = {"accuracy": float((pred == true).mean()), "macro_f1": f1}
+    if scores is not None:
+        result["map"] = _mean_average_precision(np.asarray(scores, dtype=np.float64), true)
+    return result
+
+
+def segment_metrics(
+    predictions: ArrayLike | Sequence[Sequence[int]],
+    references: ArrayLike | Sequence[Sequence[int]],
+    *,
+    ignore_index: int = -100,
+) -> dict[str, float]:
+    """Metrics of a class for each segment (AVE: 10 one-second segments, background one of 29 classes).
+
+    Args:
+        predictions, references: (N, G) class numbers, or N lists of any length. Where predictions are longer than
+            references (padding), the rest is left out.
+        ignore_index: references that do not count.
+
+    Returns:
+        segment_accuracy: share of the counted segments that are right, every segment equal.
+        segment_macro_f1: mean F1 of the classes that occur among them.
+        segments: how many were counted.
+
+    Raises:
+        ValueError: no counted segment, clip counts that differ, fewer predictions than references in a clip.
+    """
+    pred_rows, true_rows = list(np.asarray(p) for p in predictions), list(np.asarray(r) for r in references)  # type: ignore[union-attr]
+    if len(pred_rows) != len(true_rows):
+        raise ValueError(f"{len(pred_rows)} clips predicted for {len(true_rows)} references")
+    kept_pred, kept_true = [], []
+    for i, (pred, true) in enumerate(zip(pred_rows, true_rows, strict=True)):
+        if pred.ndim != 1 or true.ndim != 1 or len(pred) < len(true):
+            raise ValueError(f"clip {i}: predictions of shape {pred.shape} for references of shape {true.shape}")
+        keep = true != ignore_index
+        kept_pred.append(pred[: len(true)][keep])
+        kept_true.append(true[keep])
+    flat_pred, flat_true = np.concatenate([*kept_pred, np.empty(0)]), np.concatenate([*kept_true, np.empty(0)])
+    if not len(flat_true):
+        raise ValueError(f"no segment to count: every reference is {ignore_index}")
+    return {
+        "segment_accuracy": _accuracy(flat_pred, flat_true),
+        "segment_macro_f1": f1_scores(flat_pred, flat_true)["macro"],
+        "segments": float(len(flat_true)),
+    }
+
+
+def f1_scores(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """Macro and reference-weighted F1 over the classes that occur in either (N,) array; 0.0 for no samples."""
+    classes = np.union1d(predictions, references)
+    if not len(classes):
+        return {"macro": 0.0, "weighted": 0.0}
+    f1 = np.array([_binary_f1(predictions == c, references == c) for c in classes])
+    weights = np.array([(references == c).mean() for c in classes])
+    return {"macro": float(f1.mean()), "weighted": float(f1 @ weights)}
+
+
+def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
+    """Area under the precision-recall steps: sum over thresholds of (rise in recall) * precision.
+
+    Args:
+        scores: (N,) real; samples of equal score enter together.
+        positives: (N,) bool with at least one True.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    hits = np.cumsum(positives[order])[ends]
+    precision = hits / (ends + 1)
+    rise = np.diff(hits, prepend=0) / hits[-1]
+    return float(precision @ rise)
+
+
+def load_metric(name: str) -> "evaluate.EvaluationModule":
+    """The `evaluate` module `name` (one of `METRICS`) from this package's files; needs no network.
+
+    Raises:
+        ValueError: no such metric.
+        ImportError: `evaluate` is not installed.
+    """
+    if name not in METRICS:
+        raise ValueError(f"no metric {name!r}; there are {', '.join(METRICS)}")
+    import evaluate
+
+    return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"))
+
+
+def _flat(name: str, values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"{name} have shape {array.shape}; wanted (N,) or (N, 1) with N >= 1")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{(~np.isfinite(array)).sum()} of {len(array)} {name} are NaN or infinite")
+    return array
+
+
+def _classes(name: str, values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values)
+    if not array.size:
+        raise ValueError(f"no {name}")
+    if array.dtype.kind not in "biuf" or not np.array_equal(array, np.floor(array)):
+        raise ValueError(f"{name} are not whole class numbers")
+    return array.astype(np.int64)
+
+
+def _accuracy(pred: np.ndarray, true: np.ndarray) -> float:
+    return float((pred == true).mean()) if len(true) else 0.0
+
+
+def _rounded_accuracy(pred: np.ndarray, true: np.ndarray, limit: float) -> float:
+    return _accuracy(np.round(np.clip(pred, -limit, limit)), np.round(np.clip(true, -limit, limit)))
+
+
+def _pearson(pred: np.ndarray, true: np.ndarray) -> float:
+    if np.ptp(pred) == 0 or np.ptp(true) == 0:
+        return 0.0
+    # Scaled first, so that squares neither overflow nor vanish.
+    x = (pred - pred.mean()) / np.abs(pred - pred.mean()).max()
+    y = (true - true.mean()) / np.abs(true - true.mean()).max()
+    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
+
+
+def _binary_f1(pred: Any, true: Any) -> float:
+    total = int(pred.sum()) + int(true.sum())
+    return 2.0 * float((pred & true).sum()) / total if total else 0.0
+
+
+def _mean_average_precision(scores: np.ndarray, true: np.ndarray) -> float:
+    if scores.ndim != 2 or len(scores) != len(true) or not np.isfinite(scores).all():
+        raise ValueError(f"scores have shape {scores.shape}; wanted finite values ({len(true)}, C)")
+    count = scores.shape[1]
+    if true.ndim == 1:
+        if true.min() < 0 or true.max() >= count:
+            raise ValueError(f"references reach from {true.min()} to {true.max()}; scores have {count} classes")
+        true = np.eye(count, dtype=np.int64)[true]
+    elif true.shape[1] != count:
+        raise ValueError(f"scores have {count} classes, references {true.shape[1]}")
+    present = [c for c in range(count) if true[:, c].any()]
+    return float(np.mean([average_precision(scores[:, c], true[:, c] == 1) for c in present])) if present else 0.0
