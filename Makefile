@@ -14,7 +14,6 @@ format:  ## sort imports, fix what ruff can fix, format
 
 lint:  ## ruff, changing nothing
 	ruff check .
-	ruff format --check .
 
 types:  ## mypy over the package
 	mypy
