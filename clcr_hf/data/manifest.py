@@ -205,9 +205,7 @@ def _read_parquet(path: Path) -> Iterator[_Row]:
         raise DataFormatError(f"{path}: not a Parquet file ({error})") from error
     for row in table.to_pylist():
         # A video or audio column of `datasets` is a struct; its path is what is wanted.
-        yield {
-            key: value["path"] if isinstance(value, dict) and "path" in value else value for key, value in row.items()
-        }
+        yield {key: value.get("path") if isinstance(value, dict) else value for key, value in row.items()}
 
 
 def _names(rows: Sequence[_Row]) -> str:
@@ -349,9 +347,7 @@ def _make_labels(
     position = {name: i for i, name in enumerate(names)}
     if label_names is not None and numeric and not set(words) <= set(names):
         position = {str(i): i for i in range(len(names))}
-        words = [
-            str(int(number)) if number is not None and number == int(number) else str(number) for number in numbers
-        ]
+        words = [f"{number:g}" for number in numbers if number is not None]
     unknown = sorted(set(words) - set(position))
     if unknown:
         raise DataFormatError(f"{source}: label {unknown[0]!r} is none of the classes {', '.join(names)}")

@@ -16,6 +16,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 
 from .columns import (
+    SPLIT_ALIASES,
+    SPLITS,
     DataFormatError,
     logger,
     make_dataset,
@@ -24,7 +26,6 @@ from .columns import (
     replace_non_finite,
     sequence_column,
     sequence_feature,
-    split_name,
 )
 
 MAX_PICKLE_BYTES = 32 * 2**30
@@ -229,12 +230,15 @@ def _refuse(opcode: str) -> Callable[[Any], None]:
     return load
 
 
-_REFUSED_OPCODES = (
-    "PERSID BINPERSID INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4 NEXT_BUFFER READONLY_BUFFER"  # all that can make objects
-).split()
+# All the other opcodes that can make objects or fetch them from elsewhere.
+_REFUSED_OPCODES = ["PERSID", "BINPERSID", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"]
+_REFUSED_OPCODES += ["NEXT_BUFFER", "READONLY_BUFFER"]
 
 
-class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
+_BaseUnpickler: Any = pickle._Unpickler  # the one written in Python; type stubs leave out most of it
+
+
+class RestrictedUnpickler(_BaseUnpickler):
     """Unpickler for arrays, NumPy scalars, dtypes, dict, list, tuple, set, str, bytes, int, float, bool and None.
 
     Built on the standard library's unpickler in Python, not the one in C, because only there each opcode can be
@@ -253,7 +257,7 @@ class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc
         UnsafePickleError: on `load`, for anything else, a damaged file, or one larger than `max_bytes`.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: dict[int, Callable[[Any], None]] = dict(_BaseUnpickler.dispatch)
     for _name in _REFUSED_OPCODES:
         dispatch[getattr(pickle, _name)[0]] = _refuse(_name)
     del _name
@@ -280,8 +284,8 @@ class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc
             return _GLOBALS[module, name]
         except KeyError:
             raise UnsafePickleError(
-                f"the pickle names the global {module}.{name}, which is refused: only NumPy arrays and plain containers "
-                "are read. Nothing was run. If you trust the file, convert it yourself to such a pickle."
+                f"the pickle names the global {module}.{name}, which is refused: only NumPy arrays and plain "
+                "containers are read. Nothing was run. If you trust the file, convert it yourself to such a pickle."
             ) from None
 
     def get_extension(self, code: int) -> None:
@@ -453,14 +457,11 @@ def load_mmsa(
 def _find_splits(path: object, content: Any) -> dict[str, Mapping[str, Any]]:
     if not isinstance(content, dict):
         raise DataFormatError(f"{path}: holds a {type(content).__name__}, not a dict of train, valid and test")
-    found = {
-        split_name(key): value for key, value in content.items() if str(key) in ("train", "valid", "val", "dev", "test")
-    }
-    missing = [name for name in ("train", "validation", "test") if not isinstance(found.get(name), dict)]
+    found = {SPLIT_ALIASES[str(key)]: value for key, value in content.items() if str(key) in SPLIT_ALIASES}
+    missing = [name for name in SPLITS if not isinstance(found.get(name), dict)]
     if missing:
-        raise DataFormatError(
-            f"{path}: no split {' and '.join(missing)} among the keys {[str(k) for k in content][:10]}"
-        )
+        keys = [str(key) for key in content][:10]
+        raise DataFormatError(f"{path}: no split {' and '.join(missing)} among the keys {keys}")
     return found
 
 
@@ -647,6 +648,6 @@ def _to_dataset(name: str, table: Mapping[str, Any]) -> Dataset:
             array, starts, stops = value
             columns[key] = sequence_column(array, starts, stops)
             types[key] = sequence_feature(str(array.dtype), array.shape[2] if array.ndim == 3 else None)
-    order = [key for key in ("id", "text") if key in columns]
+    order: list[str] = [key for key in ("id", "text") if key in columns]
     order += [key for key in columns if key not in ("id", "text", "label")] + ["label"]
     return make_dataset({key: columns[key] for key in order}, Features({key: types[key] for key in order}))
