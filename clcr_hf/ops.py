@@ -1,7 +1,8 @@
 """The three differentiable operators CLCR is built on: token budget, subspaces, whitened cross-correlation.
 
-All are pure functions of tensors. None loops over rows or tokens, none waits for the device (no ``.item()``), all work
-under ``torch.compile(fullgraph=True)`` and inside autocast, where they compute in float32 (float64 inputs stay float64).
+All are pure functions of tensors. None loops over rows or tokens, none waits for the device (no ``.item()``), all
+work under ``torch.compile(fullgraph=True)`` and inside autocast, where they compute in
+float32 (float64 inputs stay float64).
 """
 
 import math
@@ -27,7 +28,7 @@ def _compute_dtype(*dtypes: torch.dtype) -> torch.dtype:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """The tensor in float64, for sums and products that must not lose digits (Apple GPUs have none: unchanged there)."""
+    """In float64, for sums and products that must not lose digits; unchanged on Apple GPUs, which lack float64."""
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
@@ -36,50 +37,61 @@ def _wide(tensor: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _pivoted(scores: Tensor, budget: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift each row so that its threshold lies in [-2, 0]; returns shifted scores and the same sorted, descending.
+def _bisect(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Threshold of binding rows without sorting: the faster way on a CPU. Returns ``scores - c`` and ``tau - c``.
 
-    With c the ceil(B)-th largest score a valid threshold lies in [c - 2, c], so scores outside [c - 2, c + 1] may be
-    clipped to it without changing the answer. This keeps full precision at any offset or scale of the scores.
+    Bisects the bit patterns of the non-negative floats (ordered like the floats themselves) until c is the smallest
+    float with ``sum clip(scores - c, 0, 1) <= level``. Just below c the sum is a straight line: ``_polish`` solves it.
     """
+    bits, integer = (31, torch.int32) if scores.dtype == torch.float32 else (63, torch.int64)
+    above = scores.amax(-1, keepdim=True).clamp(min=0).view(integer)
+    below = torch.zeros_like(above)
+    goal = level.unsqueeze(-1)
+    for _ in range(bits):
+        middle = below + ((above - below) >> 1)
+        over = (scores - middle.view(scores.dtype)).clamp(0, 1).sum(-1, keepdim=True, dtype=goal.dtype) > goal
+        below, above = torch.where(over, middle, below), torch.where(over, above, middle)
+    shifted = (scores - above.view(scores.dtype)).clamp(-3, 2)
+    return _wide(shifted), torch.zeros_like(goal)
+
+
+def _sort(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Threshold of binding rows by sorting: few kernels, so the faster way on an accelerator. Returns as ``_bisect``.
+
+    With c the ceil(B)-th largest score a threshold lies in [c - 2, c], so scores may be clipped to [c - 3, c + 2] (with
+    room for rounding), which keeps full precision at any scale. g(tau) = sum clip(. - tau, 0, 1) falls with tau, piecewise linear with
+    breaks at x_j and x_j - 1. Counting the breaks where g is below or up to B gives q tokens above 0 and p tokens at 1,
+    and between these breaks g is a straight line.
+    """
+    size = scores.shape[-1]
     ordered = scores.sort(dim=-1, descending=True).values
-    rank = budget.ceil().clamp(1, scores.shape[-1]).long() - 1
-    pivot = ordered.gather(-1, rank.unsqueeze(-1))
-    return (scores - pivot).clamp(-2, 1), (ordered - pivot).clamp(-2, 1)
-
-
-def _threshold(shifted: Tensor, ordered: Tensor, budget: Tensor) -> Tensor:
-    """The tau with sum clip(shifted - tau, 0, 1) = budget, by row; ``ordered`` is ``shifted`` sorted, descending.
-
-    g(tau) = sum clip(. - tau, 0, 1) falls with tau, piecewise linear with breaks at x_j and x_j - 1. Counting the breaks
-    on either side of the budget gives q tokens above 0 and p tokens at 1, and between the two g is a straight line.
-    """
-    size = ordered.shape[-1]
-    exact = _wide(ordered).contiguous()
-    sums = torch.nn.functional.pad(exact.cumsum(-1), (1, 0))
-    ascending = -exact
-    above_next = torch.searchsorted(ascending, -(exact + 1))  # how many x exceed or equal x_j + 1
-    above_last = torch.searchsorted(ascending, -(exact - 1), right=True)  # how many x reach x_j - 1
-    place = torch.arange(1, size + 1, device=ordered.device)
-    level = budget.unsqueeze(-1)
-    # g(x_j): tokens ranked up to j are positive, those from x_j + 1 on are cut at 1.
-    g_zero = (sums[..., 1:] - place * exact) - (sums.gather(-1, above_next) - above_next * (exact + 1))
-    # g(x_j - 1): tokens down to x_j - 1 are positive, those ranked up to j are cut at 1.
-    g_one = (sums.gather(-1, above_last) - above_last * (exact - 1)) - (sums[..., 1:] - place * exact)
-    positive = (g_zero < level).sum(-1, keepdim=True)
-    capped = (g_one <= level).sum(-1, keepdim=True)
+    pivot = ordered.gather(-1, level.ceil().clamp(1, size).long().unsqueeze(-1) - 1)
+    shifted, x = _wide((scores - pivot).clamp(-3, 2)), _wide((ordered - pivot).clamp(-3, 2))
+    sums = torch.nn.functional.pad(x.cumsum(-1), (1, 0))
+    above_next = torch.searchsorted(-x, -(x + 1))  # how many exceed x_j + 1
+    above_last = torch.searchsorted(-x, -(x - 1), right=True)  # how many reach x_j - 1
+    place = torch.arange(1, size + 1, device=x.device)
+    goal = level.unsqueeze(-1)
+    ranked = sums[..., 1:] - place * x
+    g_zero = ranked - (sums.gather(-1, above_next) - above_next * (x + 1))  # g(x_j)
+    g_one = (sums.gather(-1, above_last) - above_last * (x - 1)) - ranked  # g(x_j - 1)
+    positive = (g_zero < goal).sum(-1, keepdim=True)
+    capped = (g_one <= goal).sum(-1, keepdim=True)
     free = positive - capped
-    line = (sums.gather(-1, positive) - sums.gather(-1, capped) + capped - level) / free.clamp(min=1)
+    line = (sums.gather(-1, positive) - sums.gather(-1, capped) + capped - goal) / free.clamp(min=1)
     # No free token: the budget is a whole number and any tau between x_{p+1} and x_p - 1 does.
-    step = exact.gather(-1, capped.clamp(max=size - 1))
-    tau = torch.where(free > 0, line, step)
-    # One exact Newton step on the free set found removes the rounding of the long cumulative sums.
-    value = _wide(shifted) - tau
-    inside = (value > 0) & (value < 1)
+    step = x.gather(-1, capped.clamp(max=size - 1))
+    return shifted, torch.where(free > 0, line, step)
+
+
+def _polish(shifted: Tensor, tau: Tensor, level: Tensor) -> Tensor:
+    """One Newton step on the free set at ``tau``: exact on its straight line, and free of long sums' rounding."""
+    value = shifted - tau
+    inside = (value >= 0) & (value < 1)
     count = inside.sum(-1, keepdim=True)
     total = torch.where(inside, value, 0).sum(-1, keepdim=True)
-    ones = (value >= 1).sum(-1, keepdim=True)
-    return tau + torch.where(count > 0, (total - (level - ones)) / count.clamp(min=1), 0)
+    left = level.unsqueeze(-1) - (value >= 1).sum(-1, keepdim=True)
+    return torch.where(count > 0, tau + (total - left) / count.clamp(min=1), tau)
 
 
 class _CappedSimplexProjection(torch.autograd.Function):
@@ -95,11 +107,9 @@ class _CappedSimplexProjection(torch.autograd.Function):
         level = _wide(budget.nan_to_num(0.0, float(scores.shape[-1]), 0.0)).clamp(0, scores.shape[-1])
         clipped = real.clamp(0, 1)
         binding = _wide(clipped).sum(-1) > level
-        shifted, ordered = _pivoted(real, level)
-        tau = _threshold(shifted, ordered, level)
-        bound = (_wide(shifted) - tau).clamp(0, 1).to(scores.dtype)
-        empty = level.unsqueeze(-1) <= 0
-        result = torch.where(binding.unsqueeze(-1), torch.where(empty, 0, bound), clipped)
+        shifted, tau = (_bisect if scores.device.type == "cpu" else _sort)(real, level)
+        bound = (shifted - _polish(shifted, tau, level)).clamp(0, 1).to(scores.dtype)
+        result = torch.where(binding.unsqueeze(-1), bound, clipped)
         result = torch.where(mask, result, 0)
         free = (result > 0) & (result < 1)
         return torch.where(invalid & mask, math.nan, result), free & ~invalid, binding
@@ -122,14 +132,15 @@ class _CappedSimplexProjection(torch.autograd.Function):
 def project_capped_simplex(scores: Tensor, budget: Tensor | float, mask: Tensor | None = None) -> Tensor:
     """Euclidean projection of each row onto ``{0 <= a_t <= 1, sum_t a_t <= B}`` (paper section 2, token budget).
 
-    Exact by sorting: O(T log T) a row, error below 1e-6 in float32 and 1e-12 in float64 against a quadratic programme,
-    for any T and any scale of the scores. The derivative is exact too: on the free set ``F = {0 < a_t < 1}``
-    ``da = dz`` where the sum is slack and ``da = dz - mean_F(dz) + dB / |F|`` where it binds; 0 elsewhere.
+    Exact: error below 1e-6 in float32 and 1e-12 in float64 against a quadratic programme, for any T and any scale of
+    the scores. The threshold is found by bisection over floats on a CPU, by sorting elsewhere. The derivative is exact
+    too: on the free set ``F = {0 < a_t < 1}``, ``da = dz`` where the sum is slack and ``da = dz - mean_F(dz) + dB/|F|``
+    where it binds; 0 elsewhere.
 
     Args:
-        scores: ``(..., T)``, floating. ``-inf`` and ``+inf`` count as the most negative and the largest finite number: the
-            first gets 0, several of the second share the budget equally. A NaN at a real token makes the real tokens of
-            its row NaN, as softmax would, with zero gradient.
+        scores: ``(..., T)``, floating. ``-inf`` and ``+inf`` count as the most negative and the largest finite number:
+            the first gets 0, several of the second share the budget equally. A NaN at a real token makes the real
+            tokens of its row NaN, as softmax would, with zero gradient.
         budget: number or tensor broadcastable to ``scores.shape[:-1]``; the same unit as a count of tokens. Negative
             counts as 0 (all zeros, no gradient); ``inf`` or more than T only clips the scores to [0, 1]; NaN gives NaN.
         mask: bool ``(..., T)`` broadcastable to ``scores``, True = real token. Others get exactly 0 and no gradient,
@@ -163,7 +174,7 @@ def project_capped_simplex(scores: Tensor, budget: Tensor | float, mask: Tensor 
 def _expand(tensor: Tensor, shape: Sequence[int], name: str) -> Tensor:
     """``tensor.expand(shape)`` with an error that names the argument."""
     tail = tuple(shape)[len(shape) - tensor.dim() :] if tensor.dim() <= len(shape) else None
-    if tail is None or any(have not in (1, want) for have, want in zip(tensor.shape, tail)):
+    if tail is None or any(have not in (1, want) for have, want in zip(tensor.shape, tail, strict=True)):
         raise ValueError(f"{name} of shape {tuple(tensor.shape)} does not broadcast to {tuple(shape)}")
     return tensor.expand(shape)
 
@@ -248,7 +259,7 @@ class _OrthonormalBases(torch.autograd.Function):
     def backward(ctx, grad_shared: Tensor, grad_private: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
         shared, private, upper_shared, upper_private, cross, scale_shared, scale_private = ctx.saved_tensors
         wide_shared = shared.unsqueeze(-3)
-        # Derivative of QR: (G + Q sym(-Q^T G)) R^-T, sym mirroring the upper triangle; written by blocks of [shared|private].
+        # Derivative of QR: (G + Q sym(-Q^T G)) R^-T, sym mirroring the upper triangle, by blocks [shared | private].
         above = wide_shared.mT @ grad_private
         tangent = grad_private - wide_shared @ above - private @ _mirror_upper(private.mT @ grad_private)
         norms = (upper_private.square().sum(-2, keepdim=True) + cross.square().sum(-2, keepdim=True)).sqrt()
@@ -348,10 +359,44 @@ class _AllReduceSum(torch.autograd.Function):
         return _AllReduceSum.apply(grad, ctx.group), None
 
 
-def _sum_over_ranks(tensor: Tensor, group: "dist.ProcessGroup | None", distributed: bool) -> Tensor:
+def _sum_over_ranks(parts: Sequence[Tensor], group: "dist.ProcessGroup | None", distributed: bool) -> list[Tensor]:
+    """The tensors summed over ranks, in one message; unchanged in a single process."""
     if not (distributed and dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
-        return tensor
-    return _AllReduceSum.apply(tensor, group)
+        return list(parts)
+    total = _AllReduceSum.apply(torch.cat([part.reshape(-1) for part in parts]), group)
+    pieces = total.split([part.numel() for part in parts])
+    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+
+
+class _SquaredCorrelation(torch.autograd.Function):
+    """``trace(A^-1 C B^-1 C^T)`` of positive definite A, B and any C, batched, with its closed-form derivative.
+
+    With ``W = A^-1 C B^-1``: ``2 W`` for C, ``-W B W^T`` for A, ``-W^T A W`` for B, several times cheaper than
+    differentiating through Cholesky factors.
+    """
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # The unchecked factorisation: the checked one waits for the device.
+        left, right = torch.linalg.cholesky_ex(a).L, torch.linalg.cholesky_ex(b).L
+        whitened = torch.linalg.solve_triangular(right.mT, c, upper=True, left=False)
+        whitened = torch.linalg.solve_triangular(left, whitened, upper=False)
+        return whitened.square().sum((-2, -1)), left, right, whitened
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        left, right, whitened = ctx.saved_tensors
+        grad = grad[..., None, None]
+        half_a = torch.linalg.solve_triangular(left.mT, whitened, upper=True)  # half_a half_a^T = W B W^T
+        w = torch.linalg.solve_triangular(right, half_a, upper=False, left=False)
+        half_b = w.mT @ left  # half_b half_b^T = W^T A W
+        return -grad * (half_a @ half_a.mT), -grad * (half_b @ half_b.mT), 2 * grad * w
 
 
 def whitened_cross_correlation(
@@ -468,38 +513,35 @@ def _redundancy(
 ) -> Tensor:
     """C of batches of stream pairs; ``widths`` are the true numbers of columns, as numbers or one for each pair."""
     dtype = _compute_dtype(x.dtype, y.dtype)
-    wide = x.shape[-1]
     lead = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    both = torch.cat([part.to(dtype).expand(*lead, *part.shape[-2:]) for part in (x, y)], dim=-1)
-    keep = both.new_ones(both.shape[:-1], dtype=torch.bool) if mask is None else mask.bool().expand(both.shape[:-1])
-    rows = keep.unsqueeze(-1)
-    both = torch.where(rows, both, 0)  # selecting, not multiplying, keeps a NaN out of values and gradients
-    first_moments = torch.cat([both.sum(-2), rows.sum(-2).to(dtype)], dim=-1)
-    first_moments = _sum_over_ranks(first_moments, group, distributed)
-    count = first_moments[..., -1]
-    mean = first_moments[..., :-1] / count.clamp(min=1).unsqueeze(-1)
-    centred = torch.where(rows, both - mean.unsqueeze(-2), 0)
-    gram = _sum_over_ranks(centred.mT @ centred, group, distributed)
-    covariance = gram / (count - 1).clamp(min=1)[..., None, None]
-    left = _whitening_factor(covariance[..., :wide, :wide], widths[0], count, shrinkage, eps)
-    right = _whitening_factor(covariance[..., wide:, wide:], widths[1], count, shrinkage, eps)
-    whitened = torch.linalg.solve_triangular(left, covariance[..., :wide, wide:], upper=False)
-    whitened = torch.linalg.solve_triangular(right.mT, whitened, upper=True, left=False)
+    x, y = (part.to(dtype).expand(*lead, *part.shape[-2:]) for part in (x, y))
+    rows = x.new_ones(x.shape[:-1], dtype=torch.bool) if mask is None else mask.bool().expand(x.shape[:-1])
+    rows = rows.unsqueeze(-1)
+    # Selecting, not multiplying, keeps a NaN out of values and gradients.
+    x, y = torch.where(rows, x, 0), torch.where(rows, y, 0)
+    sums = [rows.sum(-2).squeeze(-1).to(dtype), x.sum(-2), y.sum(-2)]
+    count, sum_x, sum_y = _sum_over_ranks(sums, group, distributed)
+    size = count.clamp(min=1)[..., None, None]
+    x = torch.where(rows, x - sum_x.unsqueeze(-2) / size, 0)
+    y = torch.where(rows, y - sum_y.unsqueeze(-2) / size, 0)
+    degrees = (count - 1).clamp(min=1)[..., None, None]
+    xx, yy, xy = _sum_over_ranks([x.mT @ x, y.mT @ y, x.mT @ y], group, distributed)
+    xx = _shrink(xx / degrees, widths[0], count, shrinkage, eps)
+    yy = _shrink(yy / degrees, widths[1], count, shrinkage, eps)
+    total = _SquaredCorrelation.apply(xx, yy, xy / degrees)[0]
     narrow = torch.minimum(*(torch.as_tensor(width, device=x.device) for width in widths))
-    value = whitened.square().sum((-2, -1)) / narrow
-    return torch.where(count >= min_rows, value, 0)
+    return torch.where(count >= min_rows, total / narrow, 0)
 
 
-def _whitening_factor(
-    covariance: Tensor, width: int | Tensor, count: Tensor, shrinkage: str | float, eps: float
-) -> Tensor:
-    """Lower Cholesky factor of the shrunk covariance ``(..., k, k)``."""
+def _shrink(covariance: Tensor, width: int | Tensor, count: Tensor, shrinkage: str | float, eps: float) -> Tensor:
+    """Covariance ``(..., k, k)`` shrunk towards its mean variance; ``width`` of its columns are real."""
     size = covariance.shape[-1]
     variance = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / width
-    weight = width / (width + (count - 1).clamp(min=1)) if shrinkage == "auto" else torch.full_like(count, shrinkage)
+    if isinstance(shrinkage, str):
+        weight = width / (width + (count - 1).clamp(min=1))
+    else:
+        weight = torch.full_like(count, shrinkage)
     # A few ulp of the mean variance more than asked for: the factorisation of a singular matrix can then not fail.
     ridge = weight * variance + eps + 4 * size * torch.finfo(covariance.dtype).eps * variance
-    shrunk = (1 - weight)[..., None, None] * covariance
-    shrunk = shrunk + torch.diag_embed(ridge.unsqueeze(-1).expand(*ridge.shape, size))
-    # The unchecked factorisation: the checked one waits for the device.
-    return torch.linalg.cholesky_ex(shrunk).L
+    ridge = ridge.unsqueeze(-1).expand(*ridge.shape, size)
+    return (1 - weight)[..., None, None] * covariance + torch.diag_embed(ridge)
