@@ -169,7 +169,7 @@ class CLCRDataCollator:
         arrays = [np.asarray(value) for value in values]
         if any(x.dtype.kind not in "biuf" for x in arrays) or len({x.ndim for x in arrays}) > 1 or arrays[0].ndim > 1:
             raise ValueError("labels must be numbers or flat lists of numbers, the same in every row")
-        floating = any(x.dtype.kind == "f" for x in arrays)
+        floating = any(x.dtype.kind == "f" and x.size for x in arrays)  # an empty list has no type
         dtype = torch.float32 if floating else torch.int64
         if arrays[0].ndim == 0 or floating:
             if len({x.shape for x in arrays}) > 1:

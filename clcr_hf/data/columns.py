@@ -44,7 +44,7 @@ def split_name(name: object) -> str:
     try:
         return SPLIT_ALIASES[str(name).strip().lower()]
     except KeyError:
-        raise DataFormatError(f"split {name!r} is none of {', '.join(sorted(SPLIT_ALIASES))}") from None
+        raise DataFormatError(f"split {str(name)!r} is none of {', '.join(sorted(SPLIT_ALIASES))}") from None
 
 
 def replace_non_finite(array: np.ndarray) -> tuple[np.ndarray, int]:

@@ -162,8 +162,11 @@ def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
     return float(precision @ rise)
 
 
-def load_metric(name: str) -> "evaluate.EvaluationModule":
+def load_metric(name: str, config_name: str | None = None) -> "evaluate.EvaluationModule":
     """The `evaluate` module `name` (one of `METRICS`) from this package's files; needs no network.
+
+    Args:
+        config_name: "multilabel" makes multimodal_classification take (N, C) of 0 and 1.
 
     Raises:
         ValueError: no such metric.
@@ -173,7 +176,7 @@ def load_metric(name: str) -> "evaluate.EvaluationModule":
         raise ValueError(f"no metric {name!r}; there are {', '.join(METRICS)}")
     import evaluate
 
-    return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"))
+    return evaluate.load(str(Path(__file__).parent / name / f"{name}.py"), config_name)
 
 
 def _flat(name: str, values: ArrayLike) -> np.ndarray:
