@@ -26,7 +26,6 @@ from .modeling_clcr import (
 from .pipeline_clcr import CLCRPipeline, register
 from .processing_clcr import CLCRProcessor
 
-
 if TYPE_CHECKING:
     from .trainer import CLCRTrainer, CLCRTrainingArguments
 

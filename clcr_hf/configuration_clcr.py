@@ -8,7 +8,6 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-
 STANDARD_MODALITIES = ("text", "vision", "audio", "flow")
 
 
@@ -54,9 +53,7 @@ class CLCRModalityConfig(PreTrainedConfig):
     """
 
     model_type = "clcr_modality"
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True)
-    }
+    sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True)}
 
     feature_size: int | None = None
     backbone_config: dict | PreTrainedConfig | None = None
@@ -87,8 +84,10 @@ class CLCRModalityConfig(PreTrainedConfig):
         if self.tcn_kernel_size < 1 or self.tcn_kernel_size % 2 == 0:
             raise ValueError(f"`tcn_kernel_size` must be odd and positive, got {self.tcn_kernel_size}")
         if any(not stage or any(d < 1 for d in stage) for stage in self.tcn_dilations or []):
-            raise ValueError(f"`tcn_dilations` must hold a non-empty list of positive integers for each stage, "
-                             f"got {self.tcn_dilations}")
+            raise ValueError(
+                f"`tcn_dilations` must hold a non-empty list of positive integers for each stage, "
+                f"got {self.tcn_dilations}"
+            )
 
 
 def _default_modalities() -> dict[str, dict[str, Any]]:
@@ -233,11 +232,11 @@ class CLCRConfig(PreTrainedConfig):
     def modalities(self) -> list[str]:
         """Names of the model's modalities in their fixed order; the `M` axis of every output follows it."""
         standard = [name for name in STANDARD_MODALITIES if getattr(self, f"{name}_config") is not None]
-        return standard + list(self.extra_configs)
+        return standard + list(self.extra_configs or {})
 
     def modality_config(self, name: str) -> CLCRModalityConfig:
         """The sub-configuration of modality `name`; `KeyError` when the model has none of that name."""
-        if name in self.extra_configs:
+        if self.extra_configs and name in self.extra_configs:
             return _as_modality_config(f"extra_configs[{name!r}]", self.extra_configs[name])
         config = getattr(self, f"{name}_config", None) if name in STANDARD_MODALITIES else None
         if config is None:
@@ -252,7 +251,12 @@ class CLCRConfig(PreTrainedConfig):
     @property
     def effective_shared_rank(self) -> int:
         """Width of the tokens that cross modalities: the whole `hidden_size` without factorisation."""
-        return self.shared_rank if self.use_intraced else self.hidden_size
+        return self.shared_rank if self.use_intraced and self.shared_rank else self.hidden_size
+
+    @property
+    def has_exchange(self) -> bool:
+        """Whether there is anybody to exchange with."""
+        return len(self.modalities) > 1
 
     @property
     def pooled_size(self) -> int:
@@ -262,7 +266,7 @@ class CLCRConfig(PreTrainedConfig):
     @property
     def has_private_path(self) -> bool:
         """Whether private summaries reach the output."""
-        return self.use_private_path and self.use_intraced and self.private_rank > 0
+        return self.use_private_path and self.use_intraced and bool(self.private_rank)
 
     def get_text_config(self, decoder=None, encoder=None):
         """The text backbone's configuration (it holds the vocabulary), or this one when there is none."""
@@ -325,7 +329,9 @@ class CLCRConfig(PreTrainedConfig):
         if config.feature_size is None and config.backbone_config is None:
             raise ValueError(f"`{field}` needs `feature_size` (ready features) or `backbone_config` (raw input)")
         if config.taps is not None and len(config.taps) != self.num_levels:
-            raise ValueError(f"`{field}.taps` must name one layer for each of {self.num_levels} levels, got {config.taps}")
+            raise ValueError(
+                f"`{field}.taps` must name one layer for each of {self.num_levels} levels, got {config.taps}"
+            )
         if config.tcn_dilations is not None and len(config.tcn_dilations) != self.num_levels:
             raise ValueError(
                 f"`{field}.tcn_dilations` must hold one stage for each of {self.num_levels} levels, "

@@ -18,6 +18,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_clcr import CLCRConfig, CLCRModalityConfig
 
+try:  # internal to transformers: without it everything works but torch.compile(fullgraph=True) before a first call
+    from transformers.utils.output_capturing import maybe_install_capturing_hooks
+except ImportError:  # pragma: no cover
+
+    def maybe_install_capturing_hooks(model: nn.Module) -> None:
+        """Nothing to install."""
+
 
 # Backbones that read a whole clip `(B, F, C, H, W)`; every other vision backbone reads frames one by one.
 VIDEO_MODEL_TYPES = ("videomae", "vivit")
@@ -48,7 +55,7 @@ def sinusoidal_positions(length: int, width: int, device: torch.device) -> torch
     return math.sqrt(2.0) * torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
 
 
-class TemporalBlock(GradientCheckpointingLayer):
+class TemporalBlock(nn.Module):
     """Residual dilated convolution over time; `(B, T, C)` to `(B, T, C)`. Layer norm acts within a token, so padding
     has no say in it; padded positions are zero before and after."""
 
@@ -67,6 +74,19 @@ class TemporalBlock(GradientCheckpointingLayer):
         return (hidden_states + update) * mask
 
 
+class TemporalStage(GradientCheckpointingLayer):
+    """One stage of the TCN: a residual block for each of its dilations."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: list[int], dropout: float, eps: float):
+        super().__init__()
+        self.blocks = nn.ModuleList(TemporalBlock(channels, kernel_size, each, dropout, eps) for each in dilations)
+
+    def forward(self, hidden_states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            hidden_states = block(hidden_states, mask)
+        return hidden_states
+
+
 class TemporalConvNet(nn.Module):
     """TCN of one stage a level with growing receptive fields (paper). `(B, T, D)` to `L` tensors `(B, T', C)`.
 
@@ -81,10 +101,7 @@ class TemporalConvNet(nn.Module):
         self.input_proj = nn.Linear(in_features * self.stride, self.channels)
         dropout = float(config.dropout)
         self.stages = nn.ModuleList(
-            nn.ModuleList(
-                TemporalBlock(self.channels, modality.tcn_kernel_size, dilation, dropout, config.layer_norm_eps)
-                for dilation in dilations
-            )
+            TemporalStage(self.channels, modality.tcn_kernel_size, dilations, dropout, config.layer_norm_eps)
             for dilations in modality.stage_dilations(config.num_levels)
         )
         self.dropout = nn.Dropout(dropout)
@@ -98,8 +115,7 @@ class TemporalConvNet(nn.Module):
         hidden_states = self.dropout(self.input_proj(hidden_states)) * keep
         levels = []
         for stage in self.stages:
-            for block in stage:
-                hidden_states = block(hidden_states, keep.to(hidden_states.dtype))
+            hidden_states = stage(hidden_states, keep.to(hidden_states.dtype))
             levels.append(hidden_states)
         return levels, mask
 
@@ -162,9 +178,13 @@ class BackboneReader(nn.Module):
         self.grid = config.token_grid
         self.frozen = config.freeze_backbone
         backbone_config = config.backbone_config
+        if not isinstance(backbone_config, PreTrainedConfig):
+            raise TypeError(f"`{modality}_config.backbone_config` must be given to read raw {modality} input")
         backbone = AutoModel.from_config(backbone_config, **self._unused_parts(backbone_config))
         if getattr(backbone_config, "is_encoder_decoder", False):
             backbone = backbone.get_encoder()
+        # Backbones hook themselves at their first call, under a lock that torch.compile cannot trace: do it now.
+        maybe_install_capturing_hooks(backbone)
         self.backbone = backbone
         self.reads_clips = backbone_config.model_type in VIDEO_MODEL_TYPES
         parameters = inspect.signature(backbone.forward).parameters
@@ -268,10 +288,8 @@ class ModalityEncoder(nn.Module):
     def __init__(self, config: CLCRConfig, name: str):
         super().__init__()
         modality = config.modality_config(name)
-        self.name = name
+        self.hidden_size = config.hidden_size
         self.source = modality.source
-        self.feature_size = modality.feature_size
-        self.stride = modality.tcn_stride
         num_levels = config.num_levels
         self.reader = None
         widths = [modality.feature_size or 0] * num_levels
@@ -284,6 +302,7 @@ class ModalityEncoder(nn.Module):
                 taps = [depth]
             self.reader = BackboneReader(name, modality, taps)
             widths = [tap_width(modality.backbone_config, tap) for tap in taps]
+        self.feature_width = widths[0]
         self.tcn = None
         if self.source == "tcn":
             self.tcn = TemporalConvNet(config, modality, widths[0])
@@ -302,6 +321,8 @@ class ModalityEncoder(nn.Module):
         if "features" in inputs:
             levels, mask = self._levels_of_features(inputs["features"], mask)
         else:
+            if self.reader is None:
+                raise ValueError("Raw input for a modality without a backbone")
             levels, mask = self.reader(inputs, mask)
             if self.tcn is not None:
                 levels, mask = self.tcn(levels[0], mask)
@@ -317,7 +338,7 @@ class ModalityEncoder(nn.Module):
         return list(features.unbind(1)), mask
 
     def _project(self, levels: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        positions = sinusoidal_positions(mask.shape[1], self.norms[0].weight.shape[0], mask.device)
+        positions = sinusoidal_positions(mask.shape[1], self.hidden_size, mask.device)
         outputs = []
         for index, level in enumerate(levels):
             hidden_states = self.projections[index](level)

@@ -58,12 +58,13 @@ class InterLevelAggregation(nn.Module):
             self.anchors = nn.Parameter(torch.empty(levels, width))
             self.context_proj = nn.Linear(width * (2 if self.has_private else 1), width)
             self.context_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-            self.scorer = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), nn.Linear(width, 1))
+            self.scorer = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), nn.Linear(width, 1, bias=False))
         self.reset_anchors()
         if self.learned:
             self.value = nn.Linear(width, width)
         if self.weighs_modalities:
-            self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+            # No bias for the key (and the scorer's last map): a softmax would cancel it.
+            self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         if self.learned and self.has_private:
             self.gate_proj = nn.Linear(width, width)
             self.gate_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -75,9 +76,7 @@ class InterLevelAggregation(nn.Module):
             return
         init.normal_(self.anchors)
 
-    def forward(
-        self, shared: torch.Tensor, private: torch.Tensor | None, present: torch.Tensor
-    ) -> AggregationOutput:
+    def forward(self, shared: torch.Tensor, private: torch.Tensor | None, present: torch.Tensor) -> AggregationOutput:
         """`shared`, `private`: mean-pooled tokens `(..., L, M, d)`; `present (..., M)` bool."""
         shared = self.shared_norms(shared)
         private = self.private_norms(private) if self.has_private else None
@@ -93,9 +92,7 @@ class InterLevelAggregation(nn.Module):
             pooled = torch.cat((pooled, gated), dim=-1)
         return AggregationOutput(pooled, level_weights, modality_weights, private_gates)
 
-    def weigh_levels(
-        self, shared: torch.Tensor, private: torch.Tensor | None, present: torch.Tensor
-    ) -> torch.Tensor:
+    def weigh_levels(self, shared: torch.Tensor, private: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor:
         """`omega (..., L) = softmax_l MLP([c_l ; anchor_l ; cos(c_l, anchor_l)])` (our reconstruction), float32."""
         levels = shared.shape[-3]
         if not self.weighs_levels:

@@ -1,5 +1,5 @@
-"""IntraCED, the Intra-Level Co-Exchange Domain (paper): at each level, features split into orthogonal shared and private
-subspaces, and a budget of shared tokens crosses between modalities.
+"""IntraCED, the Intra-Level Co-Exchange Domain (paper): at each level, features split into orthogonal shared and
+private subspaces, and a budget of shared tokens crosses between modalities.
 
 All levels and modalities run at once: tokens lie on one axis `S`, levels become attention heads, and a mask keeps a
 modality from attending to itself. We work in coordinates `c = h U` (equal norms, less arithmetic; our reconstruction).
@@ -141,18 +141,20 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         self.head_dim = self.rank // self.num_heads
         self.scaling = self.head_dim**-0.5
         self.factorised = config.use_intraced
-        self.budgeted = config.use_intraced and not config.dense_budget
+        self.exchanges = config.has_exchange
+        self.budgeted = self.exchanges and config.use_intraced and not config.dense_budget
         self.has_private = config.has_private_path
         if self.factorised:
             self.raw_shared = nn.Parameter(torch.empty(levels, width, self.rank))
             if self.has_private:
-                self.raw_private = nn.Parameter(torch.empty(levels, modalities, width, config.private_rank))
+                self.raw_private = nn.Parameter(torch.empty(levels, modalities, width, config.private_rank or 0))
             self.reset_bases()
         if self.budgeted:
             self.token_budget = TokenBudget(config)
-        self.qkv = LevelLinear(levels, self.rank, 3 * self.rank)
-        self.out = LevelLinear(levels, self.rank, self.rank)
-        self._folded: tuple[torch.Tensor, ...] | None = None
+        if self.exchanges:
+            self.qkv = LevelLinear(levels, self.rank, 3 * self.rank)
+            self.out = LevelLinear(levels, self.rank, self.rank)
+        self._folded: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor] | None = None
 
     # -- bases ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +187,7 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         """Compute the bases once and fold them into the query, key and value maps, for inference. Undone by `train()`,
         by loading weights and by moving the module."""
         shared_basis, private_bases = self.bases()
-        if shared_basis is None:
+        if shared_basis is None or not self.exchanges:
             return
         weight = torch.cat((shared_basis, shared_basis @ self.qkv.weight.float()), dim=-1)
         bias = F.pad(self.qkv.bias.float(), (self.rank, 0))
@@ -218,23 +220,30 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         output_attentions: bool = False,
     ) -> ExchangeOutput:
         """`tokens (B, L, S, d)`, `mask (B, S)` bool, `modality_ids (S,)` int64."""
-        if self._folded is not None and not self.training:
-            shared_basis, private_bases, weight, bias = self._folded
-            coordinates, qkv = (torch.matmul(tokens, weight) + bias[:, None]).split((self.rank, 3 * self.rank), dim=-1)
-        else:
-            shared_basis, private_bases = self.bases()
-            coordinates = tokens if shared_basis is None else torch.matmul(tokens, shared_basis.to(tokens.dtype))
-            qkv = self.qkv(coordinates)
+        coordinates, qkv, shared_basis, private_bases = self.project(tokens)
         membership = self.membership(mask, modality_ids)
         if self.budgeted:
             activations, slack, budget = self.token_budget(coordinates, membership)
-        else:
-            activations = mask[:, None].expand(tokens.shape[:3]).float()
+        else:  # dense: every real token, or none where a single modality has nobody to ask
+            activations = (mask[:, None] & self.exchanges).expand(tokens.shape[:3]).float()
             budget = membership.sum(dim=-1).float()[:, None].expand(-1, tokens.shape[1], -1)
             slack = torch.zeros_like(budget, dtype=torch.bool)
-        exchanged, attentions = self.exchange(qkv, mask, modality_ids, activations, output_attentions)
-        shared = coordinates + exchanged
+        shared, attentions = coordinates, None
+        if qkv is not None:
+            exchanged, attentions = self.exchange(qkv, mask, modality_ids, activations, output_attentions)
+            shared = coordinates + exchanged
         return ExchangeOutput(shared, shared_basis, private_bases, activations, slack, budget, attentions)
+
+    def project(self, tokens: torch.Tensor):
+        """Shared coordinates `(B, L, S, k)`, queries, keys and values `(B, L, S, 3 k)` (`None` for a single modality)
+        and the two bases."""
+        if self._folded is not None and not self.training:
+            shared_basis, private_bases, weight, bias = self._folded
+            folded = torch.matmul(tokens, weight) + bias[:, None]
+            return *folded.split((self.rank, 3 * self.rank), dim=-1), shared_basis, private_bases
+        shared_basis, private_bases = self.bases()
+        coordinates = tokens if shared_basis is None else torch.matmul(tokens, shared_basis.to(tokens.dtype))
+        return coordinates, self.qkv(coordinates) if self.exchanges else None, shared_basis, private_bases
 
     def membership(self, mask: torch.Tensor, modality_ids: torch.Tensor) -> torch.Tensor:
         """`(B, M, S)` bool: real tokens of each modality."""

@@ -5,16 +5,17 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_clcr import STANDARD_MODALITIES, CLCRConfig, CLCRModalityConfig
 from .hierarchy import HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder
-from .intercad import AggregationOutput, InterLevelAggregation, LevelNorm
+from .intercad import InterLevelAggregation, LevelNorm
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
 from .objective import combine, regularisers, task_loss, total_loss
 
@@ -23,8 +24,8 @@ from .objective import combine, regularisers, task_loss, total_loss
 class CLCRModelOutput(ModelOutput):
     """
     Output of [`CLCRModel`]. `B` samples, `L` levels, `M` modalities in the order of `config.modalities`, `S` tokens of
-    all modalities side by side in that order, `d` the hidden size. Per-segment models have `(B, G, ...)` where `(B, ...)`
-    stands for the clip.
+    all modalities side by side in that order, `d` the hidden size. Per-segment models have `(B, G, ...)` where
+    `(B, ...)` stands for the clip.
 
     Args:
         last_hidden_state (`(B, S, d)`): deepest level's tokens after the exchange; zero where padded.
@@ -43,19 +44,19 @@ class CLCRModelOutput(ModelOutput):
         attentions (tuple of `L` `(B, heads, S, S)`): who asked whom in the exchange.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    level_weights: torch.FloatTensor | None = None
-    modality_weights: torch.FloatTensor | None = None
-    private_gates: torch.FloatTensor | None = None
-    token_budgets: tuple[dict[str, torch.FloatTensor], ...] | None = None
-    budget_statistics: dict[str, torch.FloatTensor] | None = None
-    shared_summaries: torch.FloatTensor | None = None
-    private_summaries: torch.FloatTensor | None = None
-    common_summaries: torch.FloatTensor | None = None
-    present: torch.BoolTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    level_weights: torch.Tensor | None = None
+    modality_weights: torch.Tensor | None = None
+    private_gates: torch.Tensor | None = None
+    token_budgets: tuple[dict[str, torch.Tensor], ...] | None = None
+    budget_statistics: dict[str, torch.Tensor] | None = None
+    shared_summaries: torch.Tensor | None = None
+    private_summaries: torch.Tensor | None = None
+    common_summaries: torch.Tensor | None = None
+    present: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -70,23 +71,23 @@ class CLCRSequenceClassifierOutput(ModelOutput):
             `inter_leakage`, `inter_mix`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    loss_components: dict[str, torch.FloatTensor] | None = None
-    level_weights: torch.FloatTensor | None = None
-    modality_weights: torch.FloatTensor | None = None
-    private_gates: torch.FloatTensor | None = None
-    token_budgets: tuple[dict[str, torch.FloatTensor], ...] | None = None
-    budget_statistics: dict[str, torch.FloatTensor] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    loss_components: dict[str, torch.Tensor] | None = None
+    level_weights: torch.Tensor | None = None
+    modality_weights: torch.Tensor | None = None
+    private_gates: torch.Tensor | None = None
+    token_budgets: tuple[dict[str, torch.Tensor], ...] | None = None
+    budget_statistics: dict[str, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
 class CLCRTokenClassifierOutput(CLCRSequenceClassifierOutput):
-    """Output of [`CLCRForTokenClassification`]: as [`CLCRSequenceClassifierOutput`] with a segment axis `G` after `B` in
-    `logits`, `pooler_output`, `level_weights`, `modality_weights` and `private_gates`."""
+    """Output of [`CLCRForTokenClassification`]: as [`CLCRSequenceClassifierOutput`] with a segment axis `G` after `B`
+    in `logits`, `pooler_output`, `level_weights`, `modality_weights` and `private_gates`."""
 
 
 class CLCRPreTrainedModel(PreTrainedModel):
@@ -200,20 +201,20 @@ class CLCRModel(CLCRPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        text_features: torch.FloatTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
         text_attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        vision_features: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
         vision_attention_mask: torch.Tensor | None = None,
-        input_values: torch.FloatTensor | None = None,
-        audio_features: torch.FloatTensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
         audio_attention_mask: torch.Tensor | None = None,
-        flow_pixel_values: torch.FloatTensor | None = None,
-        flow_features: torch.FloatTensor | None = None,
+        flow_pixel_values: torch.Tensor | None = None,
+        flow_features: torch.Tensor | None = None,
         flow_attention_mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -231,7 +232,8 @@ class CLCRModel(CLCRPreTrainedModel):
                 `(B, T, mel)` form counts as features. Mask `audio_attention_mask` over its time axis.
             flow_pixel_values (`(B, F, 2, H, W)`): optical flow, for a flow backbone; mask `flow_attention_mask (B, F)`.
             text_features, vision_features, audio_features, flow_features (`(B, T, D)`): ready features, `D` the
-                modality's `feature_size`; `(B, L, T, D)` with `source="taps"`. Masks `<modality>_attention_mask (B, T)`.
+                modality's `feature_size`; `(B, L, T, D)` with `source="taps"`. Masks are
+                `<modality>_attention_mask (B, T)`.
             **kwargs: `<name>_features` and `<name>_attention_mask` of the user's own modalities (`extra_configs`).
 
         Raises:
@@ -276,7 +278,7 @@ class CLCRModel(CLCRPreTrainedModel):
             common_summaries=lifted,
             present=present,
             hidden_states=tuple(encoded.tokens.unbind(1)) if keep else None,
-            attentions=tuple(exchanged.attentions.unbind(1)) if attend else None,
+            attentions=tuple(exchanged.attentions.unbind(1)) if exchanged.attentions is not None else None,
         )
 
     # -- inputs --------------------------------------------------------------------------------------------------
@@ -290,7 +292,7 @@ class CLCRModel(CLCRPreTrainedModel):
             if value is None and ready is None:
                 continue
             if name not in self.config.modalities:
-                raise ValueError(f"Input for modality {name!r}, which this model does not have: {self.config.modalities}")
+                raise ValueError(f"Input for modality {name!r}, but this model has {self.config.modalities} alone")
             if value is not None and ready is not None:
                 raise ValueError(f"Modality {name!r} was given both raw and as features; give one of them")
             encoder = self.hierarchy.encoders[name]
@@ -320,17 +322,13 @@ class CLCRModel(CLCRPreTrainedModel):
 
     def _check_features(self, name: str, features: torch.Tensor):
         encoder = self.hierarchy.encoders[name]
-        if encoder.source == "taps":
-            if encoder.reader is not None:
-                raise ValueError(f"Modality {name!r} taps its backbone's layers: give raw input, not `{name}_features`")
-            form, expected = f"(B, {self.config.num_levels}, T, {encoder.feature_size})", 4
-            fits = features.dim() == expected and features.shape[1] == self.config.num_levels
-        else:
-            form, expected = f"(B, T, {encoder.tcn.input_norm.normalized_shape[0]})", 3
-            fits = features.dim() == expected
-        width = encoder.feature_size if encoder.tcn is None else encoder.tcn.input_norm.normalized_shape[0]
-        if not fits or features.shape[-1] != width:
-            raise ValueError(f"`{name}_features` must be {form}, got {tuple(features.shape)}")
+        width, levels = encoder.feature_width, self.config.num_levels
+        if encoder.source == "taps" and encoder.reader is not None:
+            raise ValueError(f"Modality {name!r} taps its backbone's layers: give raw input, not `{name}_features`")
+        layers = [levels] if encoder.source == "taps" else []
+        if [*features.shape[1:-2], features.shape[-1]] != [*layers, width]:
+            form = ", ".join(map(str, ["B", *layers, "T", width]))
+            raise ValueError(f"`{name}_features` must be ({form}), got {tuple(features.shape)}")
 
     @staticmethod
     def _checked_mask(name: str, mask: torch.Tensor | None, value: torch.Tensor, time_axis: int) -> torch.Tensor:
@@ -338,8 +336,10 @@ class CLCRModel(CLCRPreTrainedModel):
         if mask is None:
             return torch.ones(shape, dtype=torch.bool, device=value.device)
         if tuple(mask.shape) != shape:
-            key = "attention_mask" if name == "text" and time_axis == 1 and value.dim() == 2 else f"{name}_attention_mask"
-            raise ValueError(f"`{key}` must be {shape} like its input's batch and time axes, got {tuple(mask.shape)}")
+            raise ValueError(
+                f"The attention mask of modality {name!r} must be {shape}, its input's batch and time axes, "
+                f"got {tuple(mask.shape)}"
+            )
         return mask.bool()
 
     def _drop_modalities(self, encoded: HierarchyTokens):
@@ -424,11 +424,7 @@ class CLCRModel(CLCRPreTrainedModel):
     def _token_budgets(self, encoded: HierarchyTokens, exchanged: ExchangeOutput):
         names = self.config.modalities
         return tuple(
-            {
-                name: part
-                for name, part in zip(names, level.split(encoded.lengths, dim=1), strict=True)
-                if part.shape[1]
-            }
+            {name: part for name, part in zip(names, level.split(encoded.lengths, dim=1), strict=True) if part.shape[1]}
             for level in exchanged.activations.unbind(1)
         )
 
@@ -478,20 +474,20 @@ class _CLCRWithHead(CLCRPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        text_features: torch.FloatTensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
         text_attention_mask: torch.Tensor | None = None,
-        pixel_values: torch.FloatTensor | None = None,
-        vision_features: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        vision_features: torch.Tensor | None = None,
         vision_attention_mask: torch.Tensor | None = None,
-        input_values: torch.FloatTensor | None = None,
-        audio_features: torch.FloatTensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
         audio_attention_mask: torch.Tensor | None = None,
-        flow_pixel_values: torch.FloatTensor | None = None,
-        flow_features: torch.FloatTensor | None = None,
+        flow_pixel_values: torch.Tensor | None = None,
+        flow_features: torch.Tensor | None = None,
         flow_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_attentions: bool | None = None,
@@ -502,8 +498,8 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         Inputs as in [`CLCRModel.forward`], and:
 
         Args:
-            labels: sequence head: `(B,)` or `(B, C)` float for regression, `(B,)` int64 for one class, `(B, C)` float in
-                [0, 1] for several; token head: `(B, G)` int64, -100 where a segment has no label.
+            labels: sequence head: `(B,)` or `(B, C)` float for regression, `(B,)` int64 for one class, `(B, C)` float
+                in [0, 1] for several; token head: `(B, G)` int64, -100 where a segment has no label.
         """
         outputs = self.clcr(
             input_ids=input_ids,
@@ -543,13 +539,21 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         )
 
     def _objective(self, outputs: CLCRModelOutput, logits: torch.Tensor, labels: torch.Tensor):
-        rows = [outputs.shared_summaries, outputs.private_summaries, outputs.common_summaries]
-        rows += [outputs.level_weights, outputs.present]
-        if self.per_segment:  # every segment is a row of the statistics
-            rows = [None if row is None else row.flatten(0, 1) for row in rows]
-        parts = regularisers(self.config, *rows, sync=self.training)
+        parts = regularisers(
+            self.config,
+            shared=self._rows(outputs.shared_summaries),
+            private=self._rows(outputs.private_summaries),
+            common=self._rows(outputs.common_summaries),
+            level_weights=self._rows(outputs.level_weights),
+            present=self._rows(outputs.present),
+            sync=self.training,
+        )
         components = combine(self.config, task_loss(self.config, logits, labels), parts)
         return total_loss(self.config, components), components
+
+    def _rows(self, summaries: torch.Tensor | None) -> Any:
+        """One row of the statistics a sample, or a segment where the model works by segments."""
+        return summaries.flatten(0, 1) if self.per_segment and summaries is not None else summaries
 
 
 class CLCRForSequenceClassification(_CLCRWithHead):

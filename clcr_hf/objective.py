@@ -36,16 +36,19 @@ def task_loss(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) ->
     if problem == "single_label_classification":
         targets = labels.reshape(-1)
         if targets.shape[0] != logits.shape[:-1].numel():
-            raise ValueError(f"`labels` {tuple(labels.shape)} must hold one class for each row of logits "
-                             f"{tuple(logits.shape)}")
+            raise ValueError(
+                f"`labels` {tuple(labels.shape)} must hold one class for each row of logits {tuple(logits.shape)}"
+            )
         total = F.cross_entropy(
             logits.flatten(0, -2), targets, label_smoothing=float(config.label_smoothing), reduction="sum"
         )
         # Divided here, and not by torch: a batch without any labelled segment then gives 0 and not NaN.
         return total / (targets != -100).sum().clamp(min=1)
     if labels.numel() != logits.numel():
-        raise ValueError(f"`labels` {tuple(labels.shape)} must have as many values as logits {tuple(logits.shape)} "
-                         f"for problem_type={problem!r}")
+        raise ValueError(
+            f"`labels` {tuple(labels.shape)} must have as many values as logits {tuple(logits.shape)} "
+            f"for problem_type={problem!r}"
+        )
     labels = labels.reshape(logits.shape).float()
     if problem == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(logits, labels)
@@ -139,7 +142,7 @@ def regularisers(
 
 
 def combine(config: CLCRConfig, task: torch.Tensor, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`loss_components` of a model's output: `task`, `intra`, `inter` (weighted sum of its three parts) and the parts."""
+    """`loss_components` of an output: `task`, `intra`, `inter` (the weighted sum of its three parts) and the parts."""
     inter = (
         config.weight_inter_private * parts["inter_private"]
         + config.weight_inter_leakage * parts["inter_leakage"]
@@ -150,6 +153,4 @@ def combine(config: CLCRConfig, task: torch.Tensor, parts: dict[str, torch.Tenso
 
 def total_loss(config: CLCRConfig, components: dict[str, torch.Tensor]) -> torch.Tensor:
     """`L_task + lambda_inter L_Inter + lambda_intra L_Intra`."""
-    return (
-        components["task"] + config.lambda_inter * components["inter"] + config.lambda_intra * components["intra"]
-    )
+    return components["task"] + config.lambda_inter * components["inter"] + config.lambda_intra * components["intra"]
