@@ -27,8 +27,9 @@ MediaSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 _FORMATS = (
     "mov,mp4,m4a,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,wav,w64,mp3,aac,flac,aiff,au,caf,gif,amr,ac3,wv"
 )
-# Containers whose seek lands where it was told to; the others (MP3, raw streams) are read from the beginning.
-_SEEKABLE = {"mov", "matroska"}
+# Containers whose time stamps stay exact to the sample after a seek (Matroska rounds to 1 ms, MP3 guesses); the others
+# are read from the beginning.
+_SEEKABLE = {"mov"}
 # Containers whose header states the true length, so that a missing tail can be told.
 _STATE_LENGTH = {"mov", "matroska", "flac", "wav"}
 _PREROLL = 0.5  # seconds decoded before `start`, so that audio codecs have settled by then
@@ -326,6 +327,9 @@ def _check_tail(container: Any, found: float, name: str) -> None:
 def _decode(container: Any, plan: _Plan, video_end: float, name: str) -> MediaClip:
     video, audio = _tracks(container)
     origin = _origin(container)
+    for track, wanted in ((video, plan.video), (audio, plan.audio)):
+        if wanted and track is not None and track.codec_context is None:
+            raise _damaged(name, f"its {track.type} track has an unknown codec")
     sinks: dict[int, _Frames | _Samples] = {}
     if plan.video and video is not None:
         sinks[video.index] = _Frames(plan, video_end, name)
@@ -465,7 +469,7 @@ class _Samples:
 def _open(av: ModuleType, stream: Any) -> Any:
     if hasattr(stream, "seek"):
         stream.seek(0)
-    return av.open(stream, options={"format_whitelist": _FORMATS})
+    return av.open(stream, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
 
 
 def _tracks(container: Any) -> tuple[Any | None, Any | None]:
@@ -494,22 +498,17 @@ def _openable(source: MediaSource, name: str) -> Any:
         return _existing_file(source, name)
     if isinstance(source, bytes | bytearray | memoryview):
         stream: Any = io.BytesIO(bytes(source))
+    elif isinstance(source, io.TextIOBase):
+        raise TypeError(f"{name} gives text; open it in binary mode ('rb')")
     elif hasattr(source, "read"):
         stream = source
         if not (hasattr(stream, "seekable") and stream.seekable() and stream.tell() == 0):
-            stream = _bytes_stream(stream)
+            stream = io.BytesIO(stream.read())
     else:
         raise TypeError(f"a clip is a path, bytes or a binary file object, got {type(source).__name__}")
     if not stream.read(1):
         raise MediaError(f"{name} is empty (0 bytes); copy or export it again")
     return stream
-
-
-def _bytes_stream(stream: Any) -> io.BytesIO:
-    content = stream.read()
-    if not isinstance(content, bytes):
-        raise TypeError("the file object gives text; open it in binary mode ('rb')")
-    return io.BytesIO(content)
 
 
 def _existing_file(source: str | os.PathLike[str], name: str) -> str:
@@ -563,7 +562,8 @@ def _video_codec(av: ModuleType) -> tuple[str, dict[str, str]]:
         av.codec.Codec("libx264", "w")
     except ValueError:  # UnknownCodecError: a wheel built without x264
         return "mpeg4", {"qscale": "3"}
-    return "libx264", {"crf": "18", "preset": "veryfast"}
+    # x264's macroblock tree gives other bytes from run to run on small pictures, even on one thread: it stays off.
+    return "libx264", {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
 
 
 def _check_frames(frames: Any) -> np.ndarray:
