@@ -30,8 +30,8 @@ class CLCRPipeline(Pipeline):
     - a path to a media file, or its bytes: its frames and its sound;
     - a dict with any of `media` (path or bytes, frames and sound), `video` (path, bytes, or uint8 frames
       `(F, H, W, 3)`), `audio` (path, bytes, or float waveform `(samples,)` at the dict's `sampling_rate`, by default
-      the feature extractor's), `text` (str), and ready features `<modality>_features (T, D)`. What is left out counts as a
-      missing modality.
+      the feature extractor's), `text` (str), and ready features `<modality>_features (T, D)`. What is left out counts
+      as a missing modality.
 
     A result is a dict:
 
@@ -86,12 +86,12 @@ class CLCRPipeline(Pipeline):
 
     def _decode(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the processor, plus `frame_times (F,)` and `duration`, both in seconds, where known."""
-        decoded = {key: [np.asarray(value)] for key, value in sample.items() if key.endswith("_features")}
+        decoded: dict[str, Any] = {key: [np.asarray(value)] for key, value in sample.items() if key.endswith("_features")}
         if sample.get("text") is not None:
             decoded["text"] = [sample["text"]]
         video, audio = sample.get("video"), sample.get("audio")
         extractor = getattr(self.processor, "feature_extractor", None)
-        rate = sample.get("sampling_rate") or getattr(extractor, "sampling_rate", None)
+        rate: int = sample.get("sampling_rate") or getattr(extractor, "sampling_rate", 16_000)
         sees = getattr(self.processor, "image_processor", None) or getattr(self.processor, "video_processor", None)
         if sample.get("media") is not None:
             frames = self._frames() if sees else {"num_frames": 1}
@@ -150,7 +150,7 @@ class CLCRPipeline(Pipeline):
         """What decided sample `row` of a batch; see the class."""
         names = self.model.config.modalities
         tokens = {}
-        for index, name in enumerate(names):
+        for name in names:
             mask = inputs.get(_mask_key(name, inputs))
             if mask is None or name not in outputs.token_budgets[0]:
                 continue

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import ProcessorMixin, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import nested_gather
 
-# The bases' raw parameters: the map to the bases ignores their length, so decay would only shrink them towards the
-# point where that map has no derivative.
-_RAW_BASES = ("raw_shared", "raw_private")
+# Parameters without weight decay, by parts of their names, besides those that transformers knows. Normalisations of
+# several levels are matrices here. The map from raw parameters to bases ignores their length, so decay would only
+# shrink them towards the point where that map has no derivative.
+_NO_DECAY = ("norm", "raw_shared", "raw_private")
 
 
 @dataclass
@@ -46,9 +47,9 @@ class CLCRTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.backbone_learning_rate is not None and self.backbone_learning_rate < 0:
             raise ValueError(f"`backbone_learning_rate` must not be negative, got {self.backbone_learning_rate}")
-        given = self.optim_args or ""
-        if self.optim == "sgd" and "momentum" not in given:
-            self.optim_args = ",".join(filter(None, [given, f"momentum={self.momentum}"]))
+        given: str | None = self.optim_args
+        if self.optim == "sgd" and "momentum" not in (given or ""):
+            self.optim_args: str | None = ",".join(filter(None, [given, f"momentum={self.momentum}"]))
 
 
 class CLCRTrainer(Trainer):
@@ -69,6 +70,11 @@ class CLCRTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._sums: dict[str, torch.Tensor] = {}
         self._passes = 0
+        # Trainer reads special tokens off any processor, and stops at one without a tokenizer: we save such a one.
+        self._bare_processor: ProcessorMixin | None = None
+        processor: Any = getattr(self, "processing_class", None)
+        if isinstance(processor, ProcessorMixin) and processor.tokenizer is None:
+            self._bare_processor, self.processing_class = processor, None
 
     def compute_loss(
         self,
@@ -90,6 +96,11 @@ class CLCRTrainer(Trainer):
         if "loss" in logs:
             logs.update(self._take_means())
         super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self._bare_processor is not None:
+            self._bare_processor.save_pretrained(output_dir or self.args.output_dir)
 
     def _add_up(self, outputs: Any) -> None:
         parts = {f"loss_{name}": value for name, value in (outputs.get("loss_components") or {}).items()}
@@ -114,7 +125,7 @@ class CLCRTrainer(Trainer):
         """Names of the parameters under weight decay: matrices that are neither normalisations nor raw bases."""
         matrices = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
         names = super().get_decay_parameter_names(model)
-        return [name for name in names if name in matrices and not any(raw in name for raw in _RAW_BASES)]
+        return [name for name in names if name in matrices and not any(part in name for part in _NO_DECAY)]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """transformers' optimiser, each of its groups cut in fusion and backbone; the fusion comes first."""

@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import DatasetDict
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoFeatureExtractor,
     AutoImageProcessor,
@@ -200,7 +201,9 @@ def run_sentiment(
     return metrics
 
 
-def evaluate_model(model_dir: str, data_args: DataArguments, split: str = "test", batch_size: int = 32) -> dict[str, Any]:
+def evaluate_model(
+    model_dir: str, data_args: DataArguments, split: str = "test", batch_size: int = 32
+) -> dict[str, float]:
     """
     Metrics of a saved model on one split of a source, without prefix.
 
@@ -216,7 +219,9 @@ def evaluate_model(model_dir: str, data_args: DataArguments, split: str = "test"
     datasets = prepare(splits, data_args, processor)
     compute = metrics_function(model.config.problem_type, isinstance(model, CLCRForTokenClassification))
     with TemporaryDirectory() as scratch:  # Trainer wants a folder, though nothing is saved
-        args = CLCRTrainingArguments(output_dir=scratch, per_device_eval_batch_size=batch_size)
+        args = CLCRTrainingArguments(
+            output_dir=scratch, per_device_eval_batch_size=batch_size, dataloader_pin_memory=torch.cuda.is_available()
+        )
         trainer = CLCRTrainer(model=model, args=args, data_collator=CLCRDataCollator(), compute_metrics=compute)
         metrics = trainer.evaluate(datasets[split])
     return {name.removeprefix("eval_"): value for name, value in metrics.items()}
@@ -332,17 +337,30 @@ def _tokenizer(model_args: ModelArguments, data_args: DataArguments, splits: Dat
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer in BERT's form, learned from `texts`."""
+    """
+    A lower-casing tokenizer in BERT's form: the commonest words of `texts` whole, all others in letters.
+
+    The same texts give the same tokenizer in every process. (The trainers of `tokenizers` break ties at random.)
+
+    Args:
+        texts: transcripts to take words from; a word seen once is left to letters, so that letters are trained too.
+        vocab_size: most entries, letters and special tokens included.
+        max_length: longest encoding.
+    """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # A word seen once stays in pieces, so that an unknown one meets pieces that were trained.
-    learner = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, min_frequency=2, special_tokens=list(special.values()), show_progress=False
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(
+        word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
     )
-    tokenizer.train_from_iterator(texts, learner)
-    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    letters = sorted({letter for word in counts for letter in word})
+    words = sorted((word for word, count in counts.items() if count > 1), key=lambda word: (-counts[word], word))
+    entries = [*special.values(), *letters, *(f"##{letter}" for letter in letters), *words]
+    entries = list(dict.fromkeys(entries))[:vocab_size]
+    tokenizer = Tokenizer(
+        models.WordPiece({entry: index for index, entry in enumerate(entries)}, unk_token=special["unk_token"])
+    )
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    ends = [(token, tokenizer.token_to_id(token)) for token in (special["cls_token"], special["sep_token"])]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **special)
 

@@ -101,11 +101,12 @@ def load_splits(args: DataArguments, modalities: list[str]) -> DatasetDict:
     Raises:
         DataFormatError: see the loaders in `clcr_hf.data`.
     """
+    source = args.data_file or ""  # given for every source but the generated one: `DataArguments` sees to it
     if args.dataset == "talking_faces":
         splits = load_manifest(generated_corpus(args))
     elif args.dataset == "manifest":
         splits = load_manifest(
-            args.data_file,
+            source,
             media_column=args.media_column,
             text_column=args.text_column,
             label_column=args.label_column,
@@ -113,10 +114,10 @@ def load_splits(args: DataArguments, modalities: list[str]) -> DatasetDict:
             validation_fraction=args.validation_fraction,
         )
     elif args.dataset == "mmsa":
-        splits = load_mmsa(args.data_file, text=args.mmsa_text, modalities=modalities)
+        splits = load_mmsa(source, text=args.mmsa_text, modalities=modalities)
     else:
         splits = load_utterances(
-            args.data_file,
+            source,
             label=args.label_column or "label",
             modalities=modalities,
             validation_fraction=args.validation_fraction,

@@ -1,0 +1,171 @@
+"""CLCRTrainer: what it logs, how it groups parameters, and that a run goes on from a checkpoint exactly."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import BertConfig, set_seed
+
+from clcr_hf import CLCRConfig, CLCRForSequenceClassification
+from clcr_hf.data import CLCRDataCollator
+from clcr_hf.trainer import CLCRTrainer, CLCRTrainingArguments
+
+EPOCHS, ROWS = 2, 12
+
+
+def make_model() -> CLCRForSequenceClassification:
+    backbone = BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+    )
+    config = CLCRConfig(
+        text_config={"backbone_config": backbone, "source": "taps"},
+        audio_config={"feature_size": 5, "tcn_dilations": [[1], [2], [4]]},
+        hidden_size=16,
+        num_attention_heads=2,
+        num_labels=1,
+        problem_type="regression",
+    )
+    set_seed(3)
+    return CLCRForSequenceClassification(config)
+
+
+def make_rows(count: int = ROWS) -> list[dict]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "input_ids": torch.randint(1, 50, (4 + index % 3,), generator=generator),
+            "audio_features": torch.randn(6 + index % 4, 5, generator=generator),
+            "label": float(index % 5 - 2),
+        }
+        for index in range(count)
+    ]
+
+
+def make_trainer(folder, **arguments) -> CLCRTrainer:
+    settings = {
+        "output_dir": str(folder),
+        "num_train_epochs": EPOCHS,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "save_strategy": "epoch",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        **arguments,
+    }
+    return CLCRTrainer(
+        model=make_model(),
+        args=CLCRTrainingArguments(**settings),
+        data_collator=CLCRDataCollator(),
+        train_dataset=make_rows(),
+        eval_dataset=make_rows(4),
+    )
+
+
+def names_by_group(trainer: CLCRTrainer) -> list[tuple[dict, set[str]]]:
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    groups = trainer.create_optimizer().param_groups
+    return [(group, {names[id(parameter)] for parameter in group["params"]}) for group in groups]
+
+
+def test_log_carries_loss_parts_and_budget_curves(tmp_path):
+    trainer = make_trainer(tmp_path, save_strategy="no")
+    trainer.train()
+    training = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(training) == EPOCHS * ROWS // 4
+    config = trainer.model.config
+    for entry in training:
+        weighted = (
+            entry["loss_task"] + config.lambda_intra * entry["loss_intra"] + config.lambda_inter * entry["loss_inter"]
+        )
+        assert entry["loss"] == pytest.approx(weighted, rel=1e-3)
+        for level in range(1, config.num_levels + 1):
+            for name in ("participation", "slack", "budget"):
+                assert 0 <= entry[f"{name}_{level}"] <= 1
+
+
+def test_logged_parts_are_means_since_the_last_log(tmp_path):
+    each = make_trainer(tmp_path / "a", save_strategy="no")
+    each.train()
+    rare = make_trainer(tmp_path / "b", save_strategy="no", logging_steps=3)
+    rare.train()
+    fine = [entry["loss_task"] for entry in each.state.log_history if "loss_task" in entry]
+    coarse = [entry["loss_task"] for entry in rare.state.log_history if "loss_task" in entry]
+    assert coarse == pytest.approx([sum(fine[:3]) / 3, sum(fine[3:]) / 3], rel=1e-4)
+
+
+def test_evaluation_leaves_the_training_means_alone(tmp_path):
+    trainer = make_trainer(tmp_path, save_strategy="no", eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    assert not any(key.startswith("participation") for e in trainer.state.log_history if "eval_loss" in e for key in e)
+
+
+def test_backbone_has_its_own_learning_rate(tmp_path):
+    trainer = make_trainer(tmp_path, learning_rate=1e-2, backbone_learning_rate=1e-4)
+    groups = names_by_group(trainer)
+    for group, names in groups:
+        assert group["lr"] == (1e-4 if all("backbone" in name for name in names) else 1e-2)
+        assert len({"backbone" in name for name in names}) == 1
+    assert {name for _, names in groups for name in names} == {name for name, _ in trainer.model.named_parameters()}
+    trainer.create_scheduler(10)
+    assert trainer._get_learning_rate() == pytest.approx(1e-2)
+
+
+def test_no_decay_on_bases_norms_biases_and_vectors(tmp_path):
+    trainer = make_trainer(tmp_path, weight_decay=0.1)
+    shapes = dict(trainer.model.named_parameters())
+    raw = [name for name in shapes if "raw_shared" in name or "raw_private" in name]
+    assert raw
+    for group, names in names_by_group(trainer):
+        for name in names:
+            free = name in raw or shapes[name].ndim < 2 or "norm" in name.lower() or name.endswith("bias")
+            assert group["weight_decay"] == (0.0 if free else 0.1), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "momentum"), [({}, 0.9), ({"momentum": 0.5}, 0.5), ({"optim_args": "momentum=0.3"}, 0.3)]
+)
+def test_sgd_takes_the_momentum(tmp_path, arguments, momentum):
+    trainer = make_trainer(tmp_path, optim="sgd", **arguments)
+    optimizer = trainer.create_optimizer()
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {group["momentum"] for group in optimizer.param_groups} == {momentum}
+
+
+def test_negative_backbone_rate_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="backbone_learning_rate"):
+        CLCRTrainingArguments(output_dir=str(tmp_path), backbone_learning_rate=-1.0)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "sgd"])
+def test_resumed_run_equals_an_unbroken_one(tmp_path, optim):
+    settings = {"optim": optim, "backbone_learning_rate": 1e-3}
+    whole = make_trainer(tmp_path / "whole", **settings)
+    whole.train()
+    first = tmp_path / "whole" / f"checkpoint-{ROWS // 4}"
+    moved = tmp_path / "resumed" / first.name
+    shutil.copytree(first, moved)
+    resumed = make_trainer(tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(moved))
+    assert resumed.state.global_step == whole.state.global_step
+    expected = whole.model.state_dict()
+    found = resumed.model.state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6, msg=name)
+    fresh = make_model().state_dict()
+    assert any(not torch.equal(fresh[name], tensor) for name, tensor in expected.items())
+
+
+def test_best_model_is_loaded_at_the_end(tmp_path):
+    trainer = make_trainer(
+        tmp_path, eval_strategy="epoch", load_best_model_at_end=True, num_train_epochs=3, learning_rate=3e-2
+    )
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
