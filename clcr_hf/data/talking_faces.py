@@ -761,7 +761,7 @@ faces are drawn, the voices synthesised, the words put together from a list, and
 they were made from. Figures on this corpus say whether a model and its training work. They say nothing about how well
 it reads people.
 
-Made by `clcr_hf.data.generate_talking_faces`, generator version {version}, seed {seed}; clips: {sizes}. Each clip is
+Made by `clcr_hf.data.talking_faces`, generator version {version}, seed {seed}; clips: {sizes}. Each clip is
 an MP4 of 2 s: 20 pictures of 64 x 64 pixels, sound at 16 kHz, and a transcript in `metadata.csv`.
 
 Columns: `file_name`, `text`, `label` (score in [-3, 3]), `part_text`, `part_audio`, `part_vision`, `part_interaction`
