@@ -32,6 +32,12 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
+def _full_precision(tensor: Tensor) -> torch.autocast:
+    """Context in which autocast is off for the tensor's device (the meta device knows no autocast)."""
+    kind = tensor.device.type
+    return torch.autocast(device_type="cpu" if kind == "meta" else kind, enabled=False)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Token budget: projection onto the capped simplex
 # ---------------------------------------------------------------------------------------------------------------------
@@ -56,12 +62,12 @@ def _bisect(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sort(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """Threshold of binding rows by sorting: few kernels, so the faster way on an accelerator. Returns as ``_bisect``.
+    """Threshold of binding rows by sorting: few operations, for accelerators and compilers. Returns as ``_bisect``.
 
     With c the ceil(B)-th largest score a threshold lies in [c - 2, c], so scores may be clipped to [c - 3, c + 2] (with
-    room for rounding), which keeps full precision at any scale. g(tau) = sum clip(. - tau, 0, 1) falls with tau, piecewise linear with
-    breaks at x_j and x_j - 1. Counting the breaks where g is below or up to B gives q tokens above 0 and p tokens at 1,
-    and between these breaks g is a straight line.
+    room for rounding), which keeps full precision at any scale. g(tau) = sum clip(. - tau, 0, 1) falls with tau,
+    piecewise linear with breaks at x_j and x_j - 1. Counting the breaks where g is below or up to B gives q tokens
+    above 0 and p tokens at 1, and between these breaks g is a straight line.
     """
     size = scores.shape[-1]
     ordered = scores.sort(dim=-1, descending=True).values
@@ -107,7 +113,9 @@ class _CappedSimplexProjection(torch.autograd.Function):
         level = _wide(budget.nan_to_num(0.0, float(scores.shape[-1]), 0.0)).clamp(0, scores.shape[-1])
         clipped = real.clamp(0, 1)
         binding = _wide(clipped).sum(-1) > level
-        shifted, tau = (_bisect if scores.device.type == "cpu" else _sort)(real, level)
+        # Unrolled under torch.compile the bisection would take minutes to compile.
+        bisect = scores.device.type == "cpu" and not torch.compiler.is_compiling()
+        shifted, tau = (_bisect if bisect else _sort)(real, level)
         bound = (shifted - _polish(shifted, tau, level)).clamp(0, 1).to(scores.dtype)
         result = torch.where(binding.unsqueeze(-1), bound, clipped)
         result = torch.where(mask, result, 0)
@@ -133,7 +141,7 @@ def project_capped_simplex(scores: Tensor, budget: Tensor | float, mask: Tensor 
     """Euclidean projection of each row onto ``{0 <= a_t <= 1, sum_t a_t <= B}`` (paper section 2, token budget).
 
     Exact: error below 1e-6 in float32 and 1e-12 in float64 against a quadratic programme, for any T and any scale of
-    the scores. The threshold is found by bisection over floats on a CPU, by sorting elsewhere. The derivative is exact
+    the scores. The threshold is found by bisection over floats on a CPU, else by sorting. The derivative is exact
     too: on the free set ``F = {0 < a_t < 1}``, ``da = dz`` where the sum is slack and ``da = dz - mean_F(dz) + dB/|F|``
     where it binds; 0 elsewhere.
 
@@ -297,7 +305,7 @@ def orthonormal_bases(raw_shared: Tensor, raw_private: Tensor) -> tuple[Tensor, 
     """
     _check_bases(raw_shared, raw_private)
     dtype = _compute_dtype(raw_shared.dtype, raw_private.dtype)
-    with torch.autocast(device_type=raw_shared.device.type, enabled=False):
+    with _full_precision(raw_shared):
         bases = _OrthonormalBases.apply(raw_shared.to(dtype), raw_private.to(dtype))
     return bases[0], bases[1]
 
@@ -437,7 +445,7 @@ def whitened_cross_correlation(
     _check_statistics(shrinkage, min_rows)
     if x.dim() < 2 or y.dim() < 2 or x.shape[-2] != y.shape[-2]:
         raise ValueError(f"x and y must be (..., N, k) with one N, got {tuple(x.shape)} and {tuple(y.shape)}")
-    with torch.autocast(device_type=x.device.type, enabled=False):
+    with _full_precision(x):
         return _redundancy(x, y, mask, (x.shape[-1], y.shape[-1]), shrinkage, eps, min_rows, group, distributed)
 
 
@@ -485,7 +493,7 @@ def pairwise_whitened_cross_correlation(
     streams = torch.where(torch.arange(width, device=device) < real[:, None, None], streams, 0)
     both = None if mask is None else mask[first].bool() & mask[second].bool()
     widths = (real[first], real[second])
-    with torch.autocast(device_type=device.type, enabled=False):
+    with _full_precision(streams):
         values = _redundancy(
             streams[first], streams[second], both, widths, shrinkage, eps, min_rows, group, distributed
         )
