@@ -60,6 +60,7 @@ class CLCRPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("CLCRPipeline needs a processor: pass processor=CLCRProcessor(...) beside the model")
+        self.model.eval()  # one that was just built or trained still has its dropout on
         self._collator = CLCRDataCollator()
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -91,7 +92,7 @@ class CLCRPipeline(Pipeline):
             decoded["text"] = [sample["text"]]
         video, audio = sample.get("video"), sample.get("audio")
         extractor = getattr(self.processor, "feature_extractor", None)
-        rate: int = sample.get("sampling_rate") or getattr(extractor, "sampling_rate", 16_000)
+        rate = int(sample.get("sampling_rate") or getattr(extractor, "sampling_rate", 16_000))
         sees = getattr(self.processor, "image_processor", None) or getattr(self.processor, "video_processor", None)
         if sample.get("media") is not None:
             frames = self._frames() if sees else {"num_frames": 1}

@@ -10,7 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from .data import load_manifest, load_mmsa, load_utterances
-from .data.talking_faces import GENERATOR_VERSION, generate_talking_faces
+from .data.talking_faces import GENERATOR_VERSION, MARKER, generate_talking_faces
 from .processing_clcr import CLCRProcessor
 
 SOURCES = ("talking_faces", "mmsa", "manifest", "utterances")
@@ -32,7 +32,7 @@ class DataArguments:
     )
     dataset_dir: str | None = field(
         default=None,
-        metadata={"help": "talking_faces: folder of the clips, generated when absent. Default: a cache folder."},
+        metadata={"help": "talking_faces: folder of the clips, made when absent. Default: a cache folder."},
     )
     data_file: str | None = field(default=None, metadata={"help": "The pickle, table, folder or npz to read."})
     num_train_clips: int = field(default=480, metadata={"help": "talking_faces: clips to generate for training."})
@@ -131,7 +131,10 @@ def load_splits(args: DataArguments, modalities: list[str]) -> DatasetDict:
 
 
 def generated_corpus(args: DataArguments) -> Path:
-    """Folder of the generated clips, made when absent; by default in a cache folder, kept between runs."""
+    """Folder of the generated clips. `dataset_dir` is taken as it is when it holds a corpus; what is absent is made,
+    by default in a cache folder, kept between runs."""
+    if args.dataset_dir is not None and (Path(args.dataset_dir) / MARKER).is_file():
+        return Path(args.dataset_dir)
     sizes = (args.num_train_clips, args.num_validation_clips, args.num_test_clips)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "clcr_hf"
     name = "-".join(str(number) for number in (f"v{GENERATOR_VERSION}", args.corpus_seed, *sizes))
