@@ -7,7 +7,7 @@ modality from attending to itself. We work in coordinates `c = h U` (equal norms
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,9 +20,8 @@ from .configuration_clcr import CLCRConfig
 from .ops import init_orthonormal, orthonormal_bases, project_capped_simplex
 
 
-@dataclass
-class ExchangeOutput:
-    """What IntraCED hands on.
+class ExchangeOutput(NamedTuple):
+    """What IntraCED hands on. A tuple, since reentrant gradient checkpointing tracks tensors in nothing else.
 
     Attributes:
         shared: `(B, L, S, k_sh)` shared coordinates after the exchange, zero where padded.
@@ -31,7 +30,7 @@ class ExchangeOutput:
         activations: `(B, L, S)` float32 in [0, 1], the token budget's `a`.
         slack: `(B, L, M)` bool, true where the budget did not bind.
         budget: `(B, L, M)` float32, tokens allowed.
-        attentions: `(B, L, heads, S, S)` or `None`.
+        attentions: `L` tensors `(B, heads, S, S)`, when asked for.
     """
 
     shared: torch.Tensor
@@ -40,7 +39,7 @@ class ExchangeOutput:
     activations: torch.Tensor
     slack: torch.Tensor
     budget: torch.Tensor
-    attentions: torch.Tensor | None
+    attentions: tuple[torch.Tensor, ...] | None
 
 
 def eager_attention_forward(
@@ -52,14 +51,16 @@ def eager_attention_forward(
     scaling: float,
     dropout: float = 0.0,
     **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention with a bool mask, the form transformers' attention interface asks for; also gives the weights."""
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Plain attention with a bool mask, the form transformers' attention interface asks for; also gives the weights, a
+    tensor `(B, heads, S, S)` a level, through which gradients pass."""
     scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    dropped = F.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(dropped, value).transpose(1, 2).contiguous(), weights
+    levels = weights.unflatten(1, (-1, module.num_heads)).unbind(1)
+    dropped = F.dropout(torch.stack(levels, dim=1).flatten(1, 2), p=dropout, training=module.training)
+    return torch.matmul(dropped, value).transpose(1, 2).contiguous(), levels
 
 
 class LevelLinear(nn.Module):
@@ -240,7 +241,8 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         if self._folded is not None and not self.training:
             shared_basis, private_bases, weight, bias = self._folded
             folded = torch.matmul(tokens, weight) + bias[:, None]
-            return *folded.split((self.rank, 3 * self.rank), dim=-1), shared_basis, private_bases
+            coordinates, folded_qkv = folded.split((self.rank, 3 * self.rank), dim=-1)
+            return coordinates, folded_qkv, shared_basis, private_bases
         shared_basis, private_bases = self.bases()
         coordinates = tokens if shared_basis is None else torch.matmul(tokens, shared_basis.to(tokens.dtype))
         return coordinates, self.qkv(coordinates) if self.exchanges else None, shared_basis, private_bases
@@ -257,7 +259,7 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         modality_ids: torch.Tensor,
         activations: torch.Tensor,
         output_attentions: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """`h~_t = a_t Attn(Q_t^(m), K^(-m), V^(-m))`, `(B, L, S, k)`: each token asks the other modalities' shared
         tokens of its level. Exactly zero where nobody else is present and where `a_t = 0`."""
         batch, levels, tokens, _ = qkv.shape
@@ -290,6 +292,4 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         context = context.unflatten(1, (levels, self.num_heads)).transpose(2, 3).flatten(3)
         reachable = has_key.expand(-1, levels * self.num_heads, -1, -1)[:, :: self.num_heads, :, 0]  # (B, L, S)
         gate = (activations * reachable).to(context.dtype)[..., None]
-        if weights is not None:
-            weights = weights.unflatten(1, (levels, self.num_heads))
-        return gate * self.out(context), weights
+        return gate * self.out(context), weights if output_attentions else None

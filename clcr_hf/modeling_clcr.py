@@ -3,7 +3,6 @@
 
 # No `from __future__ import annotations` here: it breaks `from_pretrained` of transformers 5.
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_clcr import STANDARD_MODALITIES, CLCRConfig, CLCRModalityConfig
-from .hierarchy import HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder
+from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder
 from .intercad import InterLevelAggregation, LevelNorm
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
 from .objective import combine, regularisers, task_loss, total_loss
@@ -120,6 +119,8 @@ class CLCRPreTrainedModel(PreTrainedModel):
             module.reset_bases()
         elif isinstance(module, InterLevelAggregation):
             module.reset_anchors()
+        elif isinstance(module, FeatureScaling):
+            module.reset_statistics()
         elif isinstance(module, ModalityEncoder):
             init.constant_(module.position_scale, float(self.config.position_scale))
 
@@ -147,6 +148,30 @@ class CLCRPreTrainedModel(PreTrainedModel):
         self.base_model.exchange.fold_bases()
         return self
 
+    @torch.no_grad()
+    def set_feature_statistics(self, name: str, mean: torch.Tensor, std: torch.Tensor):
+        """
+        Sets what modality `name` subtracts from its features and divides them by; saved with the weights, so that a
+        user of the model gives features as they come.
+
+        Args:
+            name: a modality whose configuration has `feature_norm="standardise"`.
+            mean, std: `(D,)`, of the training data. Columns with a spread below 1e-6 are only shifted.
+
+        Raises:
+            ValueError: another modality, a wrong shape or values that are not finite.
+        """
+        encoders = self.base_model.hierarchy.encoders
+        scaling = encoders[name].scaling if name in encoders else None
+        if scaling is None or not scaling.standardises:
+            raise ValueError(f"Modality {name!r} does not standardise: set `feature_norm` in its configuration")
+        for label, value in (("mean", mean), ("std", std)):
+            if value.shape != scaling.mean.shape or not torch.isfinite(value).all():
+                shape = tuple(scaling.mean.shape)
+                raise ValueError(f"`{label}` of modality {name!r} must be {shape} and finite, got {tuple(value.shape)}")
+        scaling.mean.copy_(mean)
+        scaling.std.copy_(torch.where(std < 1e-6, torch.ones_like(std), std))
+
     @classmethod
     def from_backbones(cls, backbones: dict[str, str], **config_kwargs):
         """
@@ -162,22 +187,18 @@ class CLCRPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: a backbone for a modality that is not one of text, vision, audio, flow.
         """
-        loaded = {}
         for name, source in backbones.items():
             if name not in STANDARD_MODALITIES:
                 raise ValueError(f"`backbones` may hold {list(STANDARD_MODALITIES)}, got {name!r}")
             given = dict(config_kwargs.get(f"{name}_config") or {})
             backbone_config = AutoConfig.from_pretrained(source)
+            # A two-tower model such as CLIP: its tower for this modality.
             backbone_config = getattr(backbone_config, f"{name}_config", backbone_config)
-            config_kwargs[f"{name}_config"] = CLCRModalityConfig(
-                **{"source": "taps", "backbone_config": backbone_config, **given}
-            )
-            loaded[name] = source
+            fields = {"source": "taps", "backbone_config": backbone_config, **given}
+            config_kwargs[f"{name}_config"] = CLCRModalityConfig(**fields)
         model = cls(CLCRConfig(**config_kwargs))
-        for name, source in loaded.items():
-            reader = model.base_model.hierarchy.encoders[name].reader
-            pretrained = type(reader.backbone).from_pretrained(source, config=copy.deepcopy(reader.backbone.config))
-            reader.backbone.load_state_dict(pretrained.state_dict())
+        for name, source in backbones.items():
+            model.base_model.hierarchy.encoders[name].reader.load_pretrained(source)
         return model
 
 
@@ -260,11 +281,16 @@ class CLCRModel(CLCRPreTrainedModel):
             self._drop_modalities(encoded)
 
         attend = self.config.output_attentions if output_attentions is None else output_attentions
-        exchanged = self.exchange(encoded.tokens, encoded.mask, encoded.modality_ids, bool(attend))
+        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden_states = encoded.tokens.unbind(1) if keep else None
+        if hidden_states is not None:  # what follows goes through the tensors handed out, so that they get gradients
+            encoded.tokens = torch.stack(hidden_states, dim=1)
+
+        # Checkpointing hands back a bare tuple.
+        exchanged = ExchangeOutput(*self.exchange(encoded.tokens, encoded.mask, encoded.modality_ids, bool(attend)))
         shared, private, lifted, lifted_private, present = self._summaries(encoded, exchanged)
         aggregated = self.aggregation(lifted, lifted_private, present)
 
-        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return CLCRModelOutput(
             last_hidden_state=self._deepest_tokens(encoded, exchanged),
             pooler_output=aggregated.pooled,
@@ -277,8 +303,8 @@ class CLCRModel(CLCRPreTrainedModel):
             private_summaries=private,
             common_summaries=lifted,
             present=present,
-            hidden_states=tuple(encoded.tokens.unbind(1)) if keep else None,
-            attentions=tuple(exchanged.attentions.unbind(1)) if exchanged.attentions is not None else None,
+            hidden_states=hidden_states,
+            attentions=exchanged.attentions,
         )
 
     # -- inputs --------------------------------------------------------------------------------------------------
@@ -300,7 +326,7 @@ class CLCRModel(CLCRPreTrainedModel):
                 value, ready, ready_mask = None, value, mask
             if ready is not None:
                 self._check_features(name, ready)
-                inputs[name], mask, time_axis = {"features": ready}, ready_mask, ready.dim() - 2
+                inputs[name], mask, time_axis = {"features": ready}, ready_mask, -2
                 value = ready
             elif encoder.reader is None:
                 raise ValueError(
@@ -311,7 +337,7 @@ class CLCRModel(CLCRPreTrainedModel):
                 key = "inputs_embeds" if embeds else "input_ids"
                 inputs[name] = {key: value, "token_type_ids": token_type_ids}
             else:
-                inputs[name], time_axis = {"values": value}, 1
+                inputs[name], time_axis = {"values": value}, encoder.reader.time_axis
             masks[name] = self._checked_mask(name, mask, value, time_axis)
         if not inputs:
             raise ValueError(f"No input: give at least one modality of {self.config.modalities}")
@@ -326,7 +352,7 @@ class CLCRModel(CLCRPreTrainedModel):
         if encoder.source == "taps" and encoder.reader is not None:
             raise ValueError(f"Modality {name!r} taps its backbone's layers: give raw input, not `{name}_features`")
         layers = [levels] if encoder.source == "taps" else []
-        if [*features.shape[1:-2], features.shape[-1]] != [*layers, width]:
+        if features.dim() != 3 + len(layers) or [*features.shape[1:-2], features.shape[-1]] != [*layers, width]:
             form = ", ".join(map(str, ["B", *layers, "T", width]))
             raise ValueError(f"`{name}_features` must be ({form}), got {tuple(features.shape)}")
 
