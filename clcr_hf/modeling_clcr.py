@@ -131,10 +131,10 @@ class CLCRPreTrainedModel(PreTrainedModel):
         return super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The text backbone's word embeddings; `ValueError` for a model without one."""
+        """The text backbone's word embeddings; `NotImplementedError`, which transformers expects, without one."""
         encoder = self.base_model.hierarchy.encoders["text"] if "text" in self.config.modalities else None
         if encoder is None or encoder.reader is None:
-            raise ValueError("This CLCR model has no text backbone (`text_config.backbone_config`), so no embeddings")
+            raise NotImplementedError("This CLCR model has no text backbone (`text_config.backbone_config`)")
         return encoder.reader.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
