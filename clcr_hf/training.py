@@ -223,8 +223,8 @@ def evaluate_model(
             output_dir=scratch, per_device_eval_batch_size=batch_size, dataloader_pin_memory=torch.cuda.is_available()
         )
         trainer = CLCRTrainer(model=model, args=args, data_collator=CLCRDataCollator(), compute_metrics=compute)
-        metrics = trainer.evaluate(datasets[split])
-    return {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        metrics = trainer.predict(datasets[split]).metrics
+    return {name.removeprefix("test_"): value for name, value in metrics.items()}
 
 
 # -- model ----------------------------------------------------------------------------------------------------------
