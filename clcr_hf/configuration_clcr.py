@@ -40,6 +40,9 @@ class CLCRModalityConfig(PreTrainedConfig):
             ResNet, the last stages.
         freeze_backbone (`bool`, defaults to `False`):
             Run the backbone in evaluation mode under `no_grad`.
+        feature_norm (`"layer_norm"`, `"standardise"` or `"none"`, defaults to `"layer_norm"`):
+            How features (or a backbone's last state) are scaled before the TCN. `"standardise"` uses the mean and spread
+            of each column, kept with the weights; see `set_feature_statistics` of the model. Our extension.
         token_grid (`int`, defaults to 1):
             Image backbones only: each frame gives `token_grid ** 2` tokens (spatial average pooling). 1 is one
             token a frame.
@@ -60,6 +63,7 @@ class CLCRModalityConfig(PreTrainedConfig):
     source: Literal["tcn", "taps"] = "tcn"
     taps: list[int] | None = None
     freeze_backbone: bool = False
+    feature_norm: Literal["layer_norm", "standardise", "none"] = "layer_norm"
     token_grid: int = 1
     tcn_channels: int | None = None
     tcn_kernel_size: int = 3

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedConfig
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_clcr import CLCRConfig, CLCRModalityConfig
@@ -53,6 +54,35 @@ def sinusoidal_positions(length: int, width: int, device: torch.device) -> torch
     frequencies = torch.exp(torch.arange(half, device=device, dtype=torch.float32) * (-math.log(10000.0) / half))
     angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
     return math.sqrt(2.0) * torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
+
+
+class FeatureScaling(nn.Module):
+    """Brings features `(..., D)` to a common scale before anything learns from them (our extension).
+
+    `kind` is `feature_norm` of the modality's configuration: `"layer_norm"` (within each token), `"standardise"` (by
+    the mean and spread of each column, kept with the weights; see `set_feature_statistics` of the model) or `"none"`.
+    """
+
+    def __init__(self, kind: str, width: int, eps: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps) if kind == "layer_norm" else None
+        self.standardises = kind == "standardise"
+        if self.standardises:
+            self.register_buffer("mean", torch.zeros(width))
+            self.register_buffer("std", torch.ones(width))
+
+    def reset_statistics(self):
+        """No shift and no scale until `set_feature_statistics` says otherwise."""
+        if self.standardises:
+            init.zeros_(self.mean)
+            init.ones_(self.std)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if self.norm is not None:
+            return self.norm(features)
+        if self.standardises:
+            return ((features - self.mean) / self.std).to(features.dtype)
+        return features
 
 
 class TemporalBlock(nn.Module):
@@ -97,7 +127,6 @@ class TemporalConvNet(nn.Module):
         super().__init__()
         self.stride = modality.tcn_stride
         self.channels = modality.tcn_channels or config.hidden_size
-        self.input_norm = nn.LayerNorm(in_features, eps=config.layer_norm_eps)
         self.input_proj = nn.Linear(in_features * self.stride, self.channels)
         dropout = float(config.dropout)
         self.stages = nn.ModuleList(
@@ -108,7 +137,7 @@ class TemporalConvNet(nn.Module):
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Levels `[(B, T', C)] * L` and their mask `(B, T')` bool, of `features (B, T, D)` and `mask (B, T)` bool."""
-        hidden_states = self.input_norm(features) * mask[..., None]
+        hidden_states = features * mask[..., None].to(features.dtype)
         if self.stride > 1:
             hidden_states, mask = self._fold_steps(hidden_states, mask)
         keep = mask[..., None].to(hidden_states.dtype)
@@ -194,8 +223,18 @@ class BackboneReader(nn.Module):
             (name for name in ("input_ids", "pixel_values", "input_values", "input_features") if name in parameters),
             backbone.main_input_name,
         )
+        # Whisper's features are (B, mel, T), all other raw inputs have time behind the batch.
+        self.time_axis = 2 if self.input_name == "input_features" else 1
         if self.frozen:
             self.backbone.requires_grad_(False)
+
+    def load_pretrained(self, source: str):
+        """Takes over the weights of the backbone saved at `source` (hub name or folder)."""
+        config = self.backbone.config
+        pretrained = AutoModel.from_pretrained(source, config=config, **self._unused_parts(config))
+        if config.is_encoder_decoder:
+            pretrained = pretrained.get_encoder()
+        self.backbone.load_state_dict(pretrained.state_dict())
 
     @staticmethod
     def _unused_parts(config: PreTrainedConfig) -> dict[str, bool]:
@@ -303,6 +342,10 @@ class ModalityEncoder(nn.Module):
             self.reader = BackboneReader(name, modality, taps)
             widths = [tap_width(modality.backbone_config, tap) for tap in taps]
         self.feature_width = widths[0]
+        # Tapped layers go straight to their own projection and norm.
+        scales = self.reader is None or self.source == "tcn"
+        kind = modality.feature_norm if scales else "none"
+        self.scaling = FeatureScaling(kind, self.feature_width, config.layer_norm_eps)
         self.tcn = None
         if self.source == "tcn":
             self.tcn = TemporalConvNet(config, modality, widths[0])
@@ -325,7 +368,7 @@ class ModalityEncoder(nn.Module):
                 raise ValueError("Raw input for a modality without a backbone")
             levels, mask = self.reader(inputs, mask)
             if self.tcn is not None:
-                levels, mask = self.tcn(levels[0], mask)
+                levels, mask = self.tcn(self.scaling(levels[0]), mask)
         return self._project([levels[level] for level in self.kept_levels], mask), mask
 
     def _levels_of_features(self, features, mask):
@@ -333,6 +376,7 @@ class ModalityEncoder(nn.Module):
         # Padding may hold anything, NaN included: it is replaced, not multiplied.
         keep = mask[..., None] if features.dim() == 3 else mask[:, None, :, None]
         features = torch.where(keep, features, torch.zeros((), dtype=features.dtype, device=features.device))
+        features = self.scaling(features) * keep.to(features.dtype)
         if self.tcn is not None:
             return self.tcn(features, mask)
         return list(features.unbind(1)), mask
