@@ -267,7 +267,12 @@ class BackboneReader(nn.Module):
         return levels, token_mask & present
 
     def _tapped(self, **inputs) -> list[torch.Tensor]:
-        hidden_states = self.backbone(**inputs, output_hidden_states=True, return_dict=True).hidden_states
+        outputs = self.backbone(**inputs, output_hidden_states=True, return_dict=True)
+        hidden_states = list(outputs.hidden_states)
+        # The last one with its final norm, which some backbones (ViT) leave out of `hidden_states`: this is what they
+        # were trained to give, and the norm's weights get their gradient.
+        if outputs.last_hidden_state.shape == hidden_states[-1].shape:
+            hidden_states[-1] = outputs.last_hidden_state
         return [hidden_states[tap] for tap in self.taps]
 
     def _read_text(self, inputs, mask):
