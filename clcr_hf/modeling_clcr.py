@@ -124,6 +124,13 @@ class CLCRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ModalityEncoder):
             init.constant_(module.position_scale, float(self.config.position_scale))
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """`False`: to be initialised as transformers' own models are, for `_init_weights` spares loaded weights. In custom
+        code, transformers passes over modules without weights of their own, in which some backbones (wav2vec 2.0)
+        initialise their children: what a checkpoint lacks would start from wrong values."""
+        return False
+
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
         """As [`~transformers.PreTrainedModel.save_pretrained`]. Weights are written under their plain names unless
         `save_original_format`: with some backbones (ViT, AST, VideoMAE) the legacy names of transformers' default are
