@@ -46,18 +46,18 @@ def _full_precision(tensor: Tensor) -> torch.autocast:
 def _bisect(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """Threshold of binding rows without sorting: the faster way on a CPU. Returns ``scores - c`` and ``tau - c``.
 
-    Bisects the bit patterns of the non-negative floats (ordered like the floats themselves) until c is the smallest
-    float with ``sum clip(scores - c, 0, 1) <= level``. Just below c the sum is a straight line: ``_polish`` solves it.
+    Floats from 0 up are ordered like their bit patterns, so the largest one with ``sum clip(scores - x, 0, 1) > level``
+    is built bit by bit (a trial pattern of inf or NaN fails the comparison). c is the next float; just below it the sum
+    is a straight line, which ``_polish`` solves.
     """
     bits, integer = (31, torch.int32) if scores.dtype == torch.float32 else (63, torch.int64)
-    above = scores.amax(-1, keepdim=True).clamp(min=0).view(integer)
-    below = torch.zeros_like(above)
     goal = level.unsqueeze(-1)
-    for _ in range(bits):
-        middle = below + ((above - below) >> 1)
-        over = (scores - middle.view(scores.dtype)).clamp(0, 1).sum(-1, keepdim=True, dtype=goal.dtype) > goal
-        below, above = torch.where(over, middle, below), torch.where(over, above, middle)
-    shifted = (scores - above.view(scores.dtype)).clamp(-3, 2)
+    below = torch.zeros_like(goal, dtype=integer)
+    for bit in reversed(range(bits)):
+        trial = below | (1 << bit)
+        over = (scores - trial.view(scores.dtype)).clamp(0, 1).sum(-1, keepdim=True, dtype=goal.dtype) > goal
+        below = torch.where(over, trial, below)
+    shifted = (scores - (below + 1).view(scores.dtype)).clamp(-3, 2)
     return _wide(shifted), torch.zeros_like(goal)
 
 
@@ -225,8 +225,8 @@ def _solve_right(tangent: Tensor, upper: Tensor, norms: Tensor) -> Tensor:
     diagonal = upper.diagonal(dim1=-2, dim2=-1)
     upper = upper + torch.diag_embed(diagonal.clamp(min=floor) - diagonal)
     solved = torch.linalg.solve_triangular(upper.mT, tangent, upper=False, left=False)
-    size = tangent.square().sum((-2, -1), keepdim=True).sqrt()
-    good = solved.square().sum((-2, -1), keepdim=True).sqrt() <= size / floor  # False for NaN too
+    bound = torch.linalg.vector_norm(tangent, dim=(-2, -1), keepdim=True) / floor
+    good = torch.linalg.vector_norm(solved, dim=(-2, -1), keepdim=True) <= bound  # False for NaN too
     return torch.where(good, solved, tangent) / norms
 
 
@@ -270,11 +270,11 @@ class _OrthonormalBases(torch.autograd.Function):
         # Derivative of QR: (G + Q sym(-Q^T G)) R^-T, sym mirroring the upper triangle, by blocks [shared | private].
         above = wide_shared.mT @ grad_private
         tangent = grad_private - wide_shared @ above - private @ _mirror_upper(private.mT @ grad_private)
-        norms = (upper_private.square().sum(-2, keepdim=True) + cross.square().sum(-2, keepdim=True)).sqrt()
+        norms = torch.linalg.vector_norm(torch.cat([cross, upper_private], -2), dim=-2, keepdim=True)
         raw_private = _solve_right(tangent, upper_private, norms.clamp(min=torch.finfo(norms.dtype).eps))
         tangent = grad_shared - shared @ _mirror_upper(shared.mT @ grad_shared)
         tangent = tangent - (private @ above.mT + raw_private @ cross.mT).sum(-3)
-        norms = upper_shared.square().sum(-2, keepdim=True).sqrt()
+        norms = torch.linalg.vector_norm(upper_shared, dim=-2, keepdim=True)
         raw_shared = _solve_right(tangent, upper_shared, norms.clamp(min=torch.finfo(norms.dtype).eps))
         return raw_shared / scale_shared, raw_private / scale_private
 

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clcr_hf.ops import pairwise_whitened_cross_correlation, whitened_cross_correlation
 
-FLOAT64 = {"dtype": torch.float64}
+FLOAT64 = torch.float64
 
 
 def reference(x: np.ndarray, y: np.ndarray, shrinkage: float | str = "auto", eps: float = 1e-6) -> float:
@@ -21,7 +21,7 @@ def reference(x: np.ndarray, y: np.ndarray, shrinkage: float | str = "auto", eps
 
     def inverse_root(covariance: np.ndarray, rows: int) -> np.ndarray:
         k = len(covariance)
-        weight = k / (k + rows - 1) if shrinkage == "auto" else shrinkage
+        weight = k / (k + rows - 1) if isinstance(shrinkage, str) else shrinkage
         shrunk = (1 - weight) * covariance + (weight * np.trace(covariance) / k + eps) * np.eye(k)
         values, vectors = np.linalg.eigh(shrunk)
         return vectors @ np.diag(values**-0.5) @ vectors.T
@@ -35,10 +35,10 @@ def reference(x: np.ndarray, y: np.ndarray, shrinkage: float | str = "auto", eps
 def draw(seed: int, rows: int, *widths: int) -> list[torch.Tensor]:
     """Correlated random streams, far from centred."""
     generator = torch.Generator().manual_seed(seed)
-    common = torch.randn(rows, 2, generator=generator, **FLOAT64)
+    common = torch.randn(rows, 2, generator=generator, dtype=FLOAT64)
     return [
-        torch.randn(rows, width, generator=generator, **FLOAT64)
-        + common @ torch.randn(2, width, generator=generator, **FLOAT64)
+        torch.randn(rows, width, generator=generator, dtype=FLOAT64)
+        + common @ torch.randn(2, width, generator=generator, dtype=FLOAT64)
         + 3
         for width in widths
     ]
@@ -66,7 +66,7 @@ def test_without_shrinkage_it_is_the_mean_squared_canonical_correlation():
     canonical = np.linalg.svd(basis[0].T @ basis[1], compute_uv=False)
     got = whitened_cross_correlation(x, y, shrinkage=0.0, eps=0.0)
     assert got.item() == pytest.approx((canonical**2).mean(), rel=1e-6)
-    moved = whitened_cross_correlation(x @ torch.randn(4, 4, **FLOAT64) + 5, y, shrinkage=0.0, eps=0.0)
+    moved = whitened_cross_correlation(x @ torch.randn(4, 4, dtype=FLOAT64) + 5, y, shrinkage=0.0, eps=0.0)
     assert moved.item() == pytest.approx(got.item(), rel=1e-6)
     assert whitened_cross_correlation(x, x, shrinkage=0.0, eps=0.0).item() == pytest.approx(1.0, rel=1e-6)
 
@@ -82,7 +82,9 @@ def test_tells_redundant_streams_from_independent_ones():
 @given(st.integers(0, 2**31), st.integers(4, 12), st.integers(0, 9))
 def test_masked_rows_have_no_influence(seed, rows, padding):
     x, y = draw(seed, rows, 3, 2)
-    junk = [torch.full((padding, part.shape[1]), value, **FLOAT64) for part, value in ((x, math.nan), (y, math.inf))]
+    junk = [
+        torch.full((padding, part.shape[1]), value, dtype=FLOAT64) for part, value in ((x, math.nan), (y, math.inf))
+    ]
     longer = [torch.cat([part, extra]).requires_grad_() for part, extra in zip((x, y), junk, strict=True)]
     order = torch.randperm(rows + padding, generator=torch.Generator().manual_seed(seed))
     mask = (torch.arange(rows + padding) < rows)[order]
@@ -228,7 +230,7 @@ def test_compiles_to_one_graph_forward_and_backward():
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
-    return torch.randn(13, 6, generator=generator, **FLOAT64), torch.rand(2, 13, generator=generator) > 0.2
+    return torch.randn(13, 6, generator=generator, dtype=FLOAT64), torch.rand(2, 13, generator=generator) > 0.2
 
 
 def _network() -> torch.nn.Linear:
@@ -236,7 +238,7 @@ def _network() -> torch.nn.Linear:
     network = torch.nn.Linear(6, 8).double()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, **FLOAT64))
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=FLOAT64))
     return network
 
 
