@@ -126,7 +126,7 @@ class CLCRPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """`False`: to be initialised as transformers' own models are, for `_init_weights` spares loaded weights. In custom
+        """`False`: to be initialised as transformers' own models are: `_init_weights` spares loaded weights. In custom
         code, transformers passes over modules without weights of their own, in which some backbones (wav2vec 2.0)
         initialise their children: what a checkpoint lacks would start from wrong values."""
         return False
