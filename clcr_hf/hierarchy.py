@@ -65,6 +65,8 @@ class FeatureScaling(nn.Module):
 
     def __init__(self, kind: str, width: int, eps: float):
         super().__init__()
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.norm = nn.LayerNorm(width, eps=eps) if kind == "layer_norm" else None
         self.standardises = kind == "standardise"
         if self.standardises:

@@ -235,17 +235,19 @@ class IntraLevelExchange(GradientCheckpointingLayer):
             shared = coordinates + exchanged
         return ExchangeOutput(shared, shared_basis, private_bases, activations, slack, budget, attentions)
 
-    def project(self, tokens: torch.Tensor):
+    def project(
+        self, tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Shared coordinates `(B, L, S, k)`, queries, keys and values `(B, L, S, 3 k)` (`None` for a single modality)
         and the two bases."""
         if self._folded is not None and not self.training:
-            shared_basis, private_bases, weight, bias = self._folded
+            folded_shared, folded_private, weight, bias = self._folded
             folded = torch.matmul(tokens, weight) + bias[:, None]
-            coordinates, folded_qkv = folded.split((self.rank, 3 * self.rank), dim=-1)
-            return coordinates, folded_qkv, shared_basis, private_bases
-        shared_basis, private_bases = self.bases()
-        coordinates = tokens if shared_basis is None else torch.matmul(tokens, shared_basis.to(tokens.dtype))
-        return coordinates, self.qkv(coordinates) if self.exchanges else None, shared_basis, private_bases
+            coordinates, qkv = folded.split((self.rank, 3 * self.rank), dim=-1)
+            return coordinates, qkv, folded_shared, folded_private
+        shared, private = self.bases()
+        coordinates = tokens if shared is None else torch.matmul(tokens, shared.to(tokens.dtype))
+        return coordinates, self.qkv(coordinates) if self.exchanges else None, shared, private
 
     def membership(self, mask: torch.Tensor, modality_ids: torch.Tensor) -> torch.Tensor:
         """`(B, M, S)` bool: real tokens of each modality."""

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_clcr import STANDARD_MODALITIES, CLCRConfig, CLCRModalityConfig
-from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder
+from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder, TemporalBlock
 from .intercad import InterLevelAggregation, LevelNorm
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
 from .objective import combine, regularisers, task_loss, total_loss
@@ -119,6 +119,9 @@ class CLCRPreTrainedModel(PreTrainedModel):
             module.reset_bases()
         elif isinstance(module, InterLevelAggregation):
             module.reset_anchors()
+        elif isinstance(module, TemporalBlock):
+            # Each block starts close to the identity: deep levels then learn about as fast as shallow ones.
+            init.xavier_uniform_(module.proj.weight, gain=0.1)
         elif isinstance(module, FeatureScaling):
             module.reset_statistics()
         elif isinstance(module, ModalityEncoder):
@@ -318,7 +321,8 @@ class CLCRModel(CLCRPreTrainedModel):
 
     def _collect(self, raw, features, token_type_ids, embeds):
         """Inputs and bool masks of the modalities given, checked."""
-        inputs, masks = {}, {}
+        inputs: dict[str, dict[str, torch.Tensor]] = {}
+        masks: dict[str, torch.Tensor] = {}
         for name in dict.fromkeys((*raw, *features)):
             value, mask = raw.get(name, (None, None))
             ready, ready_mask = features.get(name, (None, None))
@@ -328,7 +332,7 @@ class CLCRModel(CLCRPreTrainedModel):
                 raise ValueError(f"Input for modality {name!r}, but this model has {self.config.modalities} alone")
             if value is not None and ready is not None:
                 raise ValueError(f"Modality {name!r} was given both raw and as features; give one of them")
-            encoder = self.hierarchy.encoders[name]
+            encoder: Any = self.hierarchy.encoders[name]
             if name == "audio" and value is not None and encoder.reader is None and value.dim() == 3:
                 value, ready, ready_mask = None, value, mask
             if ready is not None:
