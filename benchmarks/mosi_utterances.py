@@ -410,8 +410,11 @@ def run_one(job: tuple[Task, Row, int]) -> tuple[np.ndarray, float]:
     return found, time.perf_counter() - start
 
 
-def evaluate(tasks: Mapping[int, Sequence[Task]], rows: Mapping[str, Row], workers: int) -> dict[str, dict[str, Any]]:
-    """Accuracy (per cent) of every row: one figure a seed, over all that seed's tasks. Prints the table as it grows."""
+def evaluate(
+    tasks: Mapping[int, Sequence[Task]], rows: Mapping[str, Row], workers: int, output: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Accuracy (per cent) of every row: one figure a seed, over all that seed's tasks. The table is printed, and the
+    JSON written, as it grows."""
     results: dict[str, dict[str, Any]] = {}
     print(f"{'':48}accuracy   std   seconds a training run", flush=True)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -426,6 +429,7 @@ def evaluate(tasks: Mapping[int, Sequence[Task]], rows: Mapping[str, Row], worke
             seconds = float(np.mean([one[1] for one in done]))
             results[name] = {"accuracy": values, "mean": round(mean, 2), "std": round(spread, 2)}
             print(f"{name:48}{mean:8.2f}{spread:6.2f}{seconds:16.1f}", flush=True)
+            write_report(output, results)
     return results
 
 
@@ -477,14 +481,14 @@ def candidates() -> dict[str, Row]:
     }
 
 
-def search(path: Path, seeds: Sequence[int], workers: int) -> dict[str, dict[str, Any]]:
+def search(path: Path, seeds: Sequence[int], workers: int, output: Path | None) -> dict[str, dict[str, Any]]:
     """Accuracy of each candidate on training videos it did not see, the leak rebuilt. Test rows are cut away first."""
     with tempfile.TemporaryDirectory() as folder:
         train_path = training_rows_only(path, Path(folder))
         task, texts = load(train_path), transcripts(train_path, path.parent)
     task.features["sentence"] = sentence_vectors(texts)
     torch.set_num_threads(workers)
-    return evaluate({seed: twin_tasks(task, texts, seed) for seed in seeds}, candidates(), workers)
+    return evaluate({seed: twin_tasks(task, texts, seed) for seed in seeds}, candidates(), workers, output)
 
 
 def versions() -> dict[str, str]:
@@ -497,6 +501,13 @@ def versions() -> dict[str, str]:
         "scikit-learn": sklearn.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def write_report(path: Path | None, results: Mapping[str, Any]) -> None:
+    if path is not None:
+        report = {"settings": {"CLCR": asdict(CLCR), "GRU": asdict(GRU)}, "versions": versions(), "accuracy": results}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def main() -> None:
@@ -514,20 +525,15 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds = range(args.seeds)
     if args.search:
-        results = search(args.data, seeds, args.workers)
+        search(args.data, seeds, args.workers, args.output)
     else:
         task = load(args.data)
         if args.sentence:
             task.features["sentence"] = sentence_vectors(transcripts(args.data, args.data.parent))
         rows = table_rows(args.ablations, args.sentence, args.epochs)
-        results = evaluate({seed: [task] for seed in seeds}, rows, args.workers)
+        evaluate({seed: [task] for seed in seeds}, rows, args.workers, args.output)
         for name, accuracy in PUBLISHED.items():
             print(f"{name:48}{accuracy:8.1f}")
-    if args.output:
-        report = {"settings": {"CLCR": asdict(CLCR), "GRU": asdict(GRU)}, "versions": versions(), "results": results}
-        report["protocol"] = "leak rebuilt inside the training videos" if args.search else "62 train, 31 test videos"
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
