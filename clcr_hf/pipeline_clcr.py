@@ -87,12 +87,15 @@ class CLCRPipeline(Pipeline):
 
     def _decode(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Arguments of the processor, plus `frame_times (F,)` and `duration`, both in seconds, where known."""
-        decoded: dict[str, Any] = {key: [np.asarray(value)] for key, value in sample.items() if key.endswith("_features")}
+        decoded: dict[str, Any] = {
+            key: [np.asarray(value)] for key, value in sample.items() if key.endswith("_features")
+        }
         if sample.get("text") is not None:
             decoded["text"] = [sample["text"]]
         video, audio = sample.get("video"), sample.get("audio")
         extractor = getattr(self.processor, "feature_extractor", None)
-        rate = int(sample.get("sampling_rate") or getattr(extractor, "sampling_rate", 16_000))
+        own_rate: int = getattr(extractor, "sampling_rate", 16_000)
+        rate = int(sample.get("sampling_rate", own_rate) or own_rate)
         sees = getattr(self.processor, "image_processor", None) or getattr(self.processor, "video_processor", None)
         if sample.get("media") is not None:
             frames = self._frames() if sees else {"num_frames": 1}
