@@ -41,8 +41,8 @@ class CLCRModalityConfig(PreTrainedConfig):
         freeze_backbone (`bool`, defaults to `False`):
             Run the backbone in evaluation mode under `no_grad`.
         feature_norm (`"layer_norm"`, `"standardise"` or `"none"`, defaults to `"layer_norm"`):
-            How features (or a backbone's last state) are scaled before the TCN. `"standardise"` uses the mean and spread
-            of each column, kept with the weights; see `set_feature_statistics` of the model. Our extension.
+            How features (or a backbone's last state) are scaled before the TCN. `"standardise"` uses the mean and
+            spread of each column, kept with the weights; see `set_feature_statistics` of the model. Our extension.
         token_grid (`int`, defaults to 1):
             Image backbones only: each frame gives `token_grid ** 2` tokens (spatial average pooling). 1 is one
             token a frame.

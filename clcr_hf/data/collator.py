@@ -178,7 +178,7 @@ class CLCRDataCollator:
         length = _padded_length([len(x) for x in arrays], self.pad_to_multiple_of)
         labels = torch.full((len(rows), length), self.label_pad_id, dtype=dtype)
         for i, x in enumerate(arrays):
-            labels[i, : len(x)] = torch.as_tensor(x, dtype=dtype)
+            labels[i, : len(x)] = torch.tensor(x, dtype=dtype)
         return labels
 
 
