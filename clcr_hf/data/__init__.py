@@ -4,6 +4,7 @@
 |---|---|
 | `mmsa` | MOSI, MOSEI and SIMS pickles as the MMSA toolkit ships them, and MulT's older ones |
 | `manifest` | a folder of clips with a CSV, TSV, JSONL or Parquet table |
+| `talking_faces` | nothing: it generates a corpus of clips with known answers |
 | `utterances` | an `.npz` with one row an utterance, as one sequence a video |
 | `collator` | `CLCRDataCollator`, rows of any of them to one padded and masked batch |
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .columns import DataFormatError
     from .manifest import load_manifest
     from .mmsa import RestrictedUnpickler, UnsafePickleError, load_mmsa, load_pickle_safely
+    from .talking_faces import generate_talking_faces
     from .utterances import load_utterances
 
 _HOMES = {
@@ -25,6 +27,7 @@ _HOMES = {
     "DataFormatError": "columns",
     "RestrictedUnpickler": "mmsa",
     "UnsafePickleError": "mmsa",
+    "generate_talking_faces": "talking_faces",
     "load_manifest": "manifest",
     "load_mmsa": "mmsa",
     "load_pickle_safely": "mmsa",
@@ -36,6 +39,7 @@ __all__ = [
     "DataFormatError",
     "RestrictedUnpickler",
     "UnsafePickleError",
+    "generate_talking_faces",
     "load_manifest",
     "load_mmsa",
     "load_pickle_safely",
