@@ -116,14 +116,14 @@ class ModelArguments:
 
 @dataclass
 class RunArguments(CLCRTrainingArguments):
-    """`CLCRTrainingArguments` with defaults that train the generated corpus in about two minutes on two cores."""
+    """`CLCRTrainingArguments` with defaults that train the generated corpus in two to three minutes on two cores."""
 
     output_dir: str = field(default="runs/talking_faces", metadata={"help": "Where checkpoints and the model go."})
     do_train: bool = field(default=True, metadata={"help": "Train."})
     do_eval: bool = field(default=True, metadata={"help": "Measure on validation at the end."})
     do_predict: bool = field(default=True, metadata={"help": "Measure on test at the end."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW (the paper's, for SGD: 1e-4)."})
-    num_train_epochs: float = field(default=14, metadata={"help": "Passes over the training data."})
+    num_train_epochs: float = field(default=20, metadata={"help": "Passes over the training data."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Examples a step and device."})
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "The same in evaluation."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the learning rate falls."})
