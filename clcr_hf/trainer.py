@@ -113,7 +113,7 @@ class CLCRTrainer(Trainer):
 
     def _take_means(self) -> dict[str, float]:
         """Means since the last call, over all processes; one copy to the host."""
-        if not self._passes:
+        if not self._sums:  # nothing was run, or the model has no parts to report
             return {}
         names = sorted(self._sums)
         means = torch.stack([self._sums[name] for name in names])[None] / self._passes

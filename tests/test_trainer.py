@@ -169,3 +169,23 @@ def test_best_model_is_loaded_at_the_end(tmp_path):
     trainer.train()
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+class _Plain(torch.nn.Module):
+    """A model of somebody else: loss and logits, no parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = torch.nn.Linear(7, 1)
+
+    def forward(self, vision_features, labels=None, **_):
+        logits = self.map(vision_features.mean(1))
+        return {"loss": (logits[:, 0] - labels).abs().mean(), "logits": logits}
+
+
+def test_a_model_without_loss_parts_trains_too(tmp_path):
+    rows = [{"vision_features": torch.randn(5, 7), "labels": float(index)} for index in range(8)]
+    args = CLCRTrainingArguments(output_dir=str(tmp_path), max_steps=2, logging_steps=1, use_cpu=True, disable_tqdm=True)
+    trainer = CLCRTrainer(model=_Plain(), args=args, train_dataset=rows)
+    trainer.train()
+    assert [entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry] == [True, True]
