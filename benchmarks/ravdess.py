@@ -39,6 +39,7 @@ from torch.nn import functional as F
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 
+PARTS = ("baselines", "clcr", "subsets", "ablations", "transductive")
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 NUM_FOLDS = 6
 ACTORS_PER_FOLD = 4
@@ -276,20 +277,41 @@ def mean_over_folds(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
     return {**means, "folds": [fold["accuracy"] for fold in scores]}
 
 
+def logistic_regression(vectors: np.ndarray, clips: Clips, rows: np.ndarray, strength: float) -> Any:
+    """Fitted on the standardised `vectors` of `rows`; `strength` is the inverse penalty C."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=3000))
+    return model.fit(vectors[rows], clips.labels[rows])
+
+
 def baselines(clips: Clips) -> dict[str, dict[str, Any]]:
-    """Logistic regression (C = 0.1) on one vector a clip: the action units, and mean and standard deviation over time
-    of the other two."""
+    """Logistic regression on one vector a clip: action units, and mean and standard deviation over time of the other
+    two. C is 0.1, and in rows of their own chosen for each fold as `select` does it."""
     table = {}
     for size in range(1, len(MODALITIES) + 1):
         for names in combinations(MODALITIES, size):
             vectors = np.concatenate([clips.vectors[name] for name in names], axis=1)
-            scores = []
-            for train_rows, test_rows in folds(clips):
-                model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=3000))
-                model.fit(vectors[train_rows], clips.labels[train_rows])
-                scores.append(score(model.predict_log_proba(vectors[test_rows]), clips.labels[test_rows]))
-            table["logistic regression, " + " + ".join(names)] = mean_over_folds(scores)
+            title = "logistic regression, " + " + ".join(names)
+            for name, strengths in ((title, [0.1]), (f"{title} (C chosen)", [0.001, 0.01, 0.1, 1.0])):
+                scores = []
+                for fold, (train_rows, test_rows) in enumerate(folds(clips)):
+                    strength = choose_strength(vectors, clips, fold, strengths)
+                    model = logistic_regression(vectors, clips, train_rows, strength)
+                    scores.append(score(model.predict_log_proba(vectors[test_rows]), clips.labels[test_rows]))
+                table[name] = mean_over_folds(scores)
     return table
+
+
+def choose_strength(vectors: np.ndarray, clips: Clips, fold: int, strengths: Sequence[float]) -> float:
+    """The C with the best likelihood on the fold paired with `fold`, fitted on the other sixteen actors."""
+    partner = fold ^ 1
+    rows = np.flatnonzero(~np.isin(clips.folds, (fold, partner)))
+    inner = np.flatnonzero(clips.folds == partner)
+
+    def likelihood(strength: float) -> float:
+        model = logistic_regression(vectors, clips, rows, strength)
+        return score(model.predict_log_proba(vectors[inner]), clips.labels[inner])["nll"]
+
+    return strengths[0] if len(strengths) == 1 else min(strengths, key=likelihood)
 
 
 def evaluate(
@@ -388,31 +410,32 @@ def subsets() -> list[tuple[str, ...]]:
     return [names for size in (1, 2) for names in combinations(MODALITIES, size)]
 
 
-def run_parts(clips: Clips, parts: Sequence[str], seeds: Sequence[int], fewer: Sequence[int], pool: Executor) -> dict:
-    """The rows of the table that `parts` asks for; `fewer` seeds for all but CLCR itself."""
-    rows: dict[str, Any] = {}
+Rows = Iterator[tuple[str, dict[str, Any]]]
+
+
+def run_parts(clips: Clips, parts: Sequence[str], seeds: Sequence[int], fewer: Sequence[int], pool: Executor) -> Rows:
+    """The rows of the table that `parts` asks for, one by one; `fewer` seeds for all but CLCR itself."""
     chosen = [CANDIDATES[name] for name in CHOSEN]
     if "baselines" in parts:
-        rows.update(baselines(clips))
+        yield from baselines(clips).items()
     if "clcr" in parts:
-        rows["CLCR"] = evaluate(clips, chosen, seeds, "CLCR", pool)
-    if "subsets" in parts:
-        for names in subsets():
-            title = "CLCR, " + " + ".join(names)
-            settings = [replace(one, modalities=names, modality_dropout=0.0) for one in chosen]
-            if len(names) > 1:
-                settings = [replace(one, modalities=names) for one in chosen]
-            rows[title] = evaluate(clips, settings, fewer, title, pool)
+        yield "CLCR", evaluate(clips, chosen, seeds, "CLCR", pool)
     if "ablations" in parts:
         for name, switches in ABLATIONS.items():
             settings = [ablate(one, switches) for one in chosen]
-            rows[f"CLCR, {name}"] = evaluate(clips, settings, fewer, name, pool)
+            yield f"CLCR, {name}", evaluate(clips, settings, fewer, name, pool)
+    if "subsets" in parts:
+        for names in subsets():
+            title = "CLCR, " + " + ".join(names)
+            dropped: dict[str, Any] = {} if len(names) > 1 else {"modality_dropout": 0.0}
+            settings = [replace(one, modalities=names, **dropped) for one in chosen]
+            yield title, evaluate(clips, settings, fewer, title, pool)
     if "transductive" in parts:
         own = normalise_by_actor(clips)
-        transductive = {f"{title} (per actor)": row for title, row in baselines(own).items() if title.count("+") == 2}
-        rows.update(transductive)
-        rows["CLCR (per actor)"] = evaluate(own, chosen, fewer, "CLCR (per actor)", pool)
-    return rows
+        for title, row in baselines(own).items():
+            if title.count("+") == 2:
+                yield f"{title} (per actor)", row
+        yield "CLCR (per actor)", evaluate(own, chosen, fewer, "CLCR (per actor)", pool)
 
 
 def print_table(rows: dict[str, Any]) -> None:
@@ -435,34 +458,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="JSON file; rows already there under other titles are kept")
     options = parser.parse_args(arguments)
     clips = load(options.data)
-    record: dict[str, Any] = {
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-    }
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        record |= run(clips, options, pool)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
-
-
-def run(clips: Clips, options: argparse.Namespace, pool: Executor) -> dict[str, Any]:
-    """What the command line asks for; printed, and returned for the JSON file."""
-    record: dict[str, Any] = {}
-    if options.select:
-        record["selection"] = select(clips, CANDIDATES, 0, pool)
-        record["candidates"] = {name: asdict(settings) for name, settings in CANDIDATES.items()}
-        print("chosen for folds 1 to 6:", record["selection"]["chosen"])
-    else:
-        rows = run_parts(clips, options.parts, options.seeds, options.ablation_seeds, pool)
-        print_table(rows)
-        record["settings"] = {f"fold {fold + 1}": asdict(CANDIDATES[name]) for fold, name in enumerate(CHOSEN)}
-        record["rows"] = {**read_rows(options.output), **rows}
-    return record
+        if options.select:
+            selection = select(clips, CANDIDATES, 0, pool)
+            print("chosen for folds 1 to 6:", selection["chosen"])
+            candidates = {name: asdict(settings) for name, settings in CANDIDATES.items()}
+            write(options.output, {"selection": selection, "candidates": candidates})
+            return
+        rows = read_rows(options.output)
+        new: dict[str, Any] = {}
+        settings = {f"fold {fold + 1}": asdict(CANDIDATES[name]) for fold, name in enumerate(CHOSEN)}
+        for title, row in run_parts(clips, options.parts, options.seeds, options.ablation_seeds, pool):
+            new[title] = row
+            write(options.output, {"settings": settings, "rows": {**rows, **new}})
+    print_table(new)
 
 
 def read_rows(path: Path | None) -> dict[str, Any]:
@@ -470,7 +479,19 @@ def read_rows(path: Path | None) -> dict[str, Any]:
     return json.loads(path.read_text())["rows"] if path and path.exists() else {}
 
 
-PARTS = ("baselines", "clcr", "subsets", "ablations", "transductive")
+def write(path: Path | None, record: dict[str, Any]) -> None:
+    """`record` and the versions of what made it, as JSON; nothing without a path."""
+    if path is None:
+        return
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"versions": versions, **record}, indent=1) + "\n")
+
 
 if __name__ == "__main__":
     main()
