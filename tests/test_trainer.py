@@ -185,7 +185,9 @@ class _Plain(torch.nn.Module):
 
 def test_a_model_without_loss_parts_trains_too(tmp_path):
     rows = [{"vision_features": torch.randn(5, 7), "labels": float(index)} for index in range(8)]
-    args = CLCRTrainingArguments(output_dir=str(tmp_path), max_steps=2, logging_steps=1, use_cpu=True, disable_tqdm=True)
+    args = CLCRTrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, logging_steps=1, use_cpu=True, disable_tqdm=True
+    )
     trainer = CLCRTrainer(model=_Plain(), args=args, train_dataset=rows)
     trainer.train()
     assert [entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry] == [True, True]
