@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# One thread a test process, and a subprocess: several workers that each take all cores are slower than one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPO = Path(__file__).resolve().parent.parent
 
 
