@@ -18,3 +18,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"REAL DATA ABSENT: {folder} is not a folder; set CLCR_REAL_DATA to run this check")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def transformers_verbosity():
+    """Every test starts from transformers' default verbosity: the `clcr` command lowers it for its whole process."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
