@@ -265,7 +265,7 @@ def _worker(rank: int, folder: str) -> None:
         with torch.no_grad():
             alone = _loss(network.module, x[share], mask[:, share], distributed=False)
         torch.save((loss.detach(), gradients, alone), f"{folder}/{rank}.pt")
-        # Straight out: with torch 2.13, DDP's reducer, freed after its gloo group, can deadlock on the interpreter lock.
+        # Straight out: with torch 2.13 DDP's reducer, freed after its gloo group, can deadlock on Python's global lock.
         os._exit(0)
     finally:
         dist.destroy_process_group()
