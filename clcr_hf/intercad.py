@@ -34,10 +34,14 @@ def masked_softmax(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return weights * mask
 
 
+def present_weights(present: torch.Tensor) -> torch.Tensor:
+    """Weights `(..., M)` float32 of the plain mean over the modalities that `present (..., M)` marks; 0 for none."""
+    return present / present.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
 def present_mean(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Mean over the modality axis (second last) of `values (..., M, d)` where `present (..., M)`; 0 for none."""
-    weights = present / present.sum(dim=-1, keepdim=True).clamp(min=1)
-    return (weights.to(values.dtype)[..., None] * values).sum(dim=-2)
+    return (present_weights(present).to(values.dtype)[..., None] * values).sum(dim=-2)
 
 
 class InterLevelAggregation(nn.Module):
@@ -109,8 +113,7 @@ class InterLevelAggregation(nn.Module):
     def select_modalities(self, summary: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Shared path: `z_sh (..., d)` and `pi (..., M)`; the mean `g_bar` asks, each modality's summary answers."""
         if not self.learned:
-            weights = present / present.sum(dim=-1, keepdim=True).clamp(min=1)
-            return present_mean(summary, present), weights.float()
+            return present_mean(summary, present), present_weights(present)
         if self.weighs_modalities:
             query = self.query(present_mean(summary, present))[..., None, :]
             scores = (query * self.key(summary)).sum(dim=-1) / summary.shape[-1] ** 0.5
@@ -124,7 +127,7 @@ class InterLevelAggregation(nn.Module):
         """Private path: `eta_m = sigmoid(w_p^T LN(W_p p_bar^(m)))`, `(..., M)` float32, 0 for missing modalities.
         In the ablation without InterCAD: the plain mean's weights."""
         if not self.learned:
-            return (present / present.sum(dim=-1, keepdim=True).clamp(min=1)).float()
+            return present_weights(present)
         scores = self.gate_score(self.gate_norm(self.gate_proj(summary))).squeeze(-1)
         return scores.float().sigmoid() * present
 

@@ -394,7 +394,7 @@ class CLCRModel(CLCRPreTrainedModel):
         """Masked means a modality (and segment): shared and private coordinates, the same lifted to the common space
         `(B, [G,] L, M, k or d)`, and who is present `(B, [G,] M)`."""
         groups = self._groups(encoded)  # (B, M, G, S)
-        batch, modalities, segments, _ = groups.shape
+        modalities, segments = groups.shape[1:3]
         counts = groups.sum(dim=-1)
         weights = groups.flatten(1, 2)[:, None].to(encoded.tokens.dtype)  # (B, 1, M * G, S)
         scale = counts.clamp(min=1).to(encoded.tokens.dtype)[:, None, ..., None]  # (B, 1, M, G, 1)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from .configuration_clcr import CLCRConfig
+from .intercad import present_weights
 from .ops import pairwise_whitened_cross_correlation
 
 
@@ -82,8 +83,7 @@ def mixing_penalty(shared: torch.Tensor, level_weights: torch.Tensor, present: t
     """`L_mix`: mean over the samples of `sum_{l<l'} (1 - max(0, cos(s_l, s_l'))) omega_l omega_l'`, the cosine without
     gradient. `shared (N, L, M, d)`, `level_weights (N, L)`, `present (N, M)` bool; samples without any modality do not
     count."""
-    weights = present.float() / present.sum(dim=-1, keepdim=True).clamp(min=1)
-    summary = torch.einsum("nm,nlmd->nld", weights, shared.detach().float())
+    summary = torch.einsum("nm,nlmd->nld", present_weights(present), shared.detach().float())
     unit = F.normalize(summary, dim=-1, eps=1e-6)
     incompatible = 1.0 - (unit @ unit.transpose(-1, -2)).clamp(min=0.0)
     joint = level_weights[:, :, None] * level_weights[:, None]
