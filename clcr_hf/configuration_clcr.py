@@ -126,7 +126,14 @@ class CLCRConfig(PreTrainedConfig):
         position_scale (`float`, defaults to 0.1): Start of the learned weight of the sinusoidal positions.
         budget_scale (`float`, defaults to 1.0): `gamma` of the token budget.
         budget_ratio (`float`, defaults to 0.68): Start of `sigmoid(b_l)`, the share of tokens the budget allows.
-        evidence_threshold (`float`, defaults to 0.0): Start of the level threshold `tau_l`.
+        token_scores (`"sigmoid"` or `"standardised"`, defaults to `"sigmoid"`):
+            How a token's evidence becomes its score. `"sigmoid"` of the evidence itself: tokens of much the same norm
+            get much the same score, and the budget takes a little from each of them. `"standardised"`: linear in the
+            evidence after standardising it over the sample's tokens of one modality, so that the budget leaves the
+            weakest out.
+        evidence_threshold (`float`, *optional*):
+            Start of the level threshold `tau_l`; by default where the budget binds: 0 for `"sigmoid"`, -1.5 for
+            `"standardised"`.
         budget_gates_pool (`bool`, defaults to `False`):
             `True`: tokens with `a = 0` also leave the pool that other modalities attend to. `False`: the budget gates
             queries alone, the paper's formula.
@@ -173,7 +180,8 @@ class CLCRConfig(PreTrainedConfig):
 
     budget_scale: float | int = 1.0
     budget_ratio: float | int = 0.68
-    evidence_threshold: float | int = 0.0
+    token_scores: Literal["sigmoid", "standardised"] = "sigmoid"
+    evidence_threshold: float | int | None = None
     budget_gates_pool: bool = False
 
     num_segments: int | None = None

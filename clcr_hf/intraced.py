@@ -85,19 +85,27 @@ class LevelLinear(nn.Module):
 class TokenBudget(nn.Module):
     """Which shared tokens may ask the other modalities, and how strongly (paper, "token budget").
 
-    Evidence `e_t = ||c_t||`; score `a~_t = sigmoid(softplus(kappa_l) (e_t / sqrt(k_sh) - tau_l))`; activation
-    `a = Proj{0 <= a <= 1, sum a <= B_l}(a~)` over the real tokens of one modality, with
-    `B_l = clip(gamma sigmoid(b_l) n, 1, n)` for `n` real tokens (our reconstruction). Float32 under any autocast.
+    Evidence `e_t = ||c_t|| / sqrt(k_sh)`; activation `a = Proj{0 <= a <= 1, sum a <= B_l}(a~)` over the real tokens of
+    one modality, with `B_l = clip(gamma sigmoid(b_l) n, 1, n)` for `n` real tokens. Two forms of the score `a~` (the
+    paper names "a learnable scale and a level threshold"; both are our reconstruction), by `token_scores`:
+    `"sigmoid"`: `a~_t = sigmoid(softplus(kappa_l) (e_t - tau_l))`;
+    `"standardised"`: `a~_t = softplus(kappa_l) (z_t - tau_l)`, where `z_t` is `e_t` less its mean over the sample's
+    real tokens of that modality, over their spread. Float32 under any autocast.
     """
 
     START_SHARPNESS = 2.0
+    START_THRESHOLD = {"sigmoid": 0.0, "standardised": -1.5}
+    # Spreads of the evidence far below this are rounding, not evidence.
+    SMALLEST_SPREAD = 0.01
 
     def __init__(self, config: CLCRConfig):
         super().__init__()
         levels = config.effective_num_levels
         self.scale = float(config.budget_scale)
         self.start_logit = math.log(config.budget_ratio / (1.0 - config.budget_ratio))
-        self.start_threshold = float(config.evidence_threshold)
+        self.standardises = config.token_scores == "standardised"
+        threshold = config.evidence_threshold
+        self.start_threshold = float(self.START_THRESHOLD[config.token_scores] if threshold is None else threshold)
         self.raw_sharpness = nn.Parameter(torch.empty(levels))
         self.threshold = nn.Parameter(torch.empty(levels))
         self.budget_logit = nn.Parameter(torch.empty(levels))
@@ -119,15 +127,27 @@ class TokenBudget(nn.Module):
             # Smoothed at zero: the plain norm has no derivative there.
             evidence = (shared.square().mean(dim=-1) + 1e-12).sqrt()
             sharpness = F.softplus(self.raw_sharpness.float())[:, None]
-            scores = torch.sigmoid(sharpness * (evidence - self.threshold.float()[:, None]))
+            if self.standardises:
+                scores = sharpness * (self.standardise(evidence, membership) - self.threshold.float()[:, None])
+            else:
+                scores = torch.sigmoid(sharpness * (evidence - self.threshold.float()[:, None]))
             counts = membership.sum(dim=-1).float()[:, None]  # (B, 1, M)
             budget = self.scale * torch.sigmoid(self.budget_logit.float())[:, None] * counts
             budget = torch.minimum(budget.clamp(min=1.0), counts)
             member = membership[:, None].expand(-1, shared.shape[1], -1, -1)  # (B, L, M, S)
             activations = project_capped_simplex(scores[:, :, None].expand(member.shape), budget, member)
-            slack = (scores[:, :, None] * member).sum(dim=-1) <= budget
+            slack = (scores.clamp(0, 1)[:, :, None] * member).sum(dim=-1) <= budget
             # Each token belongs to one modality: the sum over modalities picks its own value.
             return activations.sum(dim=2), slack, budget
+
+    def standardise(self, evidence: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
+        """`evidence (B, L, S)` less its mean, over its spread, within the real tokens of each sample's modality;
+        `membership (B, M, S)` bool. A token alone in its modality gets 0."""
+        member = membership.float()
+        share = (member / member.sum(dim=-1, keepdim=True).clamp(min=1)).transpose(1, 2)  # (B, S, M)
+        centred = evidence - evidence @ share @ member  # the mean, to the modality and back to its tokens
+        variance = centred.square() @ share @ member
+        return centred / (variance + self.SMALLEST_SPREAD**2).sqrt()
 
 
 class IntraLevelExchange(GradientCheckpointingLayer):

@@ -30,6 +30,7 @@ ABLATIONS = {
     "dense_budget": {"dense_budget": True},
     "without_private": {"use_private_path": False},
     "gated_pool": {"budget_gates_pool": True},
+    "standardised_scores": {"token_scores": "standardised"},
     "two_levels": {"num_levels": 2},
     "five_levels": {"num_levels": 5},
 }
@@ -187,8 +188,9 @@ def test_exchange_is_zero_when_others_are_missing():
     torch.testing.assert_close(out.last_hidden_state, out.hidden_states[-1], atol=1e-6, rtol=0)
 
 
-def test_budgets_stay_within_bounds():
-    model, inputs = make(tiny_config(budget_ratio=0.4)), batch()
+@pytest.mark.parametrize("token_scores", ["sigmoid", "standardised"])
+def test_budgets_stay_within_bounds(token_scores):
+    model, inputs = make(tiny_config(budget_ratio=0.4, token_scores=token_scores)), batch()
     out = model(**inputs)
     masks = {"text": "attention_mask", "vision": "vision_attention_mask", "audio": "audio_attention_mask"}
     for level in out.token_budgets:
@@ -198,6 +200,21 @@ def test_budgets_stay_within_bounds():
             assert (activations.sum(-1) <= allowed + 1e-4).all()
     assert (out.budget_statistics["slack"] == 0).all()  # starts where the budget binds
     assert ((out.budget_statistics["participation"] > 0) & (out.budget_statistics["participation"] <= 1)).all()
+
+
+def test_standardised_scores_leave_the_weakest_tokens_out():
+    config = tiny_config(token_scores="standardised", vision_config={"feature_size": 12})
+    model = make(config)
+    torch.manual_seed(0)
+    inputs = {"vision_features": torch.randn(4, 40, 12), "audio_features": torch.randn(4, 30, 5)}
+    out = model(**inputs)
+    assert (out.budget_statistics["participation"] < 0.9).all() and (out.budget_statistics["slack"] == 0).all()
+    for name in ("vision", "audio"):
+        for activations in (level[name] for level in out.token_budgets):
+            assert ((activations == 0).sum(-1) > 0).all() and (activations > 0.9).any(-1).all()
+    # A lone token has no spread to be measured by, and takes part.
+    alone = model(vision_features=torch.randn(2, 1, 12), audio_features=torch.randn(2, 30, 5))
+    assert (alone.token_budgets[0]["vision"] == 1).all()
 
 
 # -- leakage ---------------------------------------------------------------------------------------------------------
