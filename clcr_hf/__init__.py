@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import (
     AutoConfig,
+    AutoFeatureExtractor,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from .configuration_clcr import CLCRConfig, CLCRModalityConfig
+from .feature_extraction_clcr import CLCRFeatureExtractor
 from .modeling_clcr import (
     CLCRForSequenceClassification,
     CLCRForTokenClassification,
@@ -36,6 +38,7 @@ AutoConfig.register(CLCRModalityConfig.model_type, CLCRModalityConfig, exist_ok=
 AutoModel.register(CLCRConfig, CLCRModel, exist_ok=True)
 AutoModelForSequenceClassification.register(CLCRConfig, CLCRForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(CLCRConfig, CLCRForTokenClassification, exist_ok=True)
+AutoFeatureExtractor.register(CLCRConfig, CLCRFeatureExtractor, exist_ok=True)
 AutoProcessor.register(CLCRConfig, CLCRProcessor, exist_ok=True)
 register()
 
@@ -53,6 +56,7 @@ def __getattr__(name: str):
 
 __all__ = [
     "CLCRConfig",
+    "CLCRFeatureExtractor",
     "CLCRForSequenceClassification",
     "CLCRForTokenClassification",
     "CLCRModalityConfig",
