@@ -182,6 +182,12 @@ def tap_width(config: PreTrainedConfig, tap: int) -> int:
     return config.hidden_size
 
 
+def tower_config(config: PreTrainedConfig, modality: str) -> PreTrainedConfig:
+    """The part of a two-tower model (CLIP, SigLIP, CLAP) that reads `modality`; any other configuration as it is."""
+    tower = getattr(config, f"{modality}_config", None)
+    return tower if isinstance(tower, PreTrainedConfig) else config
+
+
 def resize_mask(mask: torch.Tensor, length: int) -> torch.Tensor:
     """`mask (B, T)` bool brought to `length` steps that cover the same time; a step is real when its first is."""
     if mask.shape[1] == length:
