@@ -4,6 +4,8 @@
 |---|---|
 | `mmsa` | MOSI, MOSEI and SIMS pickles as the MMSA toolkit ships them, and MulT's older ones |
 | `manifest` | a folder of clips with a CSV, TSV, JSONL or Parquet table |
+| `cremad` | CREMA-D: sound, videos or frames, lists |
+| `kinetics_sounds` | Kinetics-Sounds: clips and lists, Kinetics' own lists, or folders of classes |
 | `talking_faces` | nothing: it generates a corpus of clips with known answers |
 | `utterances` | an `.npz` with one row an utterance, as one sequence a video |
 | `collator` | `CLCRDataCollator`, rows of any of them to one padded and masked batch |
@@ -17,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .collator import CLCRDataCollator
     from .columns import DataFormatError
+    from .cremad import load_cremad
+    from .kinetics_sounds import load_kinetics_sounds
     from .manifest import load_manifest
     from .mmsa import RestrictedUnpickler, UnsafePickleError, load_mmsa, load_pickle_safely
     from .talking_faces import generate_talking_faces
@@ -28,6 +32,8 @@ _HOMES = {
     "RestrictedUnpickler": "mmsa",
     "UnsafePickleError": "mmsa",
     "generate_talking_faces": "talking_faces",
+    "load_cremad": "cremad",
+    "load_kinetics_sounds": "kinetics_sounds",
     "load_manifest": "manifest",
     "load_mmsa": "mmsa",
     "load_pickle_safely": "mmsa",
@@ -40,6 +46,8 @@ __all__ = [
     "RestrictedUnpickler",
     "UnsafePickleError",
     "generate_talking_faces",
+    "load_cremad",
+    "load_kinetics_sounds",
     "load_manifest",
     "load_mmsa",
     "load_pickle_safely",

@@ -1,0 +1,91 @@
+"""Files and lists of a data set on disk: what is absent, what a list says, which frames a folder holds."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .columns import DataFormatError, logger
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_LFS = b"version https://git-lfs"
+
+
+def file_fault(path: str | os.PathLike[str]) -> str | None:
+    """Why `path` cannot be used, or None: "absent", "empty" (0 bytes), or "a Git LFS pointer" (of a clone without LFS).
+
+    The content is not decoded.
+    """
+    try:
+        size = os.stat(path).st_size
+    except (OSError, ValueError):
+        return "absent"
+    if not os.path.isfile(path):
+        return "absent"
+    if size == 0:
+        return "empty"
+    if size < 300:  # a pointer is three short lines
+        with open(path, "rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                return "a Git LFS pointer"
+    return None
+
+
+def report_missing(where: object, missing: Sequence[str], total: int, skip_missing: bool, advice: str) -> None:
+    """Deal with rows whose files cannot be used.
+
+    Args:
+        missing: one text for each such row, as `path` or `path (empty)`.
+        total: rows in all.
+        skip_missing: warn where the default is an error.
+
+    Raises:
+        DataFormatError: there are some and `skip_missing` is False, or none would be left.
+    """
+    if not missing:
+        return
+    text = f"{where}: {len(missing)} of {total} files are missing: {', '.join(missing[:5])}"
+    text += ", ..." if len(missing) > 5 else ""
+    if not skip_missing or len(missing) >= total:
+        raise DataFormatError(f"{text}. {advice}, or pass skip_missing=True")
+    logger.warning("%s; their rows are skipped", text)
+
+
+def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """Line number (from 1) and text of each non-blank line of a list; CRLF, a byte order mark and outer spaces go.
+
+    Raises:
+        DataFormatError: no such file, or not UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line.strip()
+    except FileNotFoundError:
+        raise DataFormatError(f"{path}: no such list") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
+
+def frame_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Paths of the pictures in a folder in the order of the numbers in their names (2 before 10).
+
+    Hidden files (macOS leaves `._00000.jpg`) and files of 0 bytes are left out; an absent folder has none.
+    """
+    try:
+        entries = [entry for entry in os.scandir(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    kept = [entry.path for entry in entries if not entry.name.startswith(".") and entry.stat().st_size]
+    return sorted(kept, key=_natural)
+
+
+def find_file(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of `names` that is a file in `folder`; None when there is none."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", os.path.basename(path).lower())
+    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts]
