@@ -1,0 +1,132 @@
+"""Random crops and mirror images of training clips (paper, section on protocols: crop and flip in training).
+
+Acts on frames and optical flow before the processor resizes them, so it needs neither a target size nor torchvision.
+All frames of a clip share one crop and one flip: what moves in the result moved in the clip.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+_TRIES = 10  # draws of a box before one is made to fit
+
+
+@dataclass(frozen=True)
+class FrameAugmentation:
+    """Random resized crop (less the resizing) and horizontal flip of clips.
+
+    Holds no random state: each call takes a generator, so that workers and restarts decide on their own seeds.
+
+    Args:
+        scale: least and greatest share of the picture's area that a crop keeps.
+        ratio: least and greatest width over height of a crop, in pixels.
+        flip: probability of mirroring left and right.
+
+    Raises:
+        ValueError: a range out of order or out of bounds.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale must hold 0 < least <= greatest <= 1, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"ratio must hold 0 < least <= greatest, got {self.ratio}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip must be a probability, got {self.flip}")
+
+    def augment(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Frames `(F, H, W, 3)` uint8 to `(F, h, w, 3)`, a new array; ValueError for another shape or type."""
+        _check_frames(frames)
+        return _view_of_frames(frames, self._draw(frames.shape[1:3], rng))
+
+    def augment_flow(self, flow: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Flow `(F, 2, H, W)` (horizontal, vertical; pixels) to `(F, 2, h, w)`, a new array of the same type.
+
+        A crop leaves the vectors as they are; a flip turns the sign of the horizontal ones.
+
+        Raises:
+            ValueError: another shape, or no floats.
+        """
+        _check_flow(flow)
+        return _view_of_flow(flow, self._draw(flow.shape[2:], rng))
+
+    def augment_pair(
+        self, frames: np.ndarray, flow: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same part of frames `(F, H, W, 3)` and flow `(G, 2, H', W')`, and the same flip.
+
+        Both show the same scene, each at its own resolution.
+
+        Raises:
+            ValueError: as in `augment` and `augment_flow`.
+        """
+        _check_frames(frames)
+        _check_flow(flow)
+        view = self._draw(frames.shape[1:3], rng)
+        return _view_of_frames(frames, view), _view_of_flow(flow, view)
+
+    def _draw(self, size: tuple[int, ...], rng: np.random.Generator) -> "_View":
+        share_high, share_wide = self._box(*size, rng=rng)
+        top, left = rng.uniform(0, 1 - share_high), rng.uniform(0, 1 - share_wide)
+        return _View(top, left, share_high, share_wide, bool(rng.random() < self.flip))
+
+    def _box(self, height: int, width: int, rng: np.random.Generator) -> tuple[float, float]:
+        """Height and width of a crop as shares of the picture's."""
+        for _ in range(_TRIES):
+            area = rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            share_high = math.sqrt(area * width / (height * ratio))
+            share_wide = math.sqrt(area * height * ratio / width)
+            if share_high <= 1 and share_wide <= 1:
+                break
+        return min(share_high, 1.0), min(share_wide, 1.0)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A part of a picture in shares of its height and width, and whether it is mirrored."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+    flipped: bool
+
+    def slices(self, height: int, width: int) -> tuple[slice, slice]:
+        return _span(self.top, self.height, height), _span(self.left, self.width, width)
+
+
+def _span(begin: float, share: float, size: int) -> slice:
+    length = min(max(round(share * size), 1), size)
+    first = min(round(begin * size), size - length)
+    return slice(first, first + length)
+
+
+def _view_of_frames(frames: np.ndarray, view: _View) -> np.ndarray:
+    rows, columns = view.slices(*frames.shape[1:3])
+    part = frames[:, rows, columns]
+    return (part[:, :, ::-1] if view.flipped else part).copy()
+
+
+def _view_of_flow(flow: np.ndarray, view: _View) -> np.ndarray:
+    rows, columns = view.slices(*flow.shape[2:])
+    part = flow[:, :, rows, columns]
+    part = (part[..., ::-1] if view.flipped else part).copy()
+    if view.flipped:
+        part[:, 0] *= -1
+    return part
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape[1:]:
+        raise ValueError(f"frames must be uint8 (F, H, W, 3), got {frames.dtype} {frames.shape}")
+
+
+def _check_flow(flow: np.ndarray) -> None:
+    if flow.ndim != 4 or flow.shape[1] != 2 or not np.issubdtype(flow.dtype, np.floating) or 0 in flow.shape[2:]:
+        raise ValueError(f"flow must be floats (F, 2, H, W), got {flow.dtype} {flow.shape}")
