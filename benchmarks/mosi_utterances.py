@@ -44,7 +44,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clcr_hf import CLCRConfig, CLCRForTokenClassification, __version__
-from clcr_hf.data.collator import CLCRDataCollator
+from clcr_hf.data import CLCRDataCollator
 from clcr_hf.data.utterances import load_utterances
 
 GIVEN = ("text", "audio", "vision")

@@ -221,6 +221,10 @@ class CLCRConfig(PreTrainedConfig):
     ]
 
     def __post_init__(self, **kwargs):
+        if not __name__.startswith("transformers_modules."):
+            # The pipeline of the installed package is registered; that of a published model's folder is not wanted, and
+            # transformers would ask for `trust_remote_code` on meeting it.
+            kwargs.pop("custom_pipelines", None)
         fields = [f"{name}_config" for name in STANDARD_MODALITIES]
         if all(getattr(self, field) is None for field in fields) and not self.extra_configs:
             for field, value in _default_modalities().items():

@@ -17,6 +17,7 @@ from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, Semanti
 from .intercad import InterLevelAggregation, LevelNorm
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
 from .objective import combine, regularisers, task_loss, total_loss
+from .remote_code import add_remote_code
 
 
 @dataclass
@@ -139,6 +140,11 @@ class CLCRPreTrainedModel(PreTrainedModel):
         `save_original_format`: with some backbones (ViT, AST, VideoMAE) the legacy names of transformers' default are
         not read back by Trainer, whose resume and best-model loading would silently skip those weights."""
         return super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        # What `push_to_hub` sends also loads with `trust_remote_code=True` alone.
+        add_remote_code(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The text backbone's word embeddings; `NotImplementedError`, which transformers expects, without one."""

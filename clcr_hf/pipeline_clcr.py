@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .data.collator import CLCRDataCollator
+from .collator import CLCRDataCollator
 from .media import VideoClip, load_audio, load_media, load_video
 
 TASK = "multimodal-sentiment"

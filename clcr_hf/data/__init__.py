@@ -8,7 +8,7 @@
 | `kinetics_sounds` | Kinetics-Sounds: clips and lists, Kinetics' own lists, or folders of classes |
 | `talking_faces` | nothing: it generates a corpus of clips with known answers |
 | `utterances` | an `.npz` with one row an utterance, as one sequence a video |
-| `collator` | `CLCRDataCollator`, rows of any of them to one padded and masked batch |
+| `clcr_hf.collator` | `CLCRDataCollator`, rows of any of them to one padded and masked batch |
 
 Names are imported on first use, so that one part does not need the optional packages of another.
 """
@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .collator import CLCRDataCollator
+    from ..collator import CLCRDataCollator
     from .columns import DataFormatError
     from .cremad import load_cremad
     from .kinetics_sounds import load_kinetics_sounds
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .utterances import load_utterances
 
 _HOMES = {
-    "CLCRDataCollator": "collator",
+    "CLCRDataCollator": ".collator",  # at the root, where it can travel with the pipeline
     "DataFormatError": "columns",
     "RestrictedUnpickler": "mmsa",
     "UnsafePickleError": "mmsa",
