@@ -1,7 +1,7 @@
 """The code that travels with a published model, for machines that have transformers and torch but not `clcr_hf`.
 
-The files are this package's own, found through their relative imports and copied as they are: there is no second copy to
-keep by hand. They may import each other by flat relative imports only (`from .ops import x`), which is what
+The files are this package's own, found through their relative imports and copied as they are: there is no second copy
+to keep by hand. They may import each other by flat relative imports only (`from .ops import x`), which is what
 transformers can follow. A model loaded this way brings its files along when it is published again.
 """
 
