@@ -1,0 +1,308 @@
+"""Rows as shards of Parquet: written a few megabytes at a time, safe to interrupt, read back memory-mapped.
+
+A folder of shards is the form that `clcr extract` and `clcr convert` write and that training reads:
+`<folder>/<split>/<split>-<rank>-<index>.parquet`, the types of the columns in each file's metadata. A shard appears
+under its name only when it is whole. A `<name>.partial.json` in the folder says that its writer has not finished.
+"""
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Audio, DatasetDict, Features, Image, IterableDatasetDict, List, Video, load_dataset
+from datasets.features.features import cast_to_python_objects, encode_nested_example
+
+from .columns import SPLITS, DataFormatError, raise_problems
+
+ROWS_PER_SHARD = 256
+# A row group is held in memory while it is written, and again when a row of it is read in streaming.
+_GROUP_BYTES = 32 * 2**20
+_NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.parquet")
+
+
+class ShardWriter:
+    """Writes the rows of one split as shards; one writer a process.
+
+    Memory stays at about 32 MiB and one row, whatever `rows_per_shard`. A writer opened on a folder that has shards
+    goes on after them, and removes what an interrupted one of its rank left behind. As a context manager it closes the
+    last shard also when an exception ends the block: the rows written before it are whole.
+
+    Args:
+        folder: root of all splits; made when absent.
+        split: train, validation or test.
+        features: the columns, an `id` string among them.
+        rank: of this process; processes with different ranks may write to one folder at the same time.
+        rows_per_shard: rows a file.
+
+    Raises:
+        DataFormatError: a split or rank that cannot be, no `id` column, or shards of other columns in the folder.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        split: str,
+        features: Features,
+        *,
+        rank: int = 0,
+        rows_per_shard: int = ROWS_PER_SHARD,
+    ):
+        if split not in SPLITS:
+            raise DataFormatError(f"split {split!r} is none of {', '.join(SPLITS)}")
+        if "id" not in features or getattr(features["id"], "dtype", None) != "string":
+            raise DataFormatError("shards need a column 'id' of strings")
+        if rank < 0 or rows_per_shard < 1:
+            raise DataFormatError(f"rank is {rank} and rows_per_shard {rows_per_shard}; at least 0 and 1 are wanted")
+        self.folder = Path(folder) / split
+        self.split = split
+        self.features = features
+        self.rank = rank
+        self.rows_per_shard = rows_per_shard
+        self._schema: pa.Schema = features.arrow_schema
+        self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._rows = 0
+        self._file: pq.ParquetWriter | None = None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(f"{split}-{rank:03d}-*.parquet.tmp"):
+            leftover.unlink()
+        shards = shard_files(folder, split)
+        if shards:
+            _check_features(shards[-1], features)
+        mine = [int(_index(path)["index"]) for path in shards if int(_index(path)["rank"]) == rank]
+        self._index = max(mine, default=-1) + 1
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add a row.
+
+        Args:
+            row: a value or None for each column. Sequences may be lists or NumPy arrays (which are much faster),
+                media a path or `{"path": ..., "bytes": ...}`, classes a name or number.
+
+        Raises:
+            DataFormatError: columns absent or unknown, an empty id, or a value that is not of its column's type.
+        """
+        if row.keys() != self.features.keys():
+            differ = sorted(row.keys() ^ self.features.keys())
+            raise DataFormatError(f"a row of {self.split} lacks or adds the columns {', '.join(differ)}")
+        if not isinstance(row["id"], str) or not row["id"]:
+            raise DataFormatError(f"a row of {self.split} has the id {row['id']!r}; ids are non-empty strings")
+        cells = [self._cell(name, row) for name in self.features]
+        batch = pa.RecordBatch.from_arrays(cells, schema=self._schema)
+        self._batches.append(batch)
+        self._bytes += batch.nbytes
+        self._rows += 1
+        if self._bytes >= _GROUP_BYTES:
+            self._write_group()
+        if self._rows >= self.rows_per_shard:
+            self._finish_shard()
+
+    def close(self) -> None:
+        """Write what is left as the last shard."""
+        if self._rows:
+            self._finish_shard()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _cell(self, name: str, row: Mapping[str, Any]) -> pa.Array:
+        try:
+            return _to_arrow(row[name], self.features[name], self._schema.field(name).type)
+        except (ValueError, TypeError, KeyError, OverflowError, AttributeError, pa.ArrowException) as error:
+            raise DataFormatError(
+                f"row {row['id']!r} of {self.split}: column {name!r} does not hold {self.features[name]} ({error})"
+            ) from error
+
+    def _target(self) -> Path:
+        return self.folder / f"{self.split}-{self.rank:03d}-{self._index:05d}.parquet"
+
+    def _write_group(self) -> None:
+        if self._file is None:
+            self._file = pq.ParquetWriter(f"{self._target()}.tmp", self._schema)
+        self._file.write_table(pa.Table.from_batches(self._batches, self._schema).combine_chunks())
+        self._batches, self._bytes = [], 0
+
+    def _finish_shard(self) -> None:
+        if self._batches:
+            self._write_group()
+        assert self._file is not None
+        self._file.close()
+        target = self._target()
+        replace_durably(f"{target}.tmp", target)
+        self._file, self._rows = None, 0
+        self._index += 1
+
+
+def replace_durably(temporary: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Give a finished file its name, after its bytes are on the disk: a power cut leaves the whole file or none."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def _to_arrow(value: Any, feature: Any, kind: pa.DataType) -> pa.Array:
+    """`value` as an Arrow array of one element; arrays of numbers go in without Python objects."""
+    if _is_numbers(value) and _is_list(kind):
+        return _nested(value[None], kind)
+    if _is_list_of_arrays(value) and pa.types.is_list(kind) and _is_list(kind.value_type):
+        inner = pa.concat_arrays([_nested(item[None], kind.value_type) for item in value])
+        return pa.ListArray.from_arrays(pa.array([0, len(value)], pa.int32()), inner, type=kind)
+    return pa.array([_encode(value, feature)], kind)
+
+
+def _encode(value: Any, feature: Any) -> Any:
+    """`value` as Arrow takes it. Media are not given to `datasets`, which would want torchcodec for a mere path."""
+    if isinstance(feature, (Audio, Image, Video)):
+        if value is None or (isinstance(value, dict) and value.keys() == {"path", "bytes"}):
+            return value
+        return {"path": os.fspath(value), "bytes": None}
+    if isinstance(feature, List) and isinstance(value, (list, tuple)):
+        return [_encode(item, feature.feature) for item in value]
+    return encode_nested_example(feature, cast_to_python_objects(value))
+
+
+def _is_list_of_arrays(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(_is_numbers(item) for item in value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim > 0 and value.dtype.kind in "biuf"
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _nested(array: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Numbers (N, ...) as an Arrow array of N lists of lists, one axis a level."""
+    if array.ndim == 1:
+        if _is_list(kind):
+            raise ValueError("an array of too few axes")
+        return pa.array(np.ascontiguousarray(array, dtype=kind.to_pandas_dtype()), kind)
+    if not _is_list(kind):
+        raise ValueError("an array of too many axes")
+    inner = _nested(array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]), kind.value_type)
+    if pa.types.is_fixed_size_list(kind):
+        if array.shape[1] != kind.list_size:
+            raise ValueError(f"an axis of {array.shape[1]} where {kind.list_size} is the length")
+        return pa.FixedSizeListArray.from_arrays(inner, type=kind)
+    offsets = pa.array(np.arange(len(array) + 1) * array.shape[1], pa.int32())
+    return pa.ListArray.from_arrays(offsets, inner, type=kind)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def _index(path: Path) -> re.Match[str]:
+    found = _NAME.fullmatch(path.name)
+    assert found is not None
+    return found
+
+
+def shard_files(folder: str | os.PathLike, split: str) -> list[Path]:
+    """The complete Parquet shards of a split, by rank, then in the order written; empty when there are none."""
+    found = []
+    for path in (Path(folder) / split).glob("*.parquet"):
+        name = _NAME.fullmatch(path.name)
+        if name is not None and name["split"] == split:
+            found.append((int(name["rank"]), int(name["index"]), path))
+    return [path for *_, path in sorted(found)]
+
+
+def _read_metadata(path: Path) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(path)
+    except (OSError, ValueError) as error:
+        raise DataFormatError(f"{path}: not a Parquet file ({error}). Remove it and run its writer again") from error
+
+
+def _shard_features(path: Path) -> Features:
+    schema = _read_metadata(path).schema.to_arrow_schema()
+    if not schema.metadata or b"huggingface" not in schema.metadata:
+        raise DataFormatError(f"{path}: no column types in its metadata; it was not written as a shard")
+    return Features.from_arrow_schema(schema)
+
+
+def _check_features(path: Path, features: Features) -> None:
+    found = _shard_features(path)
+    if found != features:
+        differ = sorted(name for name in {*found, *features} if found.get(name) != features.get(name))
+        raise DataFormatError(
+            f"{path}: other column types than wanted ({', '.join(differ) or 'their order'}). Use a new folder"
+        )
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        return pq.read_table(path, columns=["id"])["id"].to_pylist()
+    except (OSError, ValueError, KeyError) as error:
+        raise DataFormatError(f"{path}: not a shard ({error}). Remove it and run its writer again") from error
+
+
+def written_ids(folder: str | os.PathLike, split: str) -> set[str]:
+    """Ids of the rows in the complete shards of a split, of all ranks; only that column is read.
+
+    Raises:
+        DataFormatError: a damaged shard, named.
+    """
+    return {name for path in shard_files(folder, split) for name in _read_ids(path)}
+
+
+def count_rows(folder: str | os.PathLike, split: str) -> int:
+    """Rows in the complete shards of a split."""
+    return sum(_read_metadata(path).num_rows for path in shard_files(folder, split))
+
+
+def load_shards(folder: str | os.PathLike, *, streaming: bool = False) -> DatasetDict | IterableDatasetDict:
+    """Read a folder of shards with the column types that it was written with.
+
+    Args:
+        folder: holds train, validation and test, or some of them.
+        streaming: read row group by row group instead of through a memory-mapped copy in the cache of `datasets`.
+
+    Returns:
+        DatasetDict (IterableDatasetDict when streaming) of the splits present.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        DataFormatError: no shards, a writer that has not finished, damaged shards, column types that differ between
+            shards, or an id that comes twice.
+    """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{folder} is not a folder")
+    check_finished(folder)
+    files = {split: paths for split in SPLITS if (paths := shard_files(folder, split))}
+    if not files:
+        raise DataFormatError(f"{folder}: no shards such as train/train-000-00000.parquet")
+    everything = [path for paths in files.values() for path in paths]
+    features = _shard_features(everything[0])
+    for path in everything[1:]:
+        _check_features(path, features)
+    _check_ids(folder, {split: [name for path in paths for name in _read_ids(path)] for split, paths in files.items()})
+    patterns = {split: [glob.escape(os.path.abspath(path)) for path in paths] for split, paths in files.items()}
+    return load_dataset("parquet", data_files=patterns, features=features, streaming=streaming)
+
+
+def check_finished(folder: str | os.PathLike) -> None:
+    """DataFormatError if a writer of this folder left its mark of unfinished work."""
+    for mark in sorted(Path(folder).glob("*.partial.json")):
+        name = mark.name.removesuffix(".partial.json")
+        raise DataFormatError(f"{folder}: `clcr {name}` has not finished here. Run the same command again to go on")
+
+
+def _check_ids(folder: str | os.PathLike, ids: Mapping[str, Sequence[str]]) -> None:
+    uses = Counter(name for names in ids.values() for name in names)
+    twice = [name for name, count in uses.items() if count > 1]
+    problems = [f"{len(twice)} ids come twice (first: {twice[0]!r})"] if twice else []
+    raise_problems(folder, problems, "Were two runs written into one folder?")
