@@ -71,7 +71,8 @@ class FrameAugmentation:
         return _view_of_frames(frames, view), _view_of_flow(flow, view)
 
     def _draw(self, size: tuple[int, ...], rng: np.random.Generator) -> "_View":
-        share_high, share_wide = self._box(*size, rng=rng)
+        height, width = size
+        share_high, share_wide = self._box(height, width, rng)
         top, left = rng.uniform(0, 1 - share_high), rng.uniform(0, 1 - share_wide)
         return _View(top, left, share_high, share_wide, bool(rng.random() < self.flip))
 

@@ -6,22 +6,32 @@ first use; `pip install "clcr-hf[media]"` brings it.
 Times are seconds from the beginning of the clip (the container's own start when it has one after zero), the same
 clock for pictures and sound: sample `i` of a waveform loaded from `start` is heard at `start + i / sampling_rate`.
 Files are decoded in order and only what is asked for is kept, so memory does not grow with the length of the clip
-(except where every frame is asked for).
+(except where every frame is asked for). What a file claims about itself is not believed: a picture of more than
+`MAX_PIXELS` pixels, or a result of more than `MAX_BYTES`, is refused before memory is taken for it.
+
+Pictures can be decoded on a GPU by torchcodec (`device="cuda"`; `pip install "clcr-hf[gpu-media]"`, and FFmpeg's
+libraries on the system).
 """
 
 import io
+import itertools
 import os
 import uuid
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 MediaSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+Backend = Literal["auto", "pyav", "torchcodec"]
+
+MAX_PIXELS = 89_478_485  # of one picture; Pillow's own limit, 256 MiB as RGB
+MAX_BYTES = 4 * 2**30  # of the pictures, and of the sound, that one reading returns
 
 # Containers we open. Playlists (HLS, DASH, concat) stay out: they make FFmpeg open whatever files they name.
 _FORMATS = (
@@ -35,6 +45,9 @@ _STATE_LENGTH = {"mov", "matroska", "flac", "wav"}
 _PREROLL = 0.5  # seconds decoded before `start`, so that audio codecs have settled by then
 _CLOSE = 1e-6  # seconds; moments nearer than this are the same moment
 _MAX_CHANNELS = 32
+_LEAST_FRAME_BYTES = 1024  # a kept frame counts as this much at least: its time and its place in a list weigh too
+# Still pictures we open. PostScript stays out: Pillow hands it to another program.
+_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 class MediaError(ValueError):
@@ -79,6 +92,8 @@ def load_video(
     fps: float | None = None,
     start: float = 0.0,
     end: float | None = None,
+    device: str = "cpu",
+    backend: Backend = "auto",
 ) -> VideoClip:
     """Reads the pictures of a clip.
 
@@ -89,16 +104,20 @@ def load_video(
         fps: one frame each `1 / fps` seconds from `start`: the one on screen at that moment. With neither
             `num_frames` nor `fps`, every frame.
         start, end: window in seconds; `end=None` reads to the end.
+        device: where pictures are decoded, "cpu" or "cuda" (or "cuda:1"). They come back in ordinary memory.
+        backend: "pyav", "torchcodec", or "auto": torchcodec for a GPU and PyAV for the CPU. Both choose the same
+            frames. torchcodec on the CPU is tested against PyAV; on a GPU it is untested by us.
 
     Returns:
         `VideoClip`: frames uint8 `(F, H, W, 3)` RGB, timestamps float64 `(F,)` in seconds.
 
     Raises:
-        MediaError: the file is missing, empty, broken, cut short, or has no video track or no frame in the window.
-        ValueError: arguments that contradict each other.
-        ImportError: PyAV is not installed.
+        MediaError: the file is missing, empty, broken, cut short, too large for `MAX_PIXELS` or `MAX_BYTES`, or has
+            no video track or no frame in the window.
+        ValueError: arguments that contradict each other, or a GPU that is not there.
+        ImportError: PyAV, or torchcodec where it is asked for, is not installed.
     """
-    plan = _Plan(num_frames=num_frames, fps=fps, start=start, end=end, audio=False)
+    plan = _Plan(num_frames=num_frames, fps=fps, start=start, end=end, audio=False, device=device, backend=backend)
     clip = _read(source, plan)
     if clip.video is None:
         raise MediaError(f"{_name(source)} has no video track; for its sound alone use load_audio")
@@ -145,21 +164,68 @@ def load_media(
     mono: bool = True,
     start: float = 0.0,
     end: float | None = None,
+    device: str = "cpu",
+    backend: Backend = "auto",
 ) -> MediaClip:
     """Reads pictures and sound of one file together; arguments as in `load_video` and `load_audio`.
 
-    `sampling_rate=None` keeps the rate of the file. A track that is not there gives None.
+    `sampling_rate=None` keeps the rate of the file. A track that is not there gives None. `device` and `backend`
+    are for the pictures.
 
     Raises:
-        MediaError: the file is missing, empty, broken, cut short, or has neither track.
-        ValueError: arguments that contradict each other.
-        ImportError: PyAV is not installed.
+        MediaError: the file is missing, empty, broken, cut short, too large, or has neither track.
+        ValueError: arguments that contradict each other, or a GPU that is not there.
+        ImportError: PyAV, or torchcodec where it is asked for, is not installed.
     """
-    plan = _Plan(num_frames=num_frames, fps=fps, sampling_rate=sampling_rate, mono=mono, start=start, end=end)
+    plan = _Plan(
+        num_frames=num_frames,
+        fps=fps,
+        sampling_rate=sampling_rate,
+        mono=mono,
+        start=start,
+        end=end,
+        device=device,
+        backend=backend,
+    )
     clip = _read(source, plan)
     if clip.video is None and clip.audio is None:
         raise MediaError(f"{_name(source)} has neither a video nor an audio track")
     return clip
+
+
+def load_image(source: MediaSource) -> np.ndarray:
+    """Reads a still picture (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM); of an animated one, the first.
+
+    Args:
+        source: path, bytes, or binary file object.
+
+    Returns:
+        uint8 `(H, W, 3)`, RGB, upright where the file carries an orientation (EXIF).
+
+    Raises:
+        MediaError: the file is missing, empty, broken, no picture, or has more than `MAX_PIXELS` pixels.
+        ImportError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError('reading pictures needs Pillow: pip install "clcr-hf[media]"') from error
+    name = _name(source)
+    stream = _openable(source, name)
+    if hasattr(stream, "seek"):
+        stream.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we check the size ourselves
+            with Image.open(stream, formats=_IMAGE_FORMATS) as image:
+                _check_pixels(image.width, image.height, name)
+                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except MediaError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"{name} claims too many pixels: {error}; make it smaller") from error
+    except Exception as error:  # Pillow's readers raise whatever a damaged file makes them stumble over
+        raise _damaged(name, str(error)) from error
 
 
 def resample_audio(array: Any, orig_sr: int, sampling_rate: int) -> np.ndarray:
@@ -257,8 +323,16 @@ class _Plan:
     end: float | None = None
     video: bool = True
     audio: bool = True
+    device: str = "cpu"
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
+        if self.backend not in ("auto", "pyav", "torchcodec"):
+            raise ValueError(f"backend must be auto, pyav or torchcodec, got {self.backend!r}")
+        if self.backend == "auto":
+            self.backend = "pyav" if self.device == "cpu" else "torchcodec"
+        if self.backend == "pyav" and self.device != "cpu":
+            raise ValueError(f"PyAV decodes on the CPU, not on {self.device!r}; use backend='torchcodec'")
         if self.num_frames is not None and self.fps is not None:
             raise ValueError("give num_frames or fps, not both")
         if self.num_frames is not None and self.num_frames < 1:
@@ -278,9 +352,15 @@ def _read(source: MediaSource, plan: _Plan) -> MediaClip:
     name = _name(source)
     stream = _openable(source, name)
     try:
-        video_end = _scan(av, stream, plan, name)
+        scan = _scan(av, stream, plan, name)
+        if plan.backend == "pyav" or not plan.video or scan.video_index is None:
+            with _open(av, stream) as container:
+                return _decode(container, plan, scan, name)
+        video = _decode_by_torchcodec(stream, plan, scan, name)
+        if not plan.audio:
+            return MediaClip(video, None, None)
         with _open(av, stream) as container:
-            return _decode(container, plan, video_end, name)
+            return replace(_decode(container, replace(plan, video=False), scan, name), video=video)
     except (av.error.FFmpegError, EOFError) as error:
         raise _damaged(name, getattr(error, "strerror", None) or str(error)) from error
 
@@ -292,24 +372,56 @@ def _damaged(name: str, why: str) -> MediaError:
     )
 
 
-def _scan(av: ModuleType, stream: Any, plan: _Plan, name: str) -> float:
-    """End of the video track in seconds, found by reading the packets without decoding them; checks the tail."""
+@dataclass
+class _Scan:
+    """What the packets of a file tell: its pictures' track, its end in seconds, and its frames in the window."""
+
+    video_index: int | None
+    origin: float = 0.0
+    video_end: float = 0.0
+    frames: int = 0
+
+
+def _scan(av: ModuleType, stream: Any, plan: _Plan, name: str) -> _Scan:
+    """Reads the packets without decoding them; checks picture size and tail."""
     with _open(av, stream) as container:
         if not container.streams:
             raise _damaged(name, "no track in it")
         video, audio = _tracks(container)
         wanted = [track for track in (video, audio) if track is not None]
-        origin = _origin(container)
+        scan = _Scan(None if video is None else video.index, _origin(container))
+        if plan.video and video is not None and video.codec_context is not None:
+            _check_pixels(video.codec_context.width, video.codec_context.height, name)
         ends = {track.index: 0.0 for track in wanted}
         for packet in container.demux(wanted) if wanted else ():
             time = packet.pts if packet.pts is not None else packet.dts
             if time is not None:
-                end = float((time + (packet.duration or 0)) * packet.time_base) - origin
+                begin = float(time * packet.time_base) - scan.origin
+                end = float((time + (packet.duration or 0)) * packet.time_base) - scan.origin
                 ends[packet.stream.index] = max(ends[packet.stream.index], end)
+                in_window = end >= plan.start and (plan.end is None or begin < plan.end)
+                scan.frames += packet.stream.index == scan.video_index and in_window
             if plan.end is not None and ends and min(ends.values()) > plan.end:
-                return ends[video.index] if video is not None else 0.0
-        _check_tail(container, max(ends.values(), default=0.0) + origin, name)
-        return ends[video.index] if video is not None else 0.0
+                break
+        else:
+            _check_tail(container, max(ends.values(), default=0.0) + scan.origin, name)
+        scan.video_end = ends[video.index] if video is not None else 0.0
+        return scan
+
+
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise MediaError(
+            f"{name} claims pictures of {width} x {height}, more than {MAX_PIXELS} pixels; export it at a smaller size"
+        )
+
+
+def _check_bytes(size: float, what: str, name: str) -> None:
+    if size > MAX_BYTES:
+        raise MediaError(
+            f"{name} would give more than {MAX_BYTES / 2**30:.3g} GiB of {what}; take fewer frames or a lower rate "
+            "(num_frames, fps, sampling_rate) or a part (start, end). If it should not be that long, it is damaged"
+        )
 
 
 def _check_tail(container: Any, found: float, name: str) -> None:
@@ -324,19 +436,20 @@ def _check_tail(container: Any, found: float, name: str) -> None:
         )
 
 
-def _decode(container: Any, plan: _Plan, video_end: float, name: str) -> MediaClip:
+def _decode(container: Any, plan: _Plan, scan: _Scan, name: str) -> MediaClip:
     video, audio = _tracks(container)
-    origin = _origin(container)
     for track, wanted in ((video, plan.video), (audio, plan.audio)):
         if wanted and track is not None and track.codec_context is None:
             raise _damaged(name, f"its {track.type} track has an unknown codec")
     sinks: dict[int, _Frames | _Samples] = {}
     if plan.video and video is not None:
-        sinks[video.index] = _Frames(plan, video_end, name)
+        # A stream may change its size half way, where only the decoder sees it.
+        video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        sinks[video.index] = _Frames(plan, scan.video_end, name)
     if plan.audio and audio is not None:
-        sinks[audio.index] = _Samples(plan, plan.sampling_rate or audio.rate)
+        sinks[audio.index] = _Samples(plan, plan.sampling_rate or audio.rate, name)
     if sinks and plan.start > _PREROLL and _is(container, _SEEKABLE):
-        container.seek(int((plan.start - _PREROLL + origin) * 1e6), backward=True)
+        container.seek(int((plan.start - _PREROLL + scan.origin) * 1e6), backward=True)
     for packet in container.demux([container.streams[index] for index in sinks]) if sinks else ():
         sink = sinks[packet.stream.index]
         if sink.done:
@@ -345,12 +458,45 @@ def _decode(container: Any, plan: _Plan, video_end: float, name: str) -> MediaCl
             continue
         for frame in packet.decode():
             if not sink.done:
-                sink.add(frame, None if frame.time is None else float(frame.pts * frame.time_base) - origin)
+                sink.add(frame, None if frame.time is None else float(frame.pts * frame.time_base) - scan.origin)
     frames = next((sink.close() for sink in sinks.values() if isinstance(sink, _Frames)), None)
     samples = next((sink for sink in sinks.values() if isinstance(sink, _Samples)), None)
     if samples is None:
         return MediaClip(frames, None, None)
     return MediaClip(frames, samples.close(), samples.rate)
+
+
+def _decode_by_torchcodec(stream: Any, plan: _Plan, scan: _Scan, name: str) -> VideoClip:
+    """Pictures as `_Frames` chooses them, decoded by torchcodec on `plan.device`."""
+    decoder_class = _import_torchcodec(plan.device)
+    moments = _moments(plan, scan.video_end, name)
+    if hasattr(stream, "seek"):
+        stream.seek(0)
+    try:
+        decoder = decoder_class(
+            stream, stream_index=scan.video_index, dimension_order="NHWC", device=plan.device, num_ffmpeg_threads=0
+        )
+        size = max((decoder.metadata.width or 1) * (decoder.metadata.height or 1) * 3, _LEAST_FRAME_BYTES)
+        wanted = None if moments is None else list(itertools.islice(moments, MAX_BYTES // size + 1))
+        _check_bytes(size * (scan.frames if wanted is None else len(wanted)), "pictures", name)
+        first, last = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
+        if wanted is None:
+            end = last if plan.end is None else min(plan.end + scan.origin, last)
+            batch = decoder.get_frames_played_in_range(min(max(plan.start + scan.origin, first), end), end)
+        else:
+            latest = np.nextafter(last, -np.inf)
+            at = np.clip(np.array(wanted) + scan.origin + _CLOSE, first, latest)
+            batch = decoder.get_frames_played_at(at.tolist())
+    except (RuntimeError, IndexError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MediaError(f"torchcodec cannot read {name}: {why}; try backend='pyav'") from error
+    times = batch.pts_seconds.cpu().numpy().astype(np.float64) - scan.origin
+    frames = batch.data.cpu().numpy()
+    if wanted is None:  # the frame on screen at the start began before it
+        frames, times = frames[times >= plan.start], times[times >= plan.start]
+    if not len(frames):
+        raise MediaError(f"{name} has no video frame from {plan.start} s to {plan.end} s; widen the window")
+    return VideoClip(np.ascontiguousarray(frames), times)
 
 
 class _Frames:
@@ -386,7 +532,9 @@ class _Frames:
 
     def _keep(self, frame: Any, time: float, picture: np.ndarray | None = None) -> np.ndarray:
         if picture is None:
+            _check_pixels(frame.width, frame.height, self.name)
             picture = _upright(frame)
+        _check_bytes((len(self.frames) + 1) * max(picture.nbytes, _LEAST_FRAME_BYTES), "pictures", self.name)
         if self.frames and picture.shape != self.frames[0].shape:
             raise MediaError(f"{self.name} changes its picture size at {time:.2f} s; export it at one size")
         self.frames.append(picture)
@@ -427,8 +575,8 @@ def _upright(frame: Any) -> np.ndarray:
 class _Samples:
     """Collects resampled sound inside the window, placed by its time stamps."""
 
-    def __init__(self, plan: _Plan, rate: int):
-        self.plan, self.rate = plan, rate
+    def __init__(self, plan: _Plan, rate: int, name: str):
+        self.plan, self.rate, self.name = plan, rate, name
         self.resampler: Any = None
         self.parts: list[np.ndarray] = []
         self.position = 0  # of the next sample, counted from the start of the window; negative before it
@@ -441,10 +589,18 @@ class _Samples:
             self.resampler = _import_av().AudioResampler(format="fltp", layout=layout, rate=self.rate)
             time = 0.0 if time is None else time
             self.position = round((time - self.plan.start) * self.rate)
+            self._check_room(frame, 0)
             if self.position > 0:
                 self.parts.append(np.zeros((len(frame.layout.channels), self.position), np.float32))
+        self._check_room(frame, frame.samples * self.rate / frame.sample_rate)
         frame.pts = None  # the resampler would fill gaps by it; the sound is laid end to end
         self._take(self.resampler.resample(frame))
+
+    def _check_room(self, frame: Any, samples: float) -> None:
+        """Refuses what `samples` more would make of the sound kept; a file may state any rate and any start."""
+        channels = 1 if self.plan.mono else len(frame.layout.channels)
+        _check_bytes(4 * channels * max(self.position + samples, 0), "sound", self.name)
+        _check_bytes(4 * len(frame.layout.channels) * samples, "sound", self.name)
 
     def _take(self, frames: list[Any]) -> None:
         for frame in frames:
@@ -609,3 +765,20 @@ def _import_av() -> ModuleType:
             'reading and writing clips needs PyAV, which is not installed: pip install "clcr-hf[media]"'
         ) from error
     return av
+
+
+def _import_torchcodec(device: str) -> Any:
+    """torchcodec's `VideoDecoder`."""
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, OSError, RuntimeError) as error:  # installed, but FFmpeg's libraries are not found
+        why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load ({error})"
+        raise ImportError(
+            f'this backend needs torchcodec, which {why}: pip install "clcr-hf[gpu-media]", with the torchcodec that '
+            "goes with your torch, and FFmpeg from your system's packages"
+        ) from error
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} was asked for and torch finds no CUDA device; use device='cpu'")
+    return VideoDecoder
