@@ -28,7 +28,7 @@ from clcr_hf import training as recipe
 from clcr_hf.data.talking_faces import bayes_scores
 from clcr_hf.hierarchy import SemanticHierarchyEncoder
 from clcr_hf.objective import task_loss
-from clcr_hf.training_data import label_kind, load_splits, prepare
+from clcr_hf.training_data import load_data, prepare
 
 MODALITIES = ("text", "vision", "audio")
 INPUTS = {
@@ -89,11 +89,12 @@ def variants() -> dict[str, dict[str, Any]]:
 def load(options: argparse.Namespace) -> None:
     """Generates, decodes and keeps the clips, once for all runs."""
     model_args, data_args, run_args = arguments(options, {}, 0)
-    splits = load_splits(data_args, model_args.modalities)
-    processor = recipe.build_processor(model_args, data_args, splits)
-    rows = prepare(splits, data_args, processor)
+    data = load_data(data_args, model_args.modalities)
+    columns = recipe.choose_columns(model_args, data)
+    processor = recipe.build_processor(model_args, data_args, data, columns)
+    rows = prepare(data.splits, columns, data_args, processor)
     kept = {name: [items[index] for index in range(len(items))] for name, items in rows.items()}
-    _DATA.update(splits=splits, processor=processor, rows=kept, labels=label_kind(splits))
+    _DATA.update(data=data, processor=processor, rows=kept)
 
 
 def arguments(options: argparse.Namespace, variant: dict[str, Any], seed: int) -> tuple[Any, Any, Any]:
@@ -117,7 +118,9 @@ def run(job: tuple[argparse.Namespace, str, int]) -> dict[str, Any]:
         model_args, data_args, run_args = arguments(options, variant, seed)
         run_args.output_dir, run_args.save_only_model = scratch, True
         transformers.set_seed(seed)
-        model = recipe.build_model(model_args, data_args, _DATA["splits"], _DATA["labels"], _DATA["processor"])
+        data = _DATA["data"]
+        columns = recipe.choose_columns(model_args, data)
+        model = recipe.build_model(model_args, data_args, data, columns, _DATA["processor"])
         if variant.get("model") == "concatenation":
             model = Concatenation(model.config)
         keys = {"label"} | {key for each in model_args.modalities for key in INPUTS[each]}
@@ -125,7 +128,7 @@ def run(job: tuple[argparse.Namespace, str, int]) -> dict[str, Any]:
             split: [{key: value for key, value in row.items() if key in keys} for row in items]
             for split, items in _DATA["rows"].items()
         }
-        trainer = recipe.build_trainer(model, _DATA["processor"], rows, _DATA["labels"], run_args)
+        trainer = recipe.build_trainer(model, _DATA["processor"], rows, data.labels, run_args)
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
         measured = trainer.predict(rows["test"]).metrics

@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoProcessor
 
@@ -270,26 +272,27 @@ def test_defaults_train_the_generated_corpus(tmp_path):
     model_args, data_args, training_args = parse_args(["--output_dir", str(tmp_path)])
     assert data_args.dataset == "talking_faces"
     assert training_args.do_train and training_args.load_best_model_at_end
-    assert model_args.modalities == ["text", "vision", "audio"]
+    assert model_args.modalities is None
+    assert training_args.early_stopping_patience > 0
 
 
 def test_clips_are_decoded_once_within_the_memory_allowed(corpus):
-    class Rows(list):
-        column_names = ["media", "text", "label"]
+    path = str(corpus / "test" / "clip_00000.mp4")
+    rows = Dataset.from_dict({"id": ["a", "b", "c"], "media": [path] * 3, "label": [0.0] * 3})
 
     class Processor:
-        tokenizer = image_processor = None
-        feature_extractor = object()
+        tokenizer = image_processor = video_fps = max_audio_seconds = None
+        video_num_frames = 1
+        feature_extractor = SimpleNamespace(sampling_rate=8000)
         calls = 0
 
         def __call__(self, **inputs):
             self.calls += 1
-            return {"input_values": torch.zeros(1, 10)}
+            return {"input_values": torch.zeros(1, 10), "audio_attention_mask": torch.ones(1, 1, dtype=torch.long)}
 
-    rows = Rows({"media": "x", "label": 0.0} for _ in range(3))
-    for room, expected in ((1.0, 3), (0.0, 6), (45 / 2**30, 5)):
+    for room, expected in ((1.0, 3), (0.0, 6), (50 / 2**30, 5)):
         processor = Processor()
-        clips = ClipRows(rows, processor, 8, cache_gb=room)
+        clips = ClipRows(rows, {"audio": "media"}, processor, cache_gb=room)
         for _ in range(2):
             for index in range(3):
                 assert clips[index]["input_values"].shape == (10,)
