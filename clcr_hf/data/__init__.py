@@ -5,6 +5,8 @@
 | `mmsa` | MOSI, MOSEI and SIMS pickles as the MMSA toolkit ships them, and MulT's older ones |
 | `manifest` | a folder of clips with a CSV, TSV, JSONL or Parquet table |
 | `cremad` | CREMA-D: sound, videos or frames, lists |
+| `ave` | AVE: videos and lists, or the ready h5 features |
+| `ucf101` | UCF101: clips, lists of the three splits, optical flow |
 | `kinetics_sounds` | Kinetics-Sounds: clips and lists, Kinetics' own lists, or folders of classes |
 | `talking_faces` | nothing: it generates a corpus of clips with known answers |
 | `utterances` | an `.npz` with one row an utterance, as one sequence a video |
@@ -18,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..collator import CLCRDataCollator
+    from .ave import iter_ave_h5, load_ave, load_ave_h5
     from .columns import DataFormatError
     from .cremad import load_cremad
     from .kinetics_sounds import load_kinetics_sounds
     from .manifest import load_manifest
     from .mmsa import RestrictedUnpickler, UnsafePickleError, load_mmsa, load_pickle_safely
     from .talking_faces import generate_talking_faces
+    from .ucf101 import load_ucf101
     from .utterances import load_utterances
 
 _HOMES = {
@@ -32,11 +36,15 @@ _HOMES = {
     "RestrictedUnpickler": "mmsa",
     "UnsafePickleError": "mmsa",
     "generate_talking_faces": "talking_faces",
+    "iter_ave_h5": "ave",
+    "load_ave": "ave",
+    "load_ave_h5": "ave",
     "load_cremad": "cremad",
     "load_kinetics_sounds": "kinetics_sounds",
     "load_manifest": "manifest",
     "load_mmsa": "mmsa",
     "load_pickle_safely": "mmsa",
+    "load_ucf101": "ucf101",
     "load_utterances": "utterances",
 }
 
@@ -46,11 +54,15 @@ __all__ = [
     "RestrictedUnpickler",
     "UnsafePickleError",
     "generate_talking_faces",
+    "iter_ave_h5",
+    "load_ave",
+    "load_ave_h5",
     "load_cremad",
     "load_kinetics_sounds",
     "load_manifest",
     "load_mmsa",
     "load_pickle_safely",
+    "load_ucf101",
     "load_utterances",
 ]
 
