@@ -19,6 +19,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessorMixin
 
 from .media import MediaError, load_audio, load_media, load_video, resample_audio
+from .remote_code import add_remote_code
 
 _LOADERS = {
     "tokenizer": AutoTokenizer,
@@ -132,6 +133,11 @@ class CLCRProcessor(ProcessorMixin):
             else None
             for name in cls.get_attributes()
         ]
+
+    def _upload_modified_files(self, working_dir: Any, *args: Any, **kwargs: Any) -> Any:
+        # What `push_to_hub` sends also loads with `trust_remote_code=True` alone.
+        add_remote_code(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     # --- text back from ids ------------------------------------------------------------------------------------------
 

@@ -43,32 +43,31 @@ def remote_code_files() -> list[Path]:
 
 def add_remote_code(folder: str | os.PathLike) -> list[Path]:
     """
-    Makes a saved model loadable with `trust_remote_code=True` alone: copies the code beside it and names it in
-    `config.json` and, where there is one, `processor_config.json`. Doing it twice changes nothing.
+    Makes a saved model or processor loadable with `trust_remote_code=True` alone: copies the code beside it and names
+    it in `config.json` and `processor_config.json`, those of them that are there. Doing it twice changes nothing.
 
     Args:
-        folder: Where `save_pretrained` wrote a CLCR model.
+        folder: Where `save_pretrained` wrote a CLCR model, a processor, or both.
 
     Returns:
         The files copied.
 
     Raises:
-        FileNotFoundError: `folder` holds no `config.json`.
+        FileNotFoundError: `folder` holds neither file.
         ValueError: it is the configuration of another kind of model.
     """
     folder = Path(folder)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"{config} does not exist: save a CLCR model there first")
-    content = json.loads(config.read_text(encoding="utf-8"))
-    if content.get("model_type") != "clcr":
-        raise ValueError(f"{config} is of a model of type {content.get('model_type')!r}, not 'clcr'")
-    copied = [Path(shutil.copyfile(file, folder / file.name)) for file in remote_code_files()]
-    _write(config, {**content, "auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES})
-    processor = folder / "processor_config.json"
+    config, processor = folder / "config.json", folder / "processor_config.json"
+    if not config.is_file() and not processor.is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json: save a CLCR model there first")
+    if config.is_file():
+        content = json.loads(config.read_text(encoding="utf-8"))
+        if content.get("model_type") != "clcr":
+            raise ValueError(f"{config} is of a model of type {content.get('model_type')!r}, not 'clcr'")
+        _write(config, {**content, "auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES})
     if processor.is_file():
         _write(processor, _with_processor_map(json.loads(processor.read_text(encoding="utf-8"))))
-    return copied
+    return [Path(shutil.copyfile(file, folder / file.name)) for file in remote_code_files()]
 
 
 def _with_processor_map(content: dict[str, Any]) -> dict[str, Any]:
