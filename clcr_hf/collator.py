@@ -21,8 +21,9 @@ class CLCRDataCollator:
     """Turns rows (dicts) into the batch that CLCR models take.
 
     What a row may hold, by column:
-        text, media: a string and the path of a clip; `processor` makes them into tokens, frames and sound. Without a
-            processor they are left out, as are all other columns not named here (ids, transcripts).
+        text, media: a string, and the path of a clip or `{"path", "bytes"}` as `datasets` has it undecoded; `processor`
+            makes them into tokens, frames and sound. Without a processor they are left out, as are all other columns
+            not named here (ids, transcripts).
         input_ids, attention_mask, token_type_ids: (T,) ints.
         <modality>_features: (T, D), (D,) for one vector a clip, or (L, T, D) for taps of L levels.
         <modality>_attention_mask: (T,), optional; all ones by default.
@@ -76,7 +77,7 @@ class CLCRDataCollator:
 
     def _process(self, key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Run the processor on the rows that have `key`; rows that lack it become zeros with a zero mask."""
-        present = [i for i, row in enumerate(rows) if row.get(key) is not None and row[key] != ""]
+        present = [i for i, row in enumerate(rows) if not _is_absent(row.get(key))]
         if not present:
             return {}
         assert self.processor is not None
@@ -180,6 +181,13 @@ class CLCRDataCollator:
         for i, x in enumerate(arrays):
             labels[i, : len(x)] = torch.tensor(x, dtype=dtype)
         return labels
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a text or clip is not there: None, "", or a reference of `datasets` to nothing."""
+    if isinstance(value, Mapping) and set(value) <= {"path", "bytes"}:
+        return value.get("path") in (None, "") and value.get("bytes") is None
+    return value is None or (isinstance(value, str) and value == "")
 
 
 def _array(value: Any, dtype: type) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel
+from datasets import ClassLabel, Video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ def rows(n: int = 6, **extra) -> list[dict]:
 
 
 def write(path: Path, table: list[dict], clips: bool = True) -> Path:
-    """Write the table in the format of its suffix, and an (empty) file for every clip."""
+    """Write the table in the format of its suffix, and a file for every clip."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
@@ -46,8 +46,12 @@ def write(path: Path, table: list[dict], clips: bool = True) -> Path:
     for row in table if clips else ():
         clip = path.parent / row["file_name"]
         clip.parent.mkdir(parents=True, exist_ok=True)
-        clip.touch()
+        clip.write_bytes(b"clip")
     return path
+
+
+def paths(part) -> set[str]:
+    return {media["path"] for media in part["media"]}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
@@ -58,7 +62,9 @@ def test_every_format(tmp_path, suffix, whole_folder):
     assert {name: len(part) for name, part in data.items()} == {"train": 4, "validation": 1, "test": 1}
     assert data["train"].column_names == ["id", "media", "text", "label"]
     row = data["validation"][0]
-    assert row == {"id": "val/clips/4", "media": str(tmp_path / "clips/4.mp4"), "text": "say 4", "label": 1.0}
+    media = {"path": str(tmp_path / "clips/4.mp4"), "bytes": None}
+    assert row == {"id": "val/clips/4", "media": media, "text": "say 4", "label": 1.0}
+    assert data["train"].features["media"] == Video(decode=False)
     assert data["train"].features["label"].dtype == "float32"
 
 
@@ -73,7 +79,7 @@ def test_a_folder_for_each_split(tmp_path):
     assert {name: len(part) for name, part in data.items()} == {"train": 3, "validation": 2, "test": 1}
     assert data["train"].column_names == ["id", "media", "text", "label"]
     assert data["test"][0]["text"] == 'hm, "well"\nyes é'
-    assert data["validation"][1]["media"] == str(tmp_path / "validation" / "1.mp4")
+    assert data["validation"][1]["media"]["path"] == str(tmp_path / "validation" / "1.mp4")
     assert data["train"]["id"][:] == ["train/0", "train/1", "train/2"]
     kept = load_manifest(tmp_path, keep_columns=["latent"])
     assert kept["train"]["latent"][:] == ["0.0", "0.5", "1.0"]
@@ -92,7 +98,7 @@ def test_named_columns_and_ids(tmp_path):
     table = [{"where": f"{i}.mp4", "said": "x", "mood": i, "clip_id": f"c{i}", "file_name": "no"} for i in range(3)]
     path = write(tmp_path / "m.csv", table, clips=False)
     for i in range(3):
-        (tmp_path / f"{i}.mp4").touch()
+        (tmp_path / f"{i}.mp4").write_bytes(b"clip")
     data = load_manifest(
         path, media_column="where", text_column="said", label_column="mood", validation_fraction=0, keep_columns=()
     )
@@ -105,11 +111,11 @@ def test_named_columns_and_ids(tmp_path):
 def test_absolute_paths_and_rows_without_a_clip(tmp_path):
     clip = tmp_path / "elsewhere" / "x.mp4"
     clip.parent.mkdir()
-    clip.touch()
+    clip.write_bytes(b"clip")
     table = [{"file_name": str(clip), "text": "a", "label": 1}, {"file_name": "", "text": "b", "label": 2}]
     path = write(tmp_path / "m.csv", table, clips=False)
     data = load_manifest(path, validation_fraction=0)
-    assert data["train"]["media"][:] == [str(clip), ""]
+    assert data["train"]["media"][:] == [{"path": str(clip), "bytes": None}, None]
 
 
 def test_absent_files_are_counted_and_five_are_named(tmp_path, caplog):
@@ -180,7 +186,7 @@ def test_validation_is_carved_by_group_and_seed(tmp_path):
 def test_segments_of_one_file_stay_together(tmp_path):
     table = [{"file_name": f"{i // 2}.mp4", "text": "x", "label": i} for i in range(20)]
     data = load_manifest(write(tmp_path / "m.csv", table), validation_fraction=0.3)
-    assert not set(data["train"]["media"]) & set(data["validation"]["media"])
+    assert not paths(data["train"]) & paths(data["validation"])
     assert len(set(data["train"]["id"]) | set(data["validation"]["id"])) == 20
 
 
@@ -266,4 +272,4 @@ def test_reads_the_embedded_corpus(tmp_path):
     assert data["train"].column_names == ["id", "media", "text", "label"]
     for part in data.values():
         for row in part:
-            assert Path(row["media"]).stat().st_size > 0 and row["text"] and -3 <= row["label"] <= 3
+            assert Path(row["media"]["path"]).stat().st_size > 0 and row["text"] and -3 <= row["label"] <= 3

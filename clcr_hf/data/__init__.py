@@ -3,7 +3,7 @@
 | module | reads |
 |---|---|
 | `mmsa` | MOSI, MOSEI and SIMS pickles as the MMSA toolkit ships them, and MulT's older ones |
-| `manifest` | a folder of clips with a CSV, TSV, JSONL or Parquet table |
+| `manifest` | a CSV, TSV, JSONL or Parquet table of clips, features or dialogues |
 | `cremad` | CREMA-D: sound, videos or frames, lists |
 | `ave` | AVE: videos and lists, or the ready h5 features |
 | `ucf101` | UCF101: clips, lists of the three splits, optical flow |
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .columns import DataFormatError
     from .cremad import load_cremad
     from .kinetics_sounds import load_kinetics_sounds
-    from .manifest import load_manifest
+    from .dialogues import as_dialogues
+    from .manifest import iter_manifest, load_manifest, open_manifest
     from .mmsa import RestrictedUnpickler, UnsafePickleError, load_mmsa, load_pickle_safely
     from .talking_faces import generate_talking_faces
     from .ucf101 import load_ucf101
@@ -41,7 +42,10 @@ _HOMES = {
     "load_ave_h5": "ave",
     "load_cremad": "cremad",
     "load_kinetics_sounds": "kinetics_sounds",
+    "as_dialogues": "dialogues",
+    "iter_manifest": "manifest",
     "load_manifest": "manifest",
+    "open_manifest": "manifest",
     "load_mmsa": "mmsa",
     "load_pickle_safely": "mmsa",
     "load_ucf101": "ucf101",
@@ -53,8 +57,10 @@ __all__ = [
     "DataFormatError",
     "RestrictedUnpickler",
     "UnsafePickleError",
+    "as_dialogues",
     "generate_talking_faces",
     "iter_ave_h5",
+    "iter_manifest",
     "load_ave",
     "load_ave_h5",
     "load_cremad",
@@ -64,6 +70,7 @@ __all__ = [
     "load_pickle_safely",
     "load_ucf101",
     "load_utterances",
+    "open_manifest",
 ]
 
 

@@ -78,7 +78,7 @@ def frame_files(folder: str | os.PathLike[str]) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     kept = [entry.path for entry in entries if not entry.name.startswith(".") and entry.stat().st_size]
-    return sorted(kept, key=_natural)
+    return sorted(kept, key=natural_order)
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path | None:
@@ -86,6 +86,7 @@ def find_file(folder: Path, names: Sequence[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _natural(path: str) -> list[tuple[int, str]]:
+def natural_order(path: str) -> list[tuple[int, str]]:
+    """Sort key of a path: the numbers in its file name count as numbers (2 before 10)."""
     parts = re.split(r"(\d+)", os.path.basename(path).lower())
     return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts]

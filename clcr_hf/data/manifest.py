@@ -1,27 +1,37 @@
-"""A folder of clips with a table (CSV, TSV, JSONL or Parquet) that gives transcript, label and split."""
+"""A table (CSV, TSV, JSONL or Parquet) of clips, features or dialogues, with transcript, label and split."""
 
-import csv
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-from datasets import ClassLabel, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 
-from .columns import SPLIT_ALIASES, DataFormatError, carve_groups, logger, make_dataset, ordered_splits, split_name
+from .columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits, split_name
+from .dialogues import as_dialogues
+from .feature_arrays import feature_column, feature_sequence, feature_type, read_feature_file
+from .files import file_fault, report_missing
+from .table_cells import (
+    FEATURES_SUFFIX,
+    MEDIA_TYPES,
+    RowIds,
+    absolute_path,
+    cell_paths,
+    first_fault,
+    image_names,
+    media_reference,
+)
+from .table_labels import TASKS, LabelScan, TableLabels, is_absent
+from .tables import Row, Table, column_names, find_tables, read_rows
 
-MEDIA_COLUMNS = ("file_name", "file", "path", "media", "video", "audio")
+MEDIA_COLUMNS = ("file_name", "file", "path", "media")
+VIDEO_COLUMNS = ("video",)
+AUDIO_COLUMNS = ("audio",)
+IMAGES_COLUMNS = ("images", "frames")
+FLOW_COLUMNS = ("flow",)
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
 LABEL_COLUMNS = ("label", "labels", "score", "sentiment")
 ID_COLUMNS = ("id", "clip_id")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-TABLE_NAMES = ("metadata", "manifest")
-
-_Row = dict[str, Any]
 
 
 def load_manifest(
@@ -34,14 +44,17 @@ def load_manifest(
     split_column: str = "split",
     group_column: str | None = None,
     label_names: Sequence[str] | None = None,
+    label_separator: str | None = None,
     task: str = "auto",
+    dialogue_column: str | None = None,
+    turn_column: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
     skip_missing: bool = False,
     require_label: bool = True,
     keep_columns: Sequence[str] = (),
 ) -> DatasetDict:
-    """Load clips listed in a table.
+    """Load clips, features or dialogues listed in a table.
 
     `source` is one of
         a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`) with a split column, or without one: then all of it is train;
@@ -52,310 +65,372 @@ def load_manifest(
     validation or test. Without a validation split one is carved from train by whole groups and a seed; 0 for
     `validation_fraction` leaves it out.
 
+    What a row may have, each in a column of its own:
+        one file with frames and sound: `MEDIA_COLUMNS`, or `video` where there is no `audio` beside it;
+        `video` (its frames alone are meant) and `audio` (a sound file);
+        `images`: frames in order, as a list of files, a folder, or a pattern such as `frames/7/*.jpg`;
+        `flow`: an `.npz` of optical flow (`clcr_hf.flow`);
+        `<modality>_features`: numbers (Parquet or JSONL lists), or a `.npy`, `.npz` or `.safetensors` file of shape
+            (T, D), (D,), or (L, T, D) for taps of L levels;
+        a text. At least one of these. An empty cell means that the row lacks that modality.
+
     Args:
         media_column, text_column, label_column, id_column: names; by default the first present of `MEDIA_COLUMNS`,
-            `TEXT_COLUMNS`, `LABEL_COLUMNS`, `ID_COLUMNS`. A row needs a clip, a text, or both.
+            `TEXT_COLUMNS`, `LABEL_COLUMNS`, `ID_COLUMNS`.
         group_column: speaker, actor or source video. Rows of one group stay on one side when validation is carved.
-            Without it rows of one media file stay together.
+            Without it rows of one dialogue, or else of one file, stay together.
         label_names: class names in the order of their numbers; labels are then names or numbers of these classes.
-        task: "regression" (labels are floats), "classification" (names, or numbers taken as names), or "auto":
-            regression when every label is a number and no `label_names` are given.
+        label_separator: cells hold several names, as `happy|sad` with "|": multi-label.
+        task: "regression" (labels are floats), "classification" (names, or numbers taken as names), "multi_label"
+            (lists of names, or one number in [0, 1] for each class), "segments" (a list with a class for each segment
+            of the row), or "auto": regression when every label is a number and no `label_names` are given; lists are
+            multi-label unless they hold whole numbers beyond 0 and 1.
+        dialogue_column, turn_column: rows are utterances of the dialogues that `dialogue_column` names, in the order of
+            `turn_column` (default: of the table); the result has a row a dialogue, see `as_dialogues`. Utterances
+            without a label are ignored in training.
         skip_missing: drop rows whose file is absent, with a warning, where the default is an error.
-        require_label: False for a table without labels (prediction).
+        require_label: False for a table without labels, or with some (prediction).
         keep_columns: further columns of the table to keep, as strings or as the table's JSON or Parquet types.
 
     Returns:
-        DatasetDict with columns id (str), media (str, absolute path; absent when no clip column), text (str; absent
-        when no text column), label (float32 or ClassLabel; absent when no label), and `keep_columns`.
+        DatasetDict with columns id (str); media, video, audio, images, flow and `<modality>_features` as the table has
+        them (`Video`, `Audio` and `Image` with `decode=False`; features float32; None where a row lacks one); text;
+        label (float32, ClassLabel, or a list of floats) or labels (list of ClassLabel); and `keep_columns`.
 
     Raises:
         DataFormatError: no or several tables, unreadable rows, absent columns, absent files (counted, the first five
-            named), labels that fit no task, one media file in two splits, ids that come twice.
+            named), features of several widths, labels that fit no task, one file in two splits, ids that come twice.
     """
-    if task not in ("auto", "regression", "classification"):
-        raise DataFormatError(f"task={task!r}; choose auto, regression or classification")
-    rows, has_split = _read_source(source, split_column)
-    if not rows:
-        raise DataFormatError(f"{source}: the table has no rows")
-    columns = {
-        "media": _pick(source, rows, media_column, MEDIA_COLUMNS),
-        "text": _pick(source, rows, text_column, TEXT_COLUMNS),
-        "label": _pick(source, rows, label_column, LABEL_COLUMNS),
-        "id": _pick(source, rows, id_column, ID_COLUMNS),
-    }
-    for name in [*keep_columns, *([group_column] if group_column else [])]:
-        _require(source, rows, name)
-    if columns["media"] is None and columns["text"] is None:
-        raise DataFormatError(
-            f"{source}: no column of clips ({', '.join(MEDIA_COLUMNS)}) or texts; it has {_names(rows)}"
-        )
-    if columns["label"] is None and require_label:
-        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {_names(rows)}")
-    if columns["media"] is not None:
-        rows = _find_media(source, rows, columns["media"], skip_missing)
-    splits = [split_name(row["__split__"]) for row in rows] if has_split else ["train"] * len(rows)
-    _carve(rows, splits, columns["media"], group_column, validation_fraction, seed)
-    _check_leaks(source, rows, splits, columns["media"])
-    table, types = _make_columns(source, rows, columns, label_names, task)
-    for name in keep_columns:
-        table[name] = [row.get(name) for row in rows]
-        types[name] = _kept_type(table[name])
-    features = Features(types)
+    utterance_columns = [name for name in (dialogue_column, turn_column) if name is not None]
+    manifest = open_manifest(
+        source,
+        media_column=media_column,
+        text_column=text_column,
+        label_column=label_column,
+        id_column=id_column,
+        split_column=split_column,
+        label_names=label_names,
+        label_separator=label_separator,
+        task=task,
+        require_label=require_label and dialogue_column is None,
+        keep_columns=[*dict.fromkeys([*keep_columns, *utterance_columns])],
+        group_column=group_column or dialogue_column,
+    )
+    missing: list[str] = []
+    rows = list(manifest.rows(missing))
+    advice = "Give paths relative to the table"
+    report_missing(source, missing, len(rows) + len(missing), skip_missing, advice)
+    splits = [row["split"] for row in rows]
+    _carve(rows, splits, validation_fraction, seed)
+    _check_leaks(source, rows, splits)
     parts = {}
     for split in sorted(set(splits)):
-        index = [i for i, name in enumerate(splits) if name == split]
-        parts[split] = make_dataset({key: [values[i] for i in index] for key, values in table.items()}, features)
-    return ordered_splits(parts)
+        parts[split] = manifest.dataset([row for row, name in zip(rows, splits, strict=True) if name == split])
+    data = ordered_splits(parts)
+    if dialogue_column is None:
+        return data
+    return as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Reading tables
+def iter_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], **options: Any) -> Iterator[Row]:
+    """Rows of a table one at a time, in constant memory but for their ids; see `open_manifest` for the options.
+
+    Files are not looked at: whoever opens them says what is wrong with them.
+    """
+    return open_manifest(source, **options).rows()
 
 
-def _read_source(source: Any, split_column: str) -> tuple[list[_Row], bool]:
-    """All rows, each with `__folder__` and, when the second value is True, `__split__`."""
-    if isinstance(source, Mapping):
-        return _read_split_tables({name: Path(path) for name, path in source.items()}), True
-    path = Path(source)
-    if path.is_dir():
-        folders = {child.name: child for child in sorted(path.iterdir()) if child.is_dir()}
-        by_split = {name: child for name, child in folders.items() if name.lower() in SPLIT_ALIASES and _tables(child)}
-        if not _tables(path) and by_split:
-            return _read_split_tables({name: _one_table(child) for name, child in by_split.items()}), True
-        path = _one_table(path)
-    rows = list(_read_table(path))
-    has_split = bool(rows) and any(row.get(split_column) not in (None, "") for row in rows)
-    for number, row in enumerate(rows, 1):
-        if has_split and row.get(split_column) in (None, ""):
-            raise DataFormatError(f"{path}: row {number} has no {split_column}")
-        row["__split__"] = row.get(split_column)
-    return rows, has_split
+def open_manifest(
+    source: str | os.PathLike | Mapping[str, str | os.PathLike],
+    *,
+    media_column: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+    split_column: str = "split",
+    label_names: Sequence[str] | None = None,
+    label_separator: str | None = None,
+    task: str = "auto",
+    require_label: bool = True,
+    keep_columns: Sequence[str] = (),
+    group_column: str | None = None,
+) -> "Manifest":
+    """Look through a table once, keeping nothing of it but the ids, and say what its rows are.
 
+    Args:
+        as in `load_manifest`.
 
-def _read_split_tables(tables: Mapping[str, Path]) -> list[_Row]:
-    names = [split_name(name) for name in tables]
-    if len(set(names)) < len(names):
-        raise DataFormatError(f"two tables for one split: {', '.join(tables)}")
-    rows = []
-    for name, path in tables.items():
-        for row in _read_table(path):
-            row["__split__"] = name
-            rows.append(row)
-    return rows
+    Returns:
+        A `Manifest`, whose `rows()` reads the table anew each time.
 
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and p.is_file())
-
-
-def _one_table(folder: Path) -> Path:
-    tables = _tables(folder)
-    named = [table for table in tables if table.stem.lower() in TABLE_NAMES]
-    chosen = named or tables
-    if len(chosen) != 1:
-        found = ", ".join(table.name for table in chosen) or "none"
-        raise DataFormatError(f"{folder}: wanted one table ({', '.join(TABLE_SUFFIXES)}), found {found}; name the file")
-    return chosen[0]
-
-
-def _read_table(path: Path) -> Iterator[_Row]:
-    if not path.is_file():
-        raise DataFormatError(f"{path}: no such table")
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if path.suffix.lower() not in readers:
-        raise DataFormatError(f"{path}: a table ends in {', '.join(TABLE_SUFFIXES)}")
-    try:
-        for row in readers[path.suffix.lower()](path):
-            row["__folder__"] = path.parent
-            yield row
-    except UnicodeDecodeError as error:
-        raise DataFormatError(f"{path}: not UTF-8 ({error})") from error
-
-
-def _read_csv(path: Path) -> Iterator[_Row]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataFormatError(f"{path}, line {reader.line_num}: as many fields as the header wanted")
-                yield {str(key).strip(): value for key, value in row.items()}
-        except csv.Error as error:
-            raise DataFormatError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _read_jsonl(path: Path) -> Iterator[_Row]:
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataFormatError(f"{path}, line {number}: {error}") from error
-            if not isinstance(row, dict):
-                raise DataFormatError(f"{path}, line {number}: not a JSON object")
-            yield row
-
-
-def _read_parquet(path: Path) -> Iterator[_Row]:
-    try:
-        table = pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"{path}: not a Parquet file ({error})") from error
-    for row in table.to_pylist():
-        # A video or audio column of `datasets` is a struct; its path is what is wanted.
-        yield {key: value.get("path") if isinstance(value, dict) else value for key, value in row.items()}
-
-
-def _names(rows: Sequence[_Row]) -> str:
-    return ", ".join(sorted({key for row in rows for key in row if not key.startswith("__")})) or "no columns"
-
-
-def _require(source: object, rows: Sequence[_Row], name: str) -> None:
-    if not any(name in row for row in rows):
-        raise DataFormatError(f"{source}: no column {name!r}; it has {_names(rows)}")
-
-
-def _pick(source: object, rows: Sequence[_Row], wanted: str | None, known: Sequence[str]) -> str | None:
-    if wanted is not None:
-        _require(source, rows, wanted)
-        return wanted
-    return next((name for name in known if any(name in row for row in rows)), None)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Rows to columns
-
-
-def _find_media(source: object, rows: list[_Row], column: str, skip_missing: bool) -> list[_Row]:
-    """Put the absolute path (or "" where the table names no file) into `__media__`; deal with absent files."""
-    kept, missing = [], []
-    for row in rows:
-        name = row.get(column)
-        if name in (None, ""):
-            row["__media__"] = ""  # a row without a clip: the modality is missing
-            kept.append(row)
-            continue
-        path = os.path.abspath(os.path.join(row["__folder__"], str(name)))
-        row["__media__"] = path
-        if os.path.isfile(path):
-            kept.append(row)
-        else:
-            missing.append(path)
-    if missing:
-        text = f"{source}: {len(missing)} of {len(rows)} files are missing: {', '.join(missing[:5])}"
-        text += ", ..." if len(missing) > 5 else ""
-        if not skip_missing or not kept:
-            raise DataFormatError(f"{text}. Give paths relative to the table, or pass skip_missing=True")
-        logger.warning("%s; their rows are skipped", text)
-    return kept
-
-
-def _carve(
-    rows: Sequence[_Row], splits: list[str], media: str | None, group: str | None, fraction: float, seed: int
-) -> None:
-    """Turn some train rows of `splits` into validation rows, in place, when there are none."""
-    if fraction == 0 or "validation" in splits or "train" not in splits:
-        return
-    train = [i for i, name in enumerate(splits) if name == "train"]
-    groups = []
-    for i in train:
-        key = rows[i].get(group) if group else (rows[i]["__media__"] if media else None)
-        if group and key in (None, ""):
-            raise DataFormatError(f"row {i + 1} has no {group}, which groups rows for the validation split")
-        groups.append(str(key) if key else f"row {i}")
-    picked = carve_groups(groups, fraction=fraction, seed=seed)
-    for i, take in zip(train, picked, strict=True):
-        if take:
-            splits[i] = "validation"
-
-
-def _check_leaks(source: object, rows: Sequence[_Row], splits: Sequence[str], media: str | None) -> None:
-    owner: dict[str, str] = {}
-    for row, split in zip(rows, splits, strict=True):
-        path = row["__media__"] if media else ""
-        if path and owner.setdefault(path, split) != split:
-            raise DataFormatError(f"{source}: {path} is in both {owner[path]} and {split}; a clip belongs to one split")
-
-
-def _make_columns(
-    source: object,
-    rows: Sequence[_Row],
-    columns: Mapping[str, str | None],
-    label_names: Sequence[str] | None,
-    task: str,
-) -> tuple[dict[str, list], dict[str, Any]]:
-    table: dict[str, list] = {"id": _make_ids(source, rows, columns)}
+    Raises:
+        DataFormatError: as in `load_manifest`, apart from files, which are not looked at.
+    """
+    if task not in TASKS:
+        raise DataFormatError(f"task={task!r}; choose {', '.join(TASKS)}")
+    tables = find_tables(source)
+    present = list(dict.fromkeys(name for table in tables for name in column_names(table)))
+    if not present:
+        raise DataFormatError(f"{source}: the table has no rows")
+    columns = _choose_columns(source, present, media_column, text_column)
+    label = _pick(source, present, label_column, LABEL_COLUMNS)
+    identity = _pick(source, present, id_column, ID_COLUMNS)
+    for name in (*keep_columns, *([group_column] if group_column else [])):
+        _require(source, present, name)
+    scan = _Scan(LabelScan(source, label_names, task, label_separator, require_label), keep_columns)
+    scan.read(tables, label, identity, split_column)
+    if not columns:
+        raise DataFormatError(
+            f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, *VIDEO_COLUMNS, *AUDIO_COLUMNS))}), features "
+            f"(..._features) or texts; it has {_names(present)}"
+        )
+    if label is None and require_label:
+        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {_names(present)}")
     types: dict[str, Any] = {"id": Value("string")}
-    if columns["media"] is not None:
-        table["media"] = [row["__media__"] for row in rows]
-        types["media"] = Value("string")
-    if columns["text"] is not None:
-        texts = [row.get(columns["text"]) for row in rows]
-        table["text"] = ["" if text is None else str(text) for text in texts]
-        types["text"] = Value("string")
-    if columns["label"] is not None:
-        labels = [row.get(columns["label"]) for row in rows]
-        table["label"], types["label"] = _make_labels(source, labels, label_names, task)
-    return table, types
+    shapes = {}
+    for name, column in columns.items():
+        if name.endswith(FEATURES_SUFFIX):
+            shapes[name] = _feature_shape(tables, column)
+            types[name] = feature_type(*shapes[name])
+        else:
+            types[name] = MEDIA_TYPES.get(name, Value("string"))
+    labels = scan.labels.finish() if label is not None else None
+    if labels is not None:
+        types[labels.column] = labels.type
+    for name in keep_columns:
+        types[name] = _kept_type(name, scan.kinds[name])
+    features = Features({**{name: kind for name, kind in types.items() if not name.endswith(FEATURES_SUFFIX)}, **types})
+    return Manifest(
+        source=source,
+        features=features,
+        num_rows=scan.num_rows,
+        label_names=None if labels is None else labels.names,
+        tables=tuple(tables),
+        columns=columns,
+        label_column=label,
+        labels=labels,
+        id_column=identity,
+        split_column=split_column if scan.has_split else None,
+        keep_columns=tuple(keep_columns),
+        group_column=group_column,
+        shapes=shapes,
+    )
 
 
-def _make_ids(source: object, rows: Sequence[_Row], columns: Mapping[str, str | None]) -> list[str]:
-    if columns["id"] is not None:
-        ids = [str(row.get(columns["id"])) for row in rows]
-        twice = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
-        if twice:
-            raise DataFormatError(f"{source}: {len(twice)} ids come twice (first: {twice[0]!r})")
-        return ids
-    ids, uses = [], {}  # type: ignore[var-annotated]
-    for row in rows:
-        name = row.get(columns["media"]) if columns["media"] else None
-        split = row["__split__"]
-        stem = "/".join(str(part) for part in (split, os.path.splitext(str(name))[0] if name else "row") if part)
-        uses[stem] = uses.get(stem, 0) + 1
-        ids.append(stem if uses[stem] == 1 and name else f"{stem}#{uses[stem]}")
-    return ids
+@dataclass(frozen=True)
+class Manifest:
+    """A table that was looked through.
 
+    Attributes:
+        source: what was opened.
+        features: types of the rows, apart from their `split`.
+        num_rows: rows in all.
+        label_names: class names, where labels are classes with names.
+    """
 
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+    source: object
+    features: Features
+    num_rows: int
+    label_names: tuple[str, ...] | None
+    tables: tuple[Table, ...]
+    columns: Mapping[str, str]
+    label_column: str | None
+    labels: TableLabels | None
+    id_column: str | None
+    split_column: str | None
+    keep_columns: tuple[str, ...]
+    group_column: str | None
+    shapes: Mapping[str, tuple[int, int]]
 
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows()
 
-def _make_labels(
-    source: object, labels: Sequence[Any], label_names: Sequence[str] | None, task: str
-) -> tuple[list, Value | ClassLabel]:
-    absent = [i for i, label in enumerate(labels, 1) if label is None or label == ""]
-    if absent:
-        raise DataFormatError(f"{source}: {len(absent)} rows have no label (first: row {absent[0]})")
-    numbers = [_number(label) for label in labels]
-    numeric = all(number is not None for number in numbers)
-    if task == "regression" or (task == "auto" and label_names is None and numeric):
-        bad = [i for i, number in enumerate(numbers) if number is None or not math.isfinite(number)]
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def rows(self, missing: list[str] | None = None) -> Iterator[Row]:
+        """Rows as dicts of the columns of `features`, `split` (train, validation or test) and, with a group column,
+        `__group__`.
+
+        Args:
+            missing: a list that takes the names of absent or empty files, whose rows are then left out. Without it
+                files are not looked at, apart from features in files, which are read.
+
+        Yields:
+            media, video, audio: `{"path": absolute path, "bytes": None}` or None; images: a list of such; flow: an
+            absolute path; `<modality>_features`: float32 arrays `(T, D)` or `(L, T, D)`, or None.
+        """
+        make_id = RowIds()
+        replaced: dict[str, int] = {}
+        for table in self.tables:
+            for number, raw in enumerate(read_rows(table), 1):
+                cells = {name: self._locate(name, raw.get(column), table) for name, column in self.columns.items()}
+                split = table.split if table.split is not None else raw.get(self.split_column or "")
+                identity = raw[self.id_column] if self.id_column else make_id(raw.get(self._naming_column()), split)
+                fault = None if missing is None else first_fault(cells)
+                if fault is not None and missing is not None:
+                    missing.append(fault)
+                    continue
+                row: Row = {"id": str(identity)}
+                for name, cell in cells.items():
+                    where = f"{table.path}, row {number}, {name}"
+                    row[name] = self._features(name, cell, where, replaced) if name.endswith(FEATURES_SUFFIX) else cell
+                if self.labels is not None and self.label_column is not None:
+                    row[self.labels.column] = self.labels.read(raw.get(self.label_column))
+                row |= {name: raw.get(name) for name in self.keep_columns}
+                if self.group_column is not None:
+                    row["__group__"] = raw.get(self.group_column)
+                yield {**row, "split": "train" if split is None else split_name(split)}
+        for name, count in replaced.items():
+            logger.warning("%s: %d NaN or infinite values in %s were replaced by 0", self.source, count, name)
+
+    def dataset(self, rows: Sequence[Row]) -> Dataset:
+        """A typed `Dataset` in memory of some of the rows."""
+        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in self.features}
+        for name, (ndim, width) in self.shapes.items():
+            columns[name] = feature_column(columns[name], ndim, width)
+        return make_dataset(columns, self.features)
+
+    def _naming_column(self) -> str:
+        """The column of the table whose file names make ids."""
+        return next((self.columns[name] for name in MEDIA_TYPES if name in self.columns), "")
+
+    def _locate(self, name: str, cell: Any, table: Table) -> Any:
+        """A cell with the paths in it made absolute."""
+        if name == "text":
+            return "" if cell is None else str(cell)
+        if is_absent(cell):
+            return None
+        folder = table.path.parent
+        if name == "images":
+            found = [media_reference(folder, item) for item in image_names(folder, cell)]
+            return [item for item in found if item is not None] or None
+        if name == "flow":
+            return absolute_path(folder, cell)
+        if name.endswith(FEATURES_SUFFIX):
+            return absolute_path(folder, cell) if isinstance(cell, str) else cell
+        return media_reference(folder, cell)
+
+    def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
+        if cell is None:
+            return None
+        value = read_feature_file(cell, name) if isinstance(cell, str) else cell
+        array, bad = feature_sequence(value, where)
+        ndim, width = self.shapes[name]
+        if (array.ndim, array.shape[-1]) != (ndim, width) and array.size:
+            raise DataFormatError(
+                f"{where}: features of shape {array.shape}, where the first row has {ndim} axes and width {width}"
+            )
         if bad:
-            raise DataFormatError(f"{source}: {len(bad)} labels are not finite numbers (first: {labels[bad[0]]!r})")
-        return list(np.asarray(numbers, dtype=np.float32)), Value("float32")
-    words = [str(label) for label in labels]
-    if label_names is None:
-        # Numbers in their order (10 after 9), names in the alphabet's.
-        names = sorted(set(words), key=lambda word: (_number(word) if numeric else 0.0, word))
-    else:
-        names = [str(name) for name in label_names]
-    position = {name: i for i, name in enumerate(names)}
-    if label_names is not None and numeric and not set(words) <= set(names):
-        position = {str(i): i for i in range(len(names))}
-        words = [f"{number:g}" for number in numbers if number is not None]
-    unknown = sorted(set(words) - set(position))
-    if unknown:
-        raise DataFormatError(f"{source}: label {unknown[0]!r} is none of the classes {', '.join(names)}")
-    return [position[word] for word in words], ClassLabel(names=names)
+            replaced[name] = replaced.get(name, 0) + bad
+        return array if array.size else None
 
 
-def _kept_type(values: Sequence[Any]) -> Value:
-    kinds = {type(value) for value in values if value is not None}
+# ---------------------------------------------------------------------------------------------------------------------
+# Which columns
+
+
+def _choose_columns(source: object, present: Sequence[str], media: str | None, text: str | None) -> dict[str, str]:
+    """Column of the result to column of the table: everything that a model may read."""
+    chosen: dict[str, str | None] = {"media": _pick(source, present, media, MEDIA_COLUMNS)}
+    known = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "images": IMAGES_COLUMNS, "flow": FLOW_COLUMNS}
+    for name, names in known.items():
+        found = _pick(source, present, None, names)
+        chosen[name] = found if found != chosen["media"] else None
+    if chosen["media"] is None and chosen["audio"] is None:
+        chosen["media"], chosen["video"] = chosen["video"], None
+    chosen["text"] = _pick(source, present, text, TEXT_COLUMNS)
+    chosen |= {name: name for name in present if name.endswith(FEATURES_SUFFIX) and name != FEATURES_SUFFIX}
+    return {name: column for name, column in chosen.items() if column is not None}
+
+
+def _names(present: Sequence[str]) -> str:
+    return ", ".join(sorted(present)) or "no columns"
+
+
+def _require(source: object, present: Sequence[str], name: str) -> None:
+    if name not in present:
+        raise DataFormatError(f"{source}: no column {name!r}; it has {_names(present)}")
+
+
+def _pick(source: object, present: Sequence[str], wanted: str | None, known: Sequence[str]) -> str | None:
+    if wanted is not None:
+        _require(source, present, wanted)
+        return wanted
+    return next((name for name in known if name in present), None)
+
+
+class _Scan:
+    """One pass over a table: labels, ids, splits, and the types of the columns to keep."""
+
+    def __init__(self, labels: LabelScan, keep: Sequence[str]):
+        self.labels = labels
+        self.kinds: dict[str, set[type]] = {name: set() for name in keep}
+        self.num_rows = 0
+        self.has_split = False
+
+    def read(self, tables: Sequence[Table], label: str | None, identity: str | None, split: str) -> None:
+        """Read all rows.
+
+        Raises:
+            DataFormatError: no rows, unknown splits, a row without split or id, ids that come twice.
+        """
+        wanted = [name for name in (label, identity, split, *self.kinds) if name is not None]
+        seen: set[str] = set()
+        twice: dict[str, None] = {}
+        unsplit: list[str] = []
+        for table in tables:
+            for number, row in enumerate(read_rows(table, wanted), 1):
+                self.num_rows += 1
+                if table.split is None:
+                    self._split(f"{table.path}: row {number}", row.get(split), unsplit)
+                if identity is not None:
+                    name = row.get(identity)
+                    if is_absent(name):
+                        raise DataFormatError(f"{table.path}: row {number} has no {identity}")
+                    if str(name) in seen:
+                        twice[str(name)] = None
+                    seen.add(str(name))
+                if label is not None:
+                    self.labels.add(row.get(label))
+                for key, kinds in self.kinds.items():
+                    if row.get(key) is not None:
+                        kinds.add(type(row[key]))
+        source = self.labels.source
+        if not self.num_rows:
+            raise DataFormatError(f"{source}: the table has no rows")
+        if twice:
+            raise DataFormatError(f"{source}: {len(twice)} ids come twice (first: {next(iter(twice))!r})")
+        if self.has_split and unsplit:
+            raise DataFormatError(f"{unsplit[0]} has no {split}")
+
+    def _split(self, where: str, value: Any, unsplit: list[str]) -> None:
+        if is_absent(value):
+            unsplit[1:] = []  # the first is enough
+            unsplit.append(where)
+        else:
+            split_name(value)
+            self.has_split = True
+
+
+def _feature_shape(tables: Sequence[Table], column: str) -> tuple[int, int]:
+    """Number of axes and width of the first features of a column."""
+    for table in tables:
+        for row in read_rows(table, [column]):
+            cell = row.get(column)
+            if is_absent(cell):
+                continue
+            path = absolute_path(table.path.parent, cell) if isinstance(cell, str) else None
+            if path is not None and file_fault(path) is not None:
+                continue  # reported, or skipped, with the other absent files
+            value = cell if path is None else read_feature_file(path, column)
+            array = feature_sequence(value, f"{table.path}, {column}")[0]
+            if array.size:
+                return array.ndim, array.shape[-1]
+    raise DataFormatError(f"{tables[0].path}: no row has {column}")
+
+
+def _kept_type(name: str, kinds: set[type]) -> Value:
     if kinds <= {bool}:
         return Value("bool")
     if kinds <= {int, bool}:
@@ -364,4 +439,36 @@ def _kept_type(values: Sequence[Any]) -> Value:
         return Value("float64")
     if kinds <= {str}:
         return Value("string")
-    raise DataFormatError(f"a kept column mixes {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise DataFormatError(f"the kept column {name!r} holds {found}; text, or numbers, can be kept")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits
+
+
+def _carve(rows: Sequence[Row], splits: list[str], fraction: float, seed: int) -> None:
+    """Turn some train rows of `splits` into validation rows, in place, when there are none."""
+    if fraction == 0 or "validation" in splits or "train" not in splits:
+        return
+    train = [i for i, name in enumerate(splits) if name == "train"]
+    groups = []
+    for i in train:
+        group = rows[i].get("__group__")
+        if "__group__" in rows[i] and is_absent(group):
+            raise DataFormatError(f"row {i + 1} has no group; the group column groups rows for the validation split")
+        groups.append(str(group) if group is not None else next(cell_paths(rows[i]), f"row {i}"))
+    picked = carve_groups(groups, fraction=fraction, seed=seed)
+    for i, take in zip(train, picked, strict=True):
+        if take:
+            splits[i] = "validation"
+
+
+def _check_leaks(source: object, rows: Sequence[Row], splits: Sequence[str]) -> None:
+    owner: dict[str, str] = {}
+    for row, split in zip(rows, splits, strict=True):
+        for path in cell_paths(row):
+            if owner.setdefault(path, split) != split:
+                raise DataFormatError(
+                    f"{source}: {path} is in both {owner[path]} and {split}; a clip belongs to one split"
+                )

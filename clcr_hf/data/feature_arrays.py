@@ -1,0 +1,105 @@
+"""Feature sequences of rows: read from files, brought to one shape, and turned into typed columns."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import List, Value
+
+from .columns import DataFormatError, ragged_column, replace_non_finite, sequence_feature
+from .safe_files import load_npz_safely
+
+FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors")
+_ARRAY_NAMES = ("features", "feature", "arr_0")
+
+
+def read_feature_file(path: str | os.PathLike, name: str) -> np.ndarray:
+    """The array of features in a `.npy`, `.npz` or `.safetensors` file.
+
+    Args:
+        name: of the array where a file has several, e.g. "audio_features"; else "features", "feature" or "arr_0".
+
+    Raises:
+        DataFormatError: no such file, none or several arrays, object arrays (nothing is unpickled), damaged files.
+    """
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix == ".npy":
+        return _read_npy(path)
+    if suffix not in FEATURE_SUFFIXES:
+        raise DataFormatError(f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)} files")
+    try:
+        arrays = load_npz_safely(path) if suffix == ".npz" else _read_safetensors(path)
+    except FileNotFoundError as error:
+        raise DataFormatError(f"{path}: no such file") from error
+    wanted = [key for key in (name, *_ARRAY_NAMES) if key in arrays] or (list(arrays) if len(arrays) == 1 else [])
+    if not wanted:
+        raise DataFormatError(f"{path}: no array {name!r}; it has {', '.join(sorted(arrays)) or 'none'}")
+    return arrays[wanted[0]]
+
+
+def feature_sequence(value: Any, where: str) -> tuple[np.ndarray, int]:
+    """Features of one row as float32 `(T, D)` or, for taps of L levels, `(L, T, D)`, and how many were not finite.
+
+    NaN and infinity become 0. One vector `(D,)` becomes `(1, D)`.
+
+    Raises:
+        DataFormatError: not numbers, inner lists of different lengths, no or more than three axes.
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            array = np.asarray(value, dtype=np.float32)  # None within lists is NaN
+    except (TypeError, ValueError) as error:
+        raise DataFormatError(f"{where}: features must be numbers in lists of equal lengths ({error})") from error
+    if array.ndim not in (1, 2, 3) or (array.size and not array.shape[-1]):
+        raise DataFormatError(f"{where}: features have shape {array.shape}, not (D,), (T, D) or (L, T, D)")
+    array, bad = replace_non_finite(array)
+    return (array[None] if array.ndim == 1 else array), bad
+
+
+def feature_type(ndim: int, width: int) -> List:
+    """The `datasets` type of `(T, width)` (ndim 2) or `(L, T, width)` (ndim 3) features."""
+    inner = sequence_feature("float32", width)
+    return List(inner) if ndim == 3 else inner
+
+
+def feature_column(arrays: Sequence[np.ndarray | None], ndim: int, width: int) -> pa.Array:
+    """Arrow column of N arrays `(T, width)` or `(L, T, width)`, None for an absent one, without Python lists."""
+    known = [np.zeros((0,) * (ndim - 1) + (width,), np.float32) if array is None else array for array in arrays]
+    flat = [array.reshape(-1, width) for array in known]
+    steps = [array.shape[1] for array in known for _ in range(len(array))] if ndim == 3 else list(map(len, known))
+    column = ragged_column(np.concatenate(flat) if flat else np.zeros((0, width), np.float32), steps)
+    if ndim == 3:
+        outer = np.concatenate([[0], np.cumsum([len(array) for array in known], dtype=np.int64)])
+        column = pa.ListArray.from_arrays(pa.array(outer, pa.int32()), column)
+    absent = [array is None for array in arrays]
+    if any(absent):
+        column = pa.ListArray.from_arrays(column.offsets, column.values, mask=pa.array(absent))
+    return column
+
+
+def mask_type() -> List:
+    """The `datasets` type of a mask (T,) of 0 and 1."""
+    return List(Value("int64"))
+
+
+def _read_npy(path: str | os.PathLike) -> np.ndarray:
+    try:
+        # A memory map is refused where the file is shorter than its header says, before memory is taken.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError as error:
+        raise DataFormatError(f"{path}: no such file") from error
+    except (ValueError, OSError, EOFError, OverflowError) as error:
+        raise DataFormatError(f"{path}: not a plain .npy array ({error})") from error
+
+
+def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:  # NumPy knows no bfloat16
+            return {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataFormatError(f"{path}: not a readable .safetensors file ({error})") from error

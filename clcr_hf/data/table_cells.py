@@ -1,0 +1,88 @@
+"""Cells of a table that name files: made absolute, checked, and turned into what `datasets` refers to files by."""
+
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Audio, Image, List, Value, Video
+
+from .files import file_fault, frame_files, natural_order
+from .table_labels import is_absent
+
+FEATURES_SUFFIX = "_features"
+# Columns of files, in the order in which one is taken to name a row.
+MEDIA_TYPES: dict[str, Any] = {
+    "media": Video(decode=False),
+    "video": Video(decode=False),
+    "audio": Audio(decode=False),
+    "images": List(Image(decode=False)),
+    "flow": Value("string"),
+}
+
+
+def absolute_path(folder: Path, name: object) -> str:
+    """A file named in a table of `folder`, as an absolute path."""
+    return os.path.abspath(os.path.join(folder, str(name)))
+
+
+def media_reference(folder: Path, cell: Any) -> dict[str, Any] | None:
+    """A file as `datasets` refers to it; a struct of `datasets` may hold the file itself."""
+    if not isinstance(cell, dict):
+        return {"path": absolute_path(folder, cell), "bytes": None}
+    path, content = cell.get("path"), cell.get("bytes")
+    if content is not None:
+        return {"path": path, "bytes": content}
+    return None if is_absent(path) else {"path": absolute_path(folder, path), "bytes": None}
+
+
+def image_names(folder: Path, cell: Any) -> list[Any]:
+    """The pictures that a cell names: a list, a folder, a pattern, or one file."""
+    if not isinstance(cell, str):
+        return list(cell)
+    path = absolute_path(folder, cell)
+    if os.path.isdir(path):
+        return list(frame_files(path)) or [cell]
+    if glob.has_magic(cell) and not os.path.exists(path):
+        return sorted(glob.glob(path), key=natural_order) or [cell]
+    return [cell]
+
+
+def cell_paths(cells: Mapping[str, Any]) -> Iterator[str]:
+    """Every file that a row names."""
+    for name, cell in cells.items():
+        if cell is None or name == "text":
+            continue
+        if name == "flow" or (name.endswith(FEATURES_SUFFIX) and isinstance(cell, str)):
+            yield cell
+        elif name in MEDIA_TYPES:
+            items = cell if isinstance(cell, list) else [cell]
+            yield from (item["path"] for item in items if item["bytes"] is None)
+
+
+def first_fault(cells: Mapping[str, Any]) -> str | None:
+    """The first file of a row that is absent or empty, with the reason unless it is absent; None when all are there."""
+    for path in cell_paths(cells):
+        fault = file_fault(path)
+        if fault is not None:
+            return path if fault == "absent" else f"{path} ({fault})"
+    return None
+
+
+class RowIds:
+    """Makes ids of rows that have none: the split and the file's name, with a number where that came before."""
+
+    def __init__(self) -> None:
+        self._uses: dict[str, int] = {}
+        self._given: set[str] = set()
+
+    def __call__(self, cell: Any, split: object) -> str:
+        name = cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, str) else None
+        stem = "/".join(str(part) for part in (split, os.path.splitext(str(name))[0] if name else "row") if part)
+        made = ""
+        while not made or made in self._given:
+            self._uses[stem] = uses = self._uses.get(stem, 0) + 1
+            made = stem if uses == 1 and name else f"{stem}#{uses}"
+        self._given.add(made)
+        return made
