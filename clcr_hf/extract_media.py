@@ -1,0 +1,348 @@
+"""What `clcr extract` reads of each clip: which stretches of its file, and these decoded and prepared by threads.
+
+A clip no longer than a window is read in one go. A longer one is cut, frames and sound each in their own way, so that
+no more than a window of either is in memory at a time.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .extract_backbones import AudioBackbone, VisionBackbone
+from .extract_sources import Clip
+from .media import (
+    MediaError,
+    MediaSource,
+    VideoClip,
+    _import_av,
+    _is,
+    _name,
+    _open,
+    _openable,
+    _tracks,
+    load_audio,
+    load_image,
+    load_media,
+    load_video,
+    resample_audio,
+)
+from .speech import OpenSmile
+
+# What may be wrong with one clip, without a fault of ours or of the installation. MediaError and UnicodeDecodeError are
+# ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors.
+CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, LookupError)
+DEFAULT_FRAMES = 16
+DEFAULT_WINDOW = 20.0
+_FRAMES_AT_ONCE = 64
+_SOUND_RATE = 16_000
+_CLOSE = 1e-3
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass
+class Job:
+    """A stretch of a clip's file to read, in seconds of the file; `end=None` is the file's end.
+
+    Attributes:
+        frames: arguments of `load_video` that say which frames; None reads none. `frames_end` is where the stretch
+            ends, in seconds of the clip.
+        sound: whether its sound is read; `keep` is where the part begins (seconds of the clip) that the window before
+            did not hold.
+        speech: whether the sound goes to the recogniser.
+        last: whether the clip is complete with it.
+        error: what was wrong with the clip already.
+    """
+
+    clip: Clip
+    begin: float = 0.0
+    end: float | None = None
+    frames: dict[str, Any] | None = None
+    frames_end: float = 0.0
+    sound: bool = False
+    keep: float = 0.0
+    speech: bool = False
+    last: bool = False
+    error: Exception | None = None
+
+
+@dataclass
+class Piece:
+    """What a job gave, ready for the backbones. Times are seconds from the clip's start.
+
+    Attributes:
+        pixels, num_frames, frame_times, frame_end: see `VisionBackbone`.
+        sound: the extractor's values of a window; it begins at `sound_begin`, its sound ends at `sound_end`.
+        smile: openSMILE's features `(T, D)` and the seconds of each.
+        speech: the whole sound at the recogniser's rate.
+    """
+
+    job: Job
+    pixels: np.ndarray | None = None
+    num_frames: int = 0
+    frame_times: np.ndarray | None = None
+    frame_end: float = 0.0
+    sound: np.ndarray | None = None
+    sound_begin: float = 0.0
+    sound_end: float = 0.0
+    smile: tuple[np.ndarray, float] | None = None
+    speech: np.ndarray | None = None
+    error: Exception | None = None
+
+
+def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
+    """Seconds of the video and of the audio track, as the header states them (counted off the packets where it
+    states none, or where it is a WAV's, which may be wrong); None for a track that is not there.
+
+    Raises:
+        MediaError: the file is missing, empty or no media file.
+    """
+    av = _import_av()
+    name = _name(source)
+    try:
+        with _open(av, _openable(source, name)) as container:
+            video, audio = _tracks(container)
+            stated = None if container.duration is None or _is(container, {"wav"}) else container.duration / 1e6
+            if stated is None:
+                ends = {track.index: 0.0 for track in (video, audio) if track is not None}
+                for packet in container.demux(*(track for track in (video, audio) if track is not None)):
+                    if packet.pts is not None:
+                        end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                        ends[packet.stream.index] = max(ends[packet.stream.index], end)
+                stated = max(ends.values(), default=0.0)
+            lengths = [None if track is None else _track_seconds(track, stated) for track in (video, audio)]
+    except (av.error.FFmpegError, EOFError) as error:
+        raise MediaError(f"cannot read {name}: {error}; it is damaged, cut short or no media file") from error
+    return lengths[0], lengths[1]
+
+
+def _track_seconds(track: Any, stated: float) -> float:
+    if track.duration is None or track.time_base is None:
+        return stated
+    return min(float(track.duration * track.time_base), stated)
+
+
+class ClipReader:
+    """Plans and reads clips for the backbones at hand; both methods may run in several threads at once.
+
+    Args:
+        vision, audio, smile: what reads frames and sound; None for what is not wanted.
+        speech_rate: samples a second for the recogniser; None without one.
+        fps, num_frames: frames of a clip, see `load_video`. With neither, `num_frames` is 16, or what a backbone that
+            reads clips takes.
+        window_seconds: longest stretch of sound that a backbone reads at a time.
+        audio_rate: tokens of sound a second; windows hold a whole number of them.
+    """
+
+    def __init__(
+        self,
+        vision: VisionBackbone | None = None,
+        audio: AudioBackbone | None = None,
+        smile: OpenSmile | None = None,
+        speech_rate: int | None = None,
+        *,
+        fps: float | None = None,
+        num_frames: int | None = None,
+        window_seconds: float | None = None,
+        audio_rate: float | None = None,
+    ):
+        self.vision, self.audio, self.smile = vision, audio, smile
+        self.speech_rate = speech_rate
+        clip_frames = vision.clip_frames if vision is not None else 1
+        if fps is None and num_frames is None:
+            num_frames = clip_frames if clip_frames > 1 else DEFAULT_FRAMES
+        self.fps, self.num_frames = fps, num_frames
+        self.stretch = max(_FRAMES_AT_ONCE // clip_frames, 1) * clip_frames / fps if fps is not None else float("inf")
+        window = window_seconds or (audio.max_seconds if audio is not None else None) or DEFAULT_WINDOW
+        if audio is not None and audio.max_seconds is not None:
+            window = min(window, audio.max_seconds)
+        if audio_rate:
+            window = max(1, int(window * audio_rate + _CLOSE)) / audio_rate
+        self.window = window
+        self.reads_sound = audio is not None or smile is not None
+        self.sound_rate = audio.sampling_rate if audio is not None else _SOUND_RATE
+
+    # --- which stretches ---------------------------------------------------------------------------------------------
+
+    def plan(self, clip: Clip) -> list[Job]:
+        """The clip's jobs, in order; one at least. A clip that cannot be read has one job with the error."""
+        try:
+            jobs = self._plan(clip) or [Job(clip)]
+        except CLIP_ERRORS as error:
+            return [Job(clip, last=True, error=error)]
+        jobs[-1].last = True
+        return jobs
+
+    def _plan(self, clip: Clip) -> list[Job]:
+        wants_speech = self.speech_rate is not None and clip.text is None
+        wants_sound = self.reads_sound or wants_speech
+        lengths: dict[int, tuple[float | None, float | None]] = {}
+        for source in (clip.video if self.vision is not None else None, clip.audio if wants_sound else None):
+            if source is not None and id(source) not in lengths:
+                lengths[id(source)] = track_lengths(source)
+        frames = self._frame_jobs(clip, lengths.get(id(clip.video), (None, None))[0])
+        sounds = self._sound_jobs(clip, lengths.get(id(clip.audio), (None, None))[1], wants_sound)
+        if wants_speech and sounds:
+            if len(sounds) > 1:  # the recogniser goes through a long sound by itself
+                frames = [Job(clip, clip.start, clip.end, speech=True), *frames]
+            else:
+                sounds[0].speech = True
+        # A short clip's one file is opened once for both.
+        if len(frames) == len(sounds) == 1 and clip.video is clip.audio:
+            return [replace(sounds[0], frames=frames[0].frames, frames_end=frames[0].frames_end)]
+        return frames + sounds
+
+    def _frame_jobs(self, clip: Clip, length: float | None) -> list[Job]:
+        if self.vision is None:
+            return []
+        if clip.video is None:
+            return [Job(clip, frames={})] if clip.images else []
+        total = _stretch(clip, length)
+        if total <= 0:
+            return []
+        if self.num_frames is not None:
+            return [Job(clip, clip.start, clip.end, frames={"num_frames": self.num_frames}, frames_end=total)]
+        begins = self.stretch * np.arange(max(1, np.ceil(total / self.stretch - _CLOSE)))
+        ends = [*(float(begin) for begin in begins[1:]), None]
+        return [
+            Job(
+                clip,
+                clip.start + float(begin),
+                clip.end if end is None else clip.start + end,
+                frames={"fps": self.fps},
+                frames_end=total if end is None else end,
+            )
+            for begin, end in zip(begins, ends, strict=True)
+        ]
+
+    def _sound_jobs(self, clip: Clip, length: float | None, wanted: bool) -> list[Job]:
+        total = _stretch(clip, length)
+        if not wanted or clip.audio is None or total <= 0:
+            return []
+        if not self.reads_sound or total <= self.window + _CLOSE:
+            return [Job(clip, clip.start, clip.end, sound=self.reads_sound)]
+        keeps = np.arange(0, total - _CLOSE, self.window)
+        # The last window reaches back, so that all are of one length.
+        begins = [*keeps[:-1], total - self.window]
+        ends = [*(clip.start + keeps[1:]), clip.end]
+        return [
+            Job(clip, clip.start + float(b), e, sound=True, keep=float(k))
+            for b, e, k in zip(begins, ends, keeps, strict=True)
+        ]
+
+    # --- reading them ------------------------------------------------------------------------------------------------
+
+    def load(self, job: Job) -> Piece:
+        """Decodes and prepares a job; what goes wrong with the clip is in the piece's `error`."""
+        piece = Piece(job, error=job.error)
+        if piece.error is not None:
+            return piece
+        try:
+            self._load(job, piece)
+        except CLIP_ERRORS as error:
+            piece.error = error
+        return piece
+
+    def _load(self, job: Job, piece: Piece) -> None:
+        wave = None
+        video: VideoClip | None = None
+        clip = job.clip
+        stretch: dict[str, Any] = {"start": job.begin, "end": job.end}
+        rate = self.sound_rate if job.sound else self.speech_rate
+        reads_sound = job.sound or job.speech
+        if job.frames is not None and clip.video is None:
+            self._use_frames(piece, *_read_images(clip.images or [], self.fps, self.num_frames))
+        elif job.frames is not None and reads_sound:
+            found = load_media(clip.video, sampling_rate=rate, **job.frames, **stretch)
+            video, wave = found.video, found.audio
+        elif job.frames is not None:
+            video = load_video(clip.video, **job.frames, **stretch)
+        elif reads_sound:
+            wave = load_audio(clip.audio, sampling_rate=rate or _SOUND_RATE, **stretch)
+        if video is not None:
+            self._use_video(piece, video)
+        if wave is not None and wave.size:
+            self._use_sound(piece, wave, rate or _SOUND_RATE)
+
+    def _use_video(self, piece: Piece, video: VideoClip) -> None:
+        frames, times = video.frames, video.timestamps - piece.job.clip.start
+        if self.num_frames is not None and self.vision is not None and self.vision.clip_frames == 1:
+            # A clip with fewer frames than were asked for repeats some: one token a frame is enough.
+            kept = np.unique(times, return_index=True)[1]
+            frames, times = frames[kept], times[kept]
+        self._use_frames(piece, frames, times, piece.job.frames_end)
+
+    def _use_frames(self, piece: Piece, frames: np.ndarray, times: np.ndarray, end: float) -> None:
+        assert self.vision is not None
+        piece.pixels = self.vision.prepare(frames)
+        piece.num_frames, piece.frame_times, piece.frame_end = len(frames), np.maximum(times, 0.0), end
+
+    def _use_sound(self, piece: Piece, wave: np.ndarray, rate: int) -> None:
+        if piece.job.speech:
+            piece.speech = resample_audio(wave, rate, self.speech_rate or rate)
+        if not piece.job.sound:
+            return
+        piece.sound_begin = piece.job.begin - piece.job.clip.start
+        piece.sound_end = piece.sound_begin + len(wave) / rate
+        if self.audio is not None:
+            piece.sound = self.audio.prepare(wave)
+        if self.smile is not None:
+            piece.smile = self.smile(resample_audio(wave, rate, self.smile.sampling_rate))
+
+
+def _stretch(clip: Clip, length: float | None) -> float:
+    """Seconds of a track of `length` that belong to the clip."""
+    if length is None:
+        return 0.0
+    return (length if clip.end is None else min(clip.end, length)) - clip.start
+
+
+def _read_images(paths: list[str], fps: float | None, num_frames: int | None) -> tuple[np.ndarray, np.ndarray, float]:
+    """Frames uint8 `(F, H, W, 3)`, their seconds `(F,)` and the end, of pictures taken `fps` a second (1 by default);
+    at most `num_frames` of them, spread evenly."""
+    step = 1 / fps if fps else 1.0
+    kept = np.arange(len(paths))
+    if num_frames is not None and len(paths) > num_frames:
+        kept = ((np.arange(num_frames) + 0.5) * len(paths) / num_frames).astype(int)
+    frames = [load_image(paths[index]) for index in kept]
+    if len({frame.shape for frame in frames}) > 1:
+        raise MediaError(f"{paths[0]} and the pictures after it differ in size")
+    return np.stack(frames), kept * step, len(paths) * step
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def read_ahead(reader: ClipReader, clips: Iterable[Clip], num_workers: int) -> Iterator[Piece]:
+    """Pieces of all clips in order, decoded by `num_workers` threads while the backbones are busy; 0 decodes when
+    asked. At most `2 * num_workers` pieces wait."""
+    if num_workers == 0:
+        for clip in clips:
+            yield from map(reader.load, reader.plan(clip))
+        return
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="clcr-extract") as pool:
+        planned = _ordered_map(pool, reader.plan, clips, num_workers)
+        jobs = (job for group in planned for job in group)
+        yield from _ordered_map(pool, reader.load, jobs, 2 * num_workers)
+
+
+def _ordered_map(
+    pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In], ahead: int
+) -> Iterator[_Out]:
+    """`map` by a pool's threads, with at most `ahead` results under way or waiting."""
+    pending: deque[Future[_Out]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()

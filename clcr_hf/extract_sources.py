@@ -1,0 +1,252 @@
+"""Where `clcr extract` takes its clips from: a folder, a table, or a benchmark. All are read as streams."""
+
+import inspect
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict, Features
+
+from . import data as loaders
+from .data.columns import SPLIT_ALIASES, DataFormatError, split_name
+from .data.manifest import open_manifest
+from .data.tables import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp")
+SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
+_SUFFIXES = VIDEO_SUFFIXES + SOUND_SUFFIXES
+# Columns that the extraction reads; all others are carried over.
+_READ_COLUMNS = ("id", "text", "media", "video", "audio", "images", "flow", "words", "word_intervals", "path", "split")
+# Columns of a table that say which stretch of its file a clip is. Some benchmarks have columns of these names that mean
+# something else (where a clip lay in a longer video, or an event in the clip): there they are carried over.
+_STRETCH = ("start", "end")
+
+
+@dataclass
+class Clip:
+    """One row to come.
+
+    Attributes:
+        id, split: as in the rows written.
+        video, audio: file (path or bytes) with the frames, with the sound; the same one for most clips. None: the row
+            has no such modality.
+        images: frames already taken, paths or bytes in order, where there is no video.
+        start, end: seconds of the file that are the clip; `end=None` is the file's end.
+        text, words, word_intervals: transcript, and its words with their seconds from the clip's start.
+        kept: label and other columns, carried over as they are.
+    """
+
+    id: str
+    split: str
+    video: Any = None
+    audio: Any = None
+    images: list[Any] | None = None
+    start: float = 0.0
+    end: float | None = None
+    text: str | None = None
+    words: list[str] | None = None
+    word_intervals: Any = None
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str | None:
+        """The clip's file, for messages and the column `path`."""
+        sources = (self.video, self.audio, self.images[0] if self.images else None)
+        return next((source for source in sources if isinstance(source, str)), None)
+
+
+@dataclass
+class ClipSource:
+    """A stream of clips that can be gone through more than once.
+
+    Attributes:
+        name: what the clips come from, as it is recorded.
+        open: gives a fresh iterator of clips, in the same order each time.
+        kept: types of the columns carried over (`Clip.kept`).
+        total: how many clips, where that is known.
+        has_text, has_words: whether clips bring their transcript; its words with times.
+    """
+
+    name: str
+    open: Callable[[], Iterator[Clip]]
+    kept: Features
+    total: int | None = None
+    has_text: bool = False
+    has_words: bool = False
+
+    def __iter__(self) -> Iterator[Clip]:
+        return self.open()
+
+
+def open_source(
+    source: str | os.PathLike[str] | DatasetDict,
+    *,
+    layout: str | None = None,
+    layout_options: Mapping[str, Any] | None = None,
+    split: str = "train",
+    **table_options: Any,
+) -> ClipSource:
+    """The clips of `source`.
+
+    Args:
+        source: a folder of clips; a table of clips (`.csv`, `.tsv`, `.jsonl`, `.parquet`), or a folder that holds one
+            called `metadata` or `manifest`; the folder of a benchmark, with `layout`; or rows already loaded, a
+            `DatasetDict`.
+        layout, layout_options: name of a loader in `clcr_hf.data` without its `load_` (`"cremad"`), and its options.
+        split: of clips of a folder, where no folder called train, valid, val, dev, validation or test at its top tells.
+        table_options: for `clcr_hf.data.manifest.open_manifest`. A table's columns `start` and `end`, in seconds, say
+            which stretch of the file a clip is; `words` and `word_intervals` (from the clip's start) are read too.
+
+    A folder's clips are named by their path in it without the suffix. Hidden files, and folders that are links, are
+    passed over.
+
+    Raises:
+        DataFormatError: nothing of that kind there, or a table that cannot be read.
+    """
+    if isinstance(source, Mapping):
+        return _rows_source("rows", source)
+    path = Path(source)
+    if layout is not None:
+        return _rows_source(str(path.absolute()), _load_layout(layout, path, dict(layout_options or {})))
+    if path.is_dir() and not _named_tables(path):
+        return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split)), Features({}))
+    if not path.exists():
+        raise DataFormatError(f"{path} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) of clips")
+    return _table_source(path, table_options)
+
+
+# --- a folder --------------------------------------------------------------------------------------------------------
+
+
+def _named_tables(folder: Path) -> bool:
+    return any((folder / (name + suffix)).is_file() for name in TABLE_NAMES for suffix in TABLE_SUFFIXES)
+
+
+def _walk(root: Path, split: str) -> Iterator[Clip]:
+    """Clips of a folder and those below it, one folder's names in memory at a time."""
+    found = False
+    for path, shares_name in _media_files(root):
+        found = True
+        name = os.path.relpath(path, root).replace(os.sep, "/")
+        top = name.split("/")[0].lower() if "/" in name else ""
+        stem, suffix = os.path.splitext(name)
+        video = None if suffix.lower() in SOUND_SUFFIXES else path
+        yield Clip(name if shares_name else stem, SPLIT_ALIASES.get(top, split), video=video, audio=path)
+    if not found:
+        raise DataFormatError(f"{root} holds no clips ({', '.join(_SUFFIXES)})")
+
+
+def _media_files(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Path of each clip, and whether another one beside it differs in its suffix alone (clip.mp4 and clip.wav)."""
+    with os.scandir(folder) as scan:
+        # Sorted, so that every process and every run sees the same order.
+        entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan)
+    entries = [entry for entry in entries if not entry[0].startswith(".")]
+    wanted = {name for name, is_folder in entries if not is_folder and name.lower().endswith(_SUFFIXES)}
+    stems = Counter(os.path.splitext(name)[0] for name in wanted)
+    for name, is_folder in entries:
+        if is_folder:
+            yield from _media_files(folder / name)
+        elif name in wanted:
+            yield os.path.abspath(folder / name), stems[os.path.splitext(name)[0]] > 1
+
+
+# --- tables and benchmarks -------------------------------------------------------------------------------------------
+
+
+def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
+    present = {name for table in find_tables(path) for name in column_names(table)}
+    extra = [name for name in ("words", "word_intervals", *_STRETCH) if name in present]
+    keep = list(dict.fromkeys([*(options.get("keep_columns") or ()), *extra]))
+    manifest = open_manifest(path, **{"require_label": False, **options, "keep_columns": keep})
+    columns = _carried(manifest.features, stretch=False)
+    return ClipSource(
+        name=os.path.abspath(path),
+        open=lambda: (_row_clip(row, row["split"], columns, stretch=True) for row in manifest.rows()),
+        kept=columns,
+        total=len(manifest),
+        has_text="text" in manifest.features,
+        has_words={"words", "word_intervals"} <= present,
+    )
+
+
+def _load_layout(layout: str, path: Path, options: dict[str, Any]) -> DatasetDict:
+    load = getattr(loaders, f"load_{layout}", None)
+    if load is None:
+        known = sorted(name.removeprefix("load_") for name in dir(loaders) if name.startswith("load_"))
+        raise DataFormatError(f"no layout {layout!r}; there are {', '.join(known)}")
+    accepted = inspect.signature(load).parameters
+    if unknown := sorted(set(options) - set(accepted)):
+        raise DataFormatError(f"load_{layout} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    return load(path, **options)
+
+
+def _rows_source(name: str, splits: Mapping[str, Any]) -> ClipSource:
+    features = next(iter(splits.values())).features
+    columns = _carried(features, stretch=True)
+    return ClipSource(
+        name=name,
+        open=lambda: (_row_clip(row, split, columns, stretch=False) for split in splits for row in splits[split]),
+        kept=columns,
+        total=sum(len(rows) for rows in splits.values()),
+        has_text="text" in features,
+        has_words={"words", "word_intervals"} <= set(features),
+    )
+
+
+def _carried(features: Mapping[str, Any], *, stretch: bool) -> Features:
+    read = _READ_COLUMNS if stretch else (*_READ_COLUMNS, *_STRETCH)
+    return Features(
+        {
+            name: kind
+            for name, kind in features.items()
+            if name not in read and not name.endswith(("_features", "_intervals"))
+        }
+    )
+
+
+def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str], *, stretch: bool) -> Clip:
+    media = _file(row.get("media"))
+    images = row.get("images")
+    return Clip(
+        id=row["id"],
+        split=split,
+        video=_file(row.get("video")) or media,
+        audio=_file(row.get("audio")) or media,
+        images=[_file(image) for image in images] if images else None,
+        start=(_seconds(row, "start") or 0.0) if stretch else 0.0,
+        end=_seconds(row, "end") if stretch else None,
+        text=row.get("text") or None,
+        words=_words(row.get("words")),
+        word_intervals=row.get("word_intervals"),
+        kept={name: row[name] for name in carried},
+    )
+
+
+def _file(value: Any) -> Any:
+    """Path or bytes of an undecoded media column."""
+    if isinstance(value, Mapping):
+        return value.get("bytes") or value.get("path")
+    return value
+
+
+def _words(value: Sequence[str] | np.ndarray | None) -> list[str] | None:
+    return None if value is None or isinstance(value, str) else [str(word) for word in value] or None
+
+
+def _seconds(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    if value in (None, ""):
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise DataFormatError(f"row {row['id']!r}: {name} is {value!r}, not a number of seconds")
+    return seconds
