@@ -15,7 +15,7 @@ import os
 import uuid
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -58,20 +58,13 @@ def compute_flow(frames: np.ndarray, method: FlowMethod = "farneback") -> np.nda
         raise ValueError(f"frames must be uint8 (F, H, W, 3), got {np.asarray(frames).dtype} {np.shape(frames)}")
     if len(frames) < 2 or 0 in frames.shape:
         raise ValueError(f"flow needs two frames or more, got {frames.shape}")
+    if method not in ("farneback", "dis"):
+        raise ValueError(f"method must be 'farneback' or 'dis', got {method!r}")
     if method == "dis" and min(frames.shape[1:3]) < 16:
         raise ValueError(f"method 'dis' needs frames of at least 16 x 16, got {frames.shape[1:3]}; take 'farneback'")
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    if method == "dis":
-        search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        pairs = [search.calc(one, two, None) for one, two in zip(grey, grey[1:], strict=False)]
-    elif method == "farneback":
-        pairs = [
-            cv2.calcOpticalFlowFarneback(one, two, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-            for one, two in zip(grey, grey[1:], strict=False)
-        ]
-    else:
-        raise ValueError(f"method must be 'farneback' or 'dis', got {method!r}")
-    return np.stack(pairs).astype(np.float32, copy=False)
+    step = _stepper(cv2, method)
+    return np.stack([step(one, two) for one, two in zip(grey, grey[1:], strict=False)])
 
 
 def compute_clip_flow(
@@ -269,6 +262,20 @@ def add_flow(
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _stepper(cv2: ModuleType, method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """What makes flow `(H, W, 2)` of two grey frames."""
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) if method == "dis" else None
+
+    def step(one: np.ndarray, two: np.ndarray) -> np.ndarray:
+        if np.array_equal(one, two):  # repeated frames; Farneback would find up to 0.1 pixel at the borders
+            return np.zeros((*one.shape, 2), dtype=np.float32)
+        if search is not None:
+            return search.calc(one, two, None)
+        return cv2.calcOpticalFlowFarneback(one, two, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+
+    return step
 
 
 def _check_options(size: Any, max_displacement: float | None) -> None:

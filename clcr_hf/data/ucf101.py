@@ -25,7 +25,7 @@ from .files import file_fault, list_lines, report_missing
 FOLDS = (1, 2, 3)
 _LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", ".")
 _VIDEO_FOLDERS = ("UCF-101", "UCF101", ".")
-_GROUP = re.compile(r"_(g\d+)_c\d+\.\w+$")
+_FILE = re.compile(r"v_(\w+)_(g\d+)_c\d+\.\w+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -153,16 +153,18 @@ def _read_list(path: Path, names: list[str], labelled: bool) -> list[_Clip]:
     for number, line in list_lines(path):
         fields = line.replace("\\", "/").split()
         folder, _, file = fields[0].rpartition("/")
-        label, group = numbers.get(folder.lower()), _GROUP.search(file)
+        label, parts = numbers.get(folder.lower()), _FILE.fullmatch(file)
         form = "class/v_class_gNN_cNN.avi" + (" number" if labelled else "")
-        if len(fields) > 2 or (labelled and len(fields) != 2) or group is None:
+        if len(fields) > 2 or (labelled and len(fields) != 2) or parts is None:
             problems.append(f"line {number}: {line!r} is not of the form {form}")
         elif label is None:
             problems.append(f"line {number}: {folder!r} is no class of classInd.txt")
+        elif parts[1].lower() != folder.lower():
+            problems.append(f"line {number}: {file} is named after another class than its folder {folder}")
         elif len(fields) == 2 and fields[1] != str(label + 1):
             problems.append(f"line {number}: {fields[1]} is not the number of {folder}, which is {label + 1}")
         else:
-            clip = _Clip(fields[0], label, group[1])
+            clip = _Clip(fields[0], label, parts[2])
             if clips.setdefault(clip.id, clip) is not clip:
                 problems.append(f"line {number}: {clip.id} comes twice")
     raise_problems(path, problems)
