@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .ave import iter_ave_h5, load_ave, load_ave_h5
     from .columns import DataFormatError
     from .cremad import load_cremad
-    from .kinetics_sounds import load_kinetics_sounds
     from .dialogues import as_dialogues
+    from .kinetics_sounds import load_kinetics_sounds
     from .manifest import iter_manifest, load_manifest, open_manifest
     from .mmsa import RestrictedUnpickler, UnsafePickleError, load_mmsa, load_pickle_safely
     from .talking_faces import generate_talking_faces
