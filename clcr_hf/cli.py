@@ -1,8 +1,9 @@
-"""The `clcr` command: train, evaluate, predict."""
+"""The `clcr` command."""
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,31 +21,35 @@ _BAR = 24
 
 @app.command(context_settings=_PASS_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
-    """Train a model. Takes the arguments of examples/run_sentiment.py; `clcr train --help` lists them."""
+    """Train a model: `clcr train [recipe.yaml] --dataset NAME ...`; `clcr train --help` lists the arguments."""
     from .training import main as train_main
 
     train_main(context.args)
 
 
-@app.command()
+@app.command(context_settings=_PASS_ON)
 def evaluate(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")],
-    dataset: Annotated[str, typer.Option(help="talking_faces, mmsa, manifest or utterances.")] = "talking_faces",
-    dataset_dir: Annotated[str | None, typer.Option(help="Folder of the generated corpus.")] = None,
-    data_file: Annotated[str | None, typer.Option(help="The pickle, manifest or npz file.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A name as in `clcr train`; default: what it learned.")] = None,
+    dataset_dir: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
+    data_file: Annotated[str | None, typer.Option(help="The pickle, table or npz.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Examples a forward pass.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Measure a trained model on one split of a data set."""
-    from .training import DataArguments, evaluate_model
+    """Measure a trained model on one split of a data set. Data arguments of `clcr train` may follow, such as
+    `--dataset_options fold=2`; those of the model's own training hold where its data set is measured."""
+    from .training import evaluate_model, evaluation_data
 
-    data = DataArguments(dataset=dataset, dataset_dir=dataset_dir, data_file=data_file)
+    given = {"dataset": dataset, "dataset_dir": dataset_dir, "data_file": data_file}
+    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+    data = evaluation_data(model, [*words, *context.args])
     metrics = evaluate_model(model, data, split=split, batch_size=batch_size)
     if as_json:
         typer.echo(json.dumps(metrics, indent=2))
         return
-    table = Table(title=f"{model} on {dataset}, {split}")
+    table = Table(title=f"{model} on {data.dataset}, {split}")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
@@ -78,6 +83,123 @@ def predict(
         typer.echo(json.dumps(result, indent=2))
     else:
         _print_result(Console(), result, top)
+
+
+@app.command()
+def extract(
+    source: Annotated[str, typer.Argument(help="Folder of clips, table of clips, or a benchmark's folder (--layout).")],
+    out: Annotated[str, typer.Argument(help="Folder of the features.")],
+    vision: Annotated[str | None, typer.Option(help="Backbone for frames: hub name or folder.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Backbone for sound.")] = None,
+    text: Annotated[str | None, typer.Option(help="Backbone for transcripts.")] = None,
+    taps: Annotated[str, typer.Option(help="early-middle-late, last, or layers such as 4,8,12.")] = "early-middle-late",
+    levels: Annotated[int, typer.Option(help="How many layers early-middle-late takes.")] = 3,
+    fps: Annotated[float | None, typer.Option(help="Frames a second that are read.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames of a clip instead. Default: 16.")] = None,
+    token_grid: Annotated[int, typer.Option(help="Tokens of a frame: the square of this.")] = 1,
+    audio_rate: Annotated[float, typer.Option(help="Tokens of sound a second; 0 keeps the backbone's own.")] = 5.0,
+    window_seconds: Annotated[float | None, typer.Option(help="Longest stretch of sound read at a time.")] = None,
+    opensmile: Annotated[bool, typer.Option(help="eGeMAPS by openSMILE (licence: not commercial).")] = False,
+    opensmile_level: Annotated[
+        str, typer.Option(help="lld (25, each 10 ms) or functionals (88, each second).")
+    ] = "lld",
+    transcribe: Annotated[str | None, typer.Option(help="Speech recogniser for clips without text.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language for Whisper, such as en.")] = None,
+    align: Annotated[str | None, typer.Option(help="words: one token a word in every modality.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Benchmark: cremad, kinetics_sounds, ave, ucf101.")] = None,
+    layout_options: Annotated[str | None, typer.Option(help="JSON: options of its loader.")] = None,
+    split: Annotated[str, typer.Option(help="Of clips in a folder that do not say.")] = "train",
+    label_column: Annotated[str | None, typer.Option(help="Table: column of the labels.")] = None,
+    label_names: Annotated[str | None, typer.Option(help="Table: classes in order, as happy,sad.")] = None,
+    task: Annotated[str, typer.Option(help="Table: auto, regression, classification, multi_label, segments.")] = "auto",
+    keep_columns: Annotated[str | None, typer.Option(help="Table: columns to carry over, as speaker,age.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Frames, seconds of sound or texts in a forward pass.")] = 64,
+    num_workers: Annotated[int, typer.Option(help="Threads that decode.")] = 2,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: a GPU if there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the backbones.")] = "float32",
+    rows_per_shard: Annotated[int, typer.Option(help="Rows a file.", min=1)] = 256,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many clips.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Try again what failed before.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Turn clips into features by pretrained backbones. Goes on where it was stopped."""
+    _quiet()
+    from .extract import extract_features
+
+    record = extract_features(
+        source,
+        out,
+        text=text,
+        vision=vision,
+        audio=audio,
+        taps=[int(layer) for layer in taps.split(",")] if taps[:1].isdigit() else taps,
+        num_levels=levels,
+        fps=fps,
+        num_frames=num_frames,
+        token_grid=token_grid,
+        audio_rate=audio_rate or None,
+        window_seconds=window_seconds,
+        opensmile=opensmile_level if opensmile else False,
+        transcribe=transcribe,
+        language=language,
+        align=align,
+        layout=layout,
+        layout_options=json.loads(layout_options) if layout_options else None,
+        split=split,
+        label_column=label_column,
+        label_names=label_names.split(",") if label_names else None,
+        task=task,
+        keep_columns=keep_columns.split(",") if keep_columns else (),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=device,
+        dtype=dtype,
+        rows_per_shard=rows_per_shard,
+        limit=limit,
+        retry_failed=retry_failed,
+        progress=not as_json,
+    )
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+        return
+    counts = record["counts"]
+    rows = ", ".join(f"{name} {count}" for name, count in counts["rows"].items()) or "no rows"
+    Console().print(f"{out}: {rows}; {counts['failed']} clips failed", highlight=False)
+    for reason, count in counts["lacking"].items():
+        Console().print(f"  {reason}: {count} rows (see {out}/failures-*.jsonl)", highlight=False)
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Where training left the model, its processor and run.json.")],
+    repo_id: Annotated[str, typer.Argument(help="org/name on the Hub; made when it does not exist.")],
+    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
+    create_pr: Annotated[bool, typer.Option(help="Open a pull request instead.")] = False,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Weights beyond this are cut into files.")] = "5GB",
+    to_folder: Annotated[
+        Path | None, typer.Option(help="Write what would be sent to this folder, and send nothing.")
+    ] = None,
+) -> None:
+    """Send a trained model to the Hub: weights, processor, code, card, results. The token is that of `hf auth login`."""
+    _quiet()
+    from .publish import build_release
+    from .publish import publish as send
+
+    if to_folder is not None:
+        typer.echo(str(build_release(folder, to_folder, repo_id, max_shard_size=max_shard_size)))
+        return
+    address = send(
+        folder,
+        repo_id,
+        private=private or None,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=message,
+        max_shard_size=max_shard_size,
+    )
+    typer.echo(address)
 
 
 def _quiet() -> None:
@@ -122,10 +244,10 @@ def _token_table(name: str, tokens: list[dict[str, Any]]) -> Table:
     return table
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: an error that a user can mend is one line on the standard error, with exit code 1."""
     try:
-        app()
+        app(None if argv is None else list(argv))
     except (ValueError, OSError) as error:
         Console(stderr=True, highlight=False).print("error:", str(error), markup=False, soft_wrap=True)
         sys.exit(1)

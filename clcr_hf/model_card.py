@@ -21,15 +21,18 @@ _METRIC_NAMES = {
     "acc_7": ("Acc-7", "accuracy"),
     "accuracy": ("accuracy", "accuracy"),
     "macro_f1": ("macro F1", "f1"),
+    "weighted_f1": ("weighted F1, mean over labels", "f1"),
     "map": ("mAP", "mean_average_precision"),
     "segment_accuracy": ("segment accuracy", "accuracy"),
     "segment_macro_f1": ("segment macro F1", "f1"),
 }
 _NOT_METRICS = ("runtime", "per_second", "loss", "epoch", "samples", "segments")
+# What a model gives, and the name of its task.
 _TASKS = {
-    "regression": "a sentiment score",
-    "single_label_classification": "one label",
-    "multi_label_classification": "any number of labels",
+    "regression": ("a sentiment score", "multimodal sentiment"),
+    "single_label_classification": ("one label", "multimodal classification"),
+    "multi_label_classification": ("any number of labels", "multimodal multi-label classification"),
+    "segments": ("a label for each segment", "event localisation"),
 }
 
 
@@ -66,7 +69,7 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
     The card of the run in `folder`, from its `run.json`.
 
     Args:
-        folder: Where [`~clcr_hf.training.run_sentiment`] saved its model.
+        folder: Where [`~clcr_hf.training.run_training`] saved its model.
         model_id: What the card's examples load; default the folder's name.
 
     Raises:
@@ -76,14 +79,18 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
     model_id = model_id or Path(folder).resolve().name
     split = "test" if measured_metrics(run["metrics"], "test") else "eval"
     figures = measured_metrics(run["metrics"], split)
+    kind = "segments" if run.get("per_segment") else run["problem_type"]
+    gives, task = _TASKS.get(kind, ("a label", "multimodal classification"))
+    inputs = run.get("inputs", {})
+    features = {name: column for name, column in inputs.items() if column.endswith("_features")}
     data = ModelCardData(
         language="en",
         license="apache-2.0" if run["generated"] else None,
         library_name="transformers",
         pipeline_tag="video-classification",
-        tags=["clcr", "multimodal", "sentiment-analysis", *run["modalities"]],
+        tags=["clcr", "multimodal", *(["sentiment-analysis"] if kind == "regression" else []), *run["modalities"]],
         model_name=model_id,
-        eval_results=_eval_results(run, figures, split),
+        eval_results=_eval_results(run, task, figures, split),
     )
     return ModelCard.from_template(
         data,
@@ -91,7 +98,11 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         title=model_id,
         model_id=model_id,
         modalities=", ".join(run["modalities"]),
-        task=_TASKS.get(run["problem_type"], "a label"),
+        task=gives,
+        per_segment=kind == "segments",
+        features=list(features.values()),
+        reads_text="text" in run["modalities"],
+        selected=run.get("selected_by", True),
         generated=run["generated"],
         split="validation" if split == "eval" else split,
         seed=run["seed"],
@@ -101,17 +112,17 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         settings=list(run["settings"].items()),
         command=run["command"],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        dataset=run["dataset"],
+        dataset=run.get("dataset_title", run["dataset"]),
     )
 
 
-def _eval_results(run: dict[str, Any], figures: dict[str, float], split: str) -> list[EvalResult] | None:
+def _eval_results(run: dict[str, Any], task: str, figures: dict[str, float], split: str) -> list[EvalResult] | None:
     results = [
         EvalResult(
             task_type="video-classification",
-            task_name="multimodal sentiment",
+            task_name=task,
             dataset_type=run["dataset"],
-            dataset_name=f"{run['dataset']} (generated)" if run["generated"] else run["dataset"],
+            dataset_name=run.get("dataset_title", run["dataset"]),
             dataset_split="validation" if split == "eval" else split,
             metric_type=_METRIC_NAMES.get(key, (key, key))[1],
             metric_name=_METRIC_NAMES.get(key, (key, key))[0],

@@ -1,5 +1,6 @@
 """Training from the command line: what the scripts in `examples/` and `clcr train` run."""
 
+import argparse
 import difflib
 import json
 import os
@@ -23,7 +24,7 @@ from transformers.trainer_utils import EvalPrediction, IntervalStrategy, get_las
 from .configuration_clcr import CLCRConfig
 from .data import CLCRDataCollator
 from .metrics import classification_metrics, segment_metrics, sentiment_metrics
-from .model_card import RUN_FILE, write_model_card
+from .model_card import RUN_FILE, read_run, write_model_card
 from .modeling_clcr import CLCRForTokenClassification
 from .processing_clcr import CLCRProcessor
 from .trainer import CLCRTrainer, CLCRTrainingArguments
@@ -225,6 +226,29 @@ def evaluate_model(
     return {name.removeprefix("test_"): value for name, value in metrics.items()}
 
 
+def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
+    """
+    Which data to measure a saved model on.
+
+    Args:
+        argv: data arguments. Without `--dataset`, or with that of the model's own training, the arguments of the
+            training (in the model's `run.json`) hold where `argv` says nothing.
+
+    Raises:
+        ValueError: an unknown argument.
+    """
+    parser = HfArgumentParser(DataArguments)
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    named.add_argument("--dataset")
+    wanted = named.parse_known_args(list(argv))[0].dataset
+    path = Path(model_dir) / RUN_FILE
+    own = read_run(model_dir).get("data_arguments", {}) if path.is_file() else {}
+    if wanted not in (None, own.get("dataset")):
+        own = {}
+    given = [word for name, value in own.items() if value is not None for word in _words(name, value)]
+    return parser.parse_args_into_dataclasses(args=[*given, *argv])[0]
+
+
 # -- trainer --------------------------------------------------------------------------------------------------------
 
 
@@ -390,6 +414,7 @@ __all__ = [
     "build_trainer",
     "choose_columns",
     "evaluate_model",
+    "evaluation_data",
     "load_model",
     "main",
     "metrics_function",

@@ -20,6 +20,7 @@ from .configuration_clcr import STANDARD_MODALITIES
 from .data import load_manifest, load_mmsa, load_utterances
 from .data.columns import logger
 from .data.talking_faces import GENERATOR_VERSION, MARKER, generate_talking_faces
+from .flow import add_flow, load_flow
 from .media import MediaError, VideoClip, load_audio, load_media, load_video
 from .processing_clcr import CLCRProcessor
 
@@ -191,6 +192,12 @@ def load_data(args: DataArguments, modalities: Sequence[str] | None = None) -> L
         ValueError: an option that the loader does not have.
     """
     data = SOURCES[args.dataset](args, modalities)
+    if args.compute_flow and (modalities is None or "flow" in modalities):
+        cache = args.flow_cache_dir or _cache_folder() / "flow"
+        workers = os.cpu_count() or 1
+        data.splits = add_flow(
+            data.splits, cache, num_workers=workers, num_frames=args.video_frames, size=args.image_size
+        )
     splits = data.splits
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_test_samples}
     for name, limit in limits.items():
@@ -274,7 +281,7 @@ def _utterances(args: DataArguments, modalities: Sequence[str] | None) -> Loaded
 def _csd(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData:
     from .data.csd import MOSEI_EMOTIONS, load_csd
 
-    splits = _call(load_csd, args, args.dataset_dir, modalities=modalities)
+    splits = _call(load_csd, args, args.dataset_dir, **_wanted(modalities))
     emotions = _is_multi_label(splits)
     title = "CMU-MOSEI emotions" if emotions else "CMU-MultimodalSDK sentiment"
     return LoadedData(splits, title, label_names=MOSEI_EMOTIONS if emotions else None)
@@ -591,7 +598,7 @@ class ClipRows(torch.utils.data.Dataset):
 
     def _flow(self, row: dict[str, Any]) -> dict[str, list[Any]]:
         """Optical flow `(F, 2, H, W)`, thinned as frames are; nothing where the row has none."""
-        flow = self._try(row, "flow", _stored_flow) if "flow" in self.columns else None
+        flow = self._try(row, "flow", load_flow) if "flow" in self.columns else None
         return {} if flow is None else {"flow": [flow[_even(len(flow), self.processor.video_num_frames)]]}
 
     def _sampling(self) -> dict[str, Any]:
@@ -619,13 +626,6 @@ def _picture(value: Any) -> np.ndarray:
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"an image cannot be read: {error}") from error
-
-
-def _stored_flow(path: str) -> np.ndarray:
-    """Flow `(F, 2, H, W)` float32 of a file that `clcr_hf.flow` wrote; MediaError where it is none."""
-    from .flow import load_flow
-
-    return np.asarray(load_flow(path)[0], np.float32).transpose(0, 3, 1, 2)
 
 
 def _even(total: int, wanted: int | None) -> list[int]:

@@ -104,6 +104,8 @@ def test_multilabel_by_hand():
     assert result["accuracy"] == pytest.approx(5 / 6)
     assert result["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert result["map"] == 1.0  # the third class has no positive and is left out
+    # First label: F1 of 2/3 for present, 0 for absent, half the references each; the others are all right.
+    assert result["weighted_f1"] == pytest.approx((1 / 3 + 1 + 1) / 3)
 
 
 @settings(max_examples=60, deadline=None)

@@ -76,6 +76,8 @@ def classification_metrics(
         accuracy: share of samples right; for multi-label, share of the N * C decisions.
         macro_f1: mean F1 of the classes that occur in predictions or references (multi-label: of all C; a class that
             neither has counts 0).
+        weighted_f1: multi-label only: mean over the C of the F1 of present and absent, each weighted by its share of
+            the references (as MOSEI's emotions are reported).
         map: mean over the classes that have a reference of `average_precision`; only with `scores`.
 
     Raises:
@@ -91,6 +93,9 @@ def classification_metrics(
     else:
         f1 = f1_scores(pred, true)["macro"]
     result = {"accuracy": float((pred == true).mean()), "macro_f1": f1}
+    if pred.ndim == 2:
+        weighted = [f1_scores(pred[:, c], true[:, c])["weighted"] for c in range(pred.shape[1])]
+        result["weighted_f1"] = float(np.mean(weighted))
     if scores is not None:
         result["map"] = _mean_average_precision(np.asarray(scores, dtype=np.float64), true)
     return result
