@@ -406,11 +406,13 @@ def ridge_scores(backbone: Path, splits: Mapping[str, Sequence[Row]], wanted: st
 
 
 class Report:
-    """Prints the table and writes the JSON as both grow."""
+    """Prints the table and writes the JSON as both grow. Rows of an earlier command stay in the JSON."""
 
     def __init__(self, dataset: str, fold: str, output: Path | None):
         self.fold, self.output = fold, output
         self.content: dict[str, Any] = {"dataset": dataset, "figures_of": fold, "versions": versions(), "rows": {}}
+        if output is not None and output.exists():
+            self.content["rows"] = json.loads(output.read_text())["rows"]
         print(f"{fold + ' fold':44}MAE    Corr   Acc-2 has0 / non0   Acc-7", flush=True)
 
     def add(self, name: str, scores: Sequence[np.ndarray], truth: np.ndarray, **details: Any) -> None:
@@ -482,7 +484,8 @@ def main() -> None:
     parser.add_argument("--set", type=json.loads, default={}, help="settings to change, as JSON")
     parser.add_argument("--search", nargs="*", metavar="CANDIDATE", help="compare settings on the validation fold")
     parser.add_argument("--float32", action="store_true", help="no bfloat16: slower where the processor has it")
-    parser.add_argument("--output", type=Path, help="JSON to write")
+    parser.add_argument("--label", default="", help="written behind the name of each row")
+    parser.add_argument("--output", type=Path, help="JSON to write, or to add rows to")
     args = parser.parse_args()
     run(args)
 
@@ -516,7 +519,7 @@ def run(args: argparse.Namespace) -> None:
     for kind in kinds:
         if kind in args.models:
             folders = [args.save / f"{kind}-{seed}" for seed in args.seeds] if args.save else []
-            run_row(report, kind, jobs(kind, chosen), splits, folders)
+            run_row(report, f"{kind}{args.label}", jobs(kind, chosen), splits, folders)
 
 
 if __name__ == "__main__":
