@@ -70,7 +70,7 @@ def naive_average(words: np.ndarray, times: np.ndarray, frames: np.ndarray) -> t
     return means, counts
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(interval_lists, interval_lists, st.sampled_from([1, 3, 2**21]), st.integers(0, 2**31))
 def test_averages_are_those_of_a_loop(words, times, block, seed):
     frames = np.random.default_rng(seed).normal(size=(len(times), 2))

@@ -3,6 +3,7 @@
 | module | reads |
 |---|---|
 | `mmsa` | MOSI, MOSEI and SIMS pickles as the MMSA toolkit ships them, and MulT's older ones |
+| `csd` | MOSI and MOSEI as the CMU-MultimodalSDK publishes them, aligned to words |
 | `manifest` | a CSV, TSV, JSONL or Parquet table of clips, features or dialogues |
 | `cremad` | CREMA-D: sound, videos or frames, lists |
 | `ave` | AVE: videos and lists, or the ready h5 features |
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .ave import iter_ave_h5, load_ave, load_ave_h5
     from .columns import DataFormatError
     from .cremad import load_cremad
+    from .csd import iter_csd, load_csd, read_csd
     from .dialogues import as_dialogues
     from .kinetics_sounds import load_kinetics_sounds
     from .manifest import iter_manifest, load_manifest, open_manifest
@@ -40,7 +42,10 @@ _HOMES = {
     "iter_ave_h5": "ave",
     "load_ave": "ave",
     "load_ave_h5": "ave",
+    "iter_csd": "csd",
     "load_cremad": "cremad",
+    "load_csd": "csd",
+    "read_csd": "csd",
     "load_kinetics_sounds": "kinetics_sounds",
     "as_dialogues": "dialogues",
     "iter_manifest": "manifest",
@@ -60,10 +65,12 @@ __all__ = [
     "as_dialogues",
     "generate_talking_faces",
     "iter_ave_h5",
+    "iter_csd",
     "iter_manifest",
     "load_ave",
     "load_ave_h5",
     "load_cremad",
+    "load_csd",
     "load_kinetics_sounds",
     "load_manifest",
     "load_mmsa",
@@ -71,6 +78,7 @@ __all__ = [
     "load_ucf101",
     "load_utterances",
     "open_manifest",
+    "read_csd",
 ]
 
 
