@@ -82,8 +82,10 @@ LISTS = {
 CLASS_FILES = ("class.txt", "classes.txt", "class_list.txt")
 _SPLIT_FOLDERS = {**SPLIT_ALIASES, "validate": "validation"}
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
-_TIMED = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)
-_STARTED = re.compile(r"(.{11})_(\d+)", re.ASCII)  # a YouTube id has 11 characters, of which some are _ and -
+# A YouTube id has 11 characters, of which some may be _ and -, also the first.
+_TIMED = re.compile(r"(.{11})_(\d{6})_(\d{6})", re.ASCII)
+_STARTED = re.compile(r"(.{11})_(\d{1,6})", re.ASCII)
+_OTHER = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)
 _DEPTH = 3
 
 
@@ -243,7 +245,8 @@ def _kinetics_line(columns: Sequence[str], line: str) -> _Clip | None:
 
 def _clip(name: str, label: str, seconds: int) -> _Clip:
     """A clip of a file name. The name is parsed from the right, for ids hold `_` and may begin with `-` or `_`."""
-    timed, started = _TIMED.fullmatch(name), _STARTED.fullmatch(name)
+    started = _STARTED.fullmatch(name)
+    timed = _TIMED.fullmatch(name) or (_OTHER.fullmatch(name) if started is None else None)
     if timed is not None:
         return _Clip(name, timed[1], label, (name,))
     if started is not None:
