@@ -19,7 +19,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -374,12 +374,14 @@ def _damaged(name: str, why: str) -> MediaError:
 
 @dataclass
 class _Scan:
-    """What the packets of a file tell: its pictures' track, its end in seconds, and its frames in the window."""
+    """What the packets of a file tell, in seconds: which track is its pictures' and when they end, how much sound
+    there is, and (for torchcodec) when each frame is shown."""
 
     video_index: int | None
     origin: float = 0.0
     video_end: float = 0.0
-    frames: int = 0
+    sound: float = 0.0
+    times: list[float] = field(default_factory=list)
 
 
 def _scan(av: ModuleType, stream: Any, plan: _Plan, name: str) -> _Scan:
@@ -393,15 +395,18 @@ def _scan(av: ModuleType, stream: Any, plan: _Plan, name: str) -> _Scan:
         if plan.video and video is not None and video.codec_context is not None:
             _check_pixels(video.codec_context.width, video.codec_context.height, name)
         ends = {track.index: 0.0 for track in wanted}
+        in_full = plan.backend == "torchcodec"  # frames come by their number, which counts those before the window
         for packet in container.demux(wanted) if wanted else ():
             time = packet.pts if packet.pts is not None else packet.dts
             if time is not None:
                 begin = float(time * packet.time_base) - scan.origin
                 end = float((time + (packet.duration or 0)) * packet.time_base) - scan.origin
                 ends[packet.stream.index] = max(ends[packet.stream.index], end)
-                in_window = end >= plan.start and (plan.end is None or begin < plan.end)
-                scan.frames += packet.stream.index == scan.video_index and in_window
-            if plan.end is not None and ends and min(ends.values()) > plan.end:
+                if packet.stream.index != scan.video_index:
+                    scan.sound += end - begin
+                elif in_full and not packet.is_discard:
+                    scan.times.append(begin)
+            if plan.end is not None and not in_full and ends and min(ends.values()) > plan.end:
                 break
         else:
             _check_tail(container, max(ends.values(), default=0.0) + scan.origin, name)
@@ -447,7 +452,10 @@ def _decode(container: Any, plan: _Plan, scan: _Scan, name: str) -> MediaClip:
         video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         sinks[video.index] = _Frames(plan, scan.video_end, name)
     if plan.audio and audio is not None:
-        sinks[audio.index] = _Samples(plan, plan.sampling_rate or audio.rate, name)
+        rate = plan.sampling_rate or audio.rate
+        length = (scan.sound if plan.end is None else min(scan.sound, plan.end)) - plan.start
+        _check_bytes(4 * length * rate * (1 if plan.mono else audio.channels), "sound", name)
+        sinks[audio.index] = _Samples(plan, rate, name)
     if sinks and plan.start > _PREROLL and _is(container, _SEEKABLE):
         container.seek(int((plan.start - _PREROLL + scan.origin) * 1e6), backward=True)
     for packet in container.demux([container.streams[index] for index in sinks]) if sinks else ():
@@ -469,41 +477,45 @@ def _decode(container: Any, plan: _Plan, scan: _Scan, name: str) -> MediaClip:
 def _decode_by_torchcodec(stream: Any, plan: _Plan, scan: _Scan, name: str) -> VideoClip:
     """Pictures as `_Frames` chooses them, decoded by torchcodec on `plan.device`."""
     decoder_class = _import_torchcodec(plan.device)
-    moments = _moments(plan, scan.video_end, name)
     if hasattr(stream, "seek"):
         stream.seek(0)
+    options = {"stream_index": scan.video_index, "dimension_order": "NHWC", "num_ffmpeg_threads": 0}
     try:
-        decoder = decoder_class(
-            stream, stream_index=scan.video_index, dimension_order="NHWC", device=plan.device, num_ffmpeg_threads=0
-        )
-        size = max((decoder.metadata.width or 1) * (decoder.metadata.height or 1) * 3, _LEAST_FRAME_BYTES)
-        wanted = None if moments is None else list(itertools.islice(moments, MAX_BYTES // size + 1))
-        _check_bytes(size * (scan.frames if wanted is None else len(wanted)), "pictures", name)
-        first, last = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
-        if wanted is None:
-            end = last if plan.end is None else min(plan.end + scan.origin, last)
-            batch = decoder.get_frames_played_in_range(min(max(plan.start + scan.origin, first), end), end)
-        else:
-            latest = np.nextafter(last, -np.inf)
-            at = np.clip(np.array(wanted) + scan.origin + _CLOSE, first, latest)
-            batch = decoder.get_frames_played_at(at.tolist())
+        decoder = decoder_class(stream, device=plan.device, **options)
+        size = (decoder.metadata.width or 1) * (decoder.metadata.height or 1) * 3
+        chosen = _frame_numbers(plan, scan, size, name)
+        if len(decoder) != len(scan.times):
+            raise RuntimeError(f"it counts {len(decoder)} frames where there are {len(scan.times)}")
+        batch = decoder.get_frames_at(chosen)
     except (RuntimeError, IndexError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MediaError(f"torchcodec cannot read {name}: {why}; try backend='pyav'") from error
     times = batch.pts_seconds.cpu().numpy().astype(np.float64) - scan.origin
-    frames = batch.data.cpu().numpy()
-    if wanted is None:  # the frame on screen at the start began before it
-        frames, times = frames[times >= plan.start], times[times >= plan.start]
-    if not len(frames):
-        raise MediaError(f"{name} has no video frame from {plan.start} s to {plan.end} s; widen the window")
-    return VideoClip(np.ascontiguousarray(frames), times)
+    return VideoClip(np.ascontiguousarray(batch.data.cpu().numpy()), times)
+
+
+def _frame_numbers(plan: _Plan, scan: _Scan, frame_bytes: int, name: str) -> list[int]:
+    """Places, in order of time, of the frames that `_Frames` would choose; each counts `frame_bytes`."""
+    frame_bytes = max(frame_bytes, _LEAST_FRAME_BYTES)
+    times = np.sort(np.array(scan.times))
+    moments = _moments(plan, scan.video_end, name)
+    if moments is None:
+        end = np.inf if plan.end is None else plan.end
+        chosen = np.flatnonzero((times >= plan.start) & (times < end))
+    else:
+        wanted = np.fromiter(itertools.islice(moments, MAX_BYTES // frame_bytes + 1), np.float64)
+        chosen = np.maximum(np.searchsorted(times, wanted + _CLOSE, side="right") - 1, 0)
+    if not len(chosen):
+        raise _no_frame(plan, name)
+    _check_bytes(len(chosen) * frame_bytes, "pictures", name)
+    return chosen.tolist()
 
 
 class _Frames:
     """Chooses frames while they pass: of each wanted moment, the frame on screen then."""
 
     def __init__(self, plan: _Plan, video_end: float, name: str):
-        self.start, self.name = plan.start, name
+        self.plan, self.name = plan, name
         self.end = plan.end if plan.end is not None else float("inf")
         self.moments = _moments(plan, video_end, name)
         self.moment = next(self.moments, None) if self.moments is not None else None
@@ -516,7 +528,7 @@ class _Frames:
         if time is None:  # raw streams without time stamps: as many frames later as there were frames
             time = self.last[1] + 1 / 25 if self.last is not None else 0.0
         if self.moments is None:
-            if self.start <= time < self.end:
+            if self.plan.start <= time < self.end:
                 self._keep(frame, time)
         else:
             self._settle(time)
@@ -545,8 +557,13 @@ class _Frames:
         if self.moments is not None:
             self._settle(float("inf"))
         if not self.frames:
-            raise MediaError(f"{self.name} has no video frame from {self.start} s to {self.end} s; widen the window")
+            raise _no_frame(self.plan, self.name)
         return VideoClip(np.stack(self.frames), np.array(self.times, dtype=np.float64))
+
+
+def _no_frame(plan: _Plan, name: str) -> MediaError:
+    end = "its end" if plan.end is None else f"{plan.end} s"
+    return MediaError(f"{name} has no video frame from {plan.start} s to {end}; widen the window, or copy it again")
 
 
 def _moments(plan: _Plan, video_end: float, name: str) -> Iterator[float] | None:
@@ -636,7 +653,8 @@ def _tracks(container: Any) -> tuple[Any | None, Any | None]:
 
 
 def _is_cover(track: Any) -> bool:
-    return "attached_pic" in str(getattr(track, "disposition", ""))
+    disposition = track.disposition
+    return bool(disposition & type(disposition).attached_pic)
 
 
 def _origin(container: Any) -> float:
