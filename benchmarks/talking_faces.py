@@ -28,7 +28,8 @@ from clcr_hf import training as recipe
 from clcr_hf.data.talking_faces import bayes_scores
 from clcr_hf.hierarchy import SemanticHierarchyEncoder
 from clcr_hf.objective import task_loss
-from clcr_hf.training_data import load_data, prepare
+from clcr_hf.training_data import load_data
+from clcr_hf.training_rows import prepare
 
 MODALITIES = ("text", "vision", "audio")
 INPUTS = {

@@ -35,9 +35,9 @@ from .training_data import (
     filled_columns,
     load_data,
     modality_columns,
-    prepare,
 )
 from .training_models import ABLATIONS, ModelArguments, build_model, build_processor, load_model, train_tokenizer
+from .training_rows import prepare
 
 _VERSIONED = ("clcr-hf", "torch", "transformers", "datasets", "accelerate", "numpy")
 _RECIPES = (".json", ".yaml", ".yml")
@@ -374,6 +374,7 @@ def _record(
         "inputs": columns,
         "selected_by": args.metric_for_best_model if args.load_best_model_at_end else None,
         "num_examples": {name: len(rows) for name, rows in datasets.items()},
+        "clips_left_out": {name: rows.left_out for name, rows in datasets.items()},
         "settings": settings,
         "model_arguments": asdict(model_args),
         "data_arguments": asdict(data_args),

@@ -18,7 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from clcr_hf.data.talking_faces import generate_talking_faces
 from clcr_hf.training import ABLATIONS, ModelArguments, evaluate_model, main, parse_args, train_tokenizer
-from clcr_hf.training_data import ClipRows, DataArguments
+from clcr_hf.training_data import DataArguments
+from clcr_hf.training_rows import ClipRows
 
 REPO = Path(__file__).resolve().parent.parent
 SCRIPT = REPO / "examples" / "run_sentiment.py"
