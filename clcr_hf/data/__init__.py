@@ -11,6 +11,8 @@
 | `kinetics_sounds` | Kinetics-Sounds: clips and lists, Kinetics' own lists, or folders of classes |
 | `talking_faces` | nothing: it generates a corpus of clips with known answers |
 | `utterances` | an `.npz` with one row an utterance, as one sequence a video |
+| `shards` | folders that `clcr convert` and `clcr extract` wrote |
+| `safe_pickle`, `safe_files` | pickles, HDF5 and `.npz` files from strangers; the loaders read through them |
 | `clcr_hf.collator` | `CLCRDataCollator`, rows of any of them to one padded and masked batch |
 
 Names are imported on first use, so that one part does not need the optional packages of another.
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     from .dialogues import as_dialogues
     from .kinetics_sounds import load_kinetics_sounds
     from .manifest import iter_manifest, load_manifest, open_manifest
-    from .mmsa import RestrictedUnpickler, UnsafePickleError, load_mmsa, load_pickle_safely
+    from .mmsa import iter_mmsa, load_mmsa
+    from .safe_files import UnsafeFileError, load_npz_safely, open_h5, read_h5
+    from .safe_pickle import RestrictedUnpickler, UnsafePickleError, load_pickle_safely
+    from .shards import ShardWriter, load_shards, written_ids
     from .talking_faces import generate_talking_faces
     from .ucf101 import load_ucf101
     from .utterances import load_utterances
@@ -36,8 +41,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "CLCRDataCollator": ".collator",  # at the root, where it can travel with the pipeline
     "DataFormatError": "columns",
-    "RestrictedUnpickler": "mmsa",
-    "UnsafePickleError": "mmsa",
+    "RestrictedUnpickler": "safe_pickle",
+    "ShardWriter": "shards",
+    "UnsafeFileError": "safe_files",
+    "UnsafePickleError": "safe_pickle",
     "generate_talking_faces": "talking_faces",
     "iter_ave_h5": "ave",
     "load_ave": "ave",
@@ -51,8 +58,14 @@ _HOMES = {
     "iter_manifest": "manifest",
     "load_manifest": "manifest",
     "open_manifest": "manifest",
+    "iter_mmsa": "mmsa",
     "load_mmsa": "mmsa",
-    "load_pickle_safely": "mmsa",
+    "load_npz_safely": "safe_files",
+    "load_shards": "shards",
+    "open_h5": "safe_files",
+    "read_h5": "safe_files",
+    "written_ids": "shards",
+    "load_pickle_safely": "safe_pickle",
     "load_ucf101": "ucf101",
     "load_utterances": "utterances",
 }
@@ -61,12 +74,15 @@ __all__ = [
     "CLCRDataCollator",
     "DataFormatError",
     "RestrictedUnpickler",
+    "ShardWriter",
+    "UnsafeFileError",
     "UnsafePickleError",
     "as_dialogues",
     "generate_talking_faces",
     "iter_ave_h5",
     "iter_csd",
     "iter_manifest",
+    "iter_mmsa",
     "load_ave",
     "load_ave_h5",
     "load_cremad",
@@ -74,11 +90,16 @@ __all__ = [
     "load_kinetics_sounds",
     "load_manifest",
     "load_mmsa",
+    "load_npz_safely",
     "load_pickle_safely",
+    "load_shards",
     "load_ucf101",
     "load_utterances",
+    "open_h5",
     "open_manifest",
     "read_csd",
+    "read_h5",
+    "written_ids",
 ]
 
 

@@ -296,6 +296,9 @@ def load_npz_safely(
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file")
+    with open(path, "rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise DataFormatError(f"{path}: not a readable .npz file (it is a single array; an archive is wanted)")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = _checked_entries(path, archive, names, max_bytes)

@@ -5,7 +5,6 @@ on 31): the label of an utterance is read from its neighbours too, so the task i
 """
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from .columns import (
     sequence_feature,
     split_name,
 )
+from .safe_files import load_npz_safely
 
 ORDER_COLUMNS = ("utterance", "start")
 
@@ -100,45 +100,24 @@ def _read_npz(
     modalities: Sequence[str] | None,
 ) -> dict[str, Any]:
     """The arrays asked for, checked, under the keys label, split, group, order and features (a dict)."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise DataFormatError(f"{path}: not a readable .npz file ({error})") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataFormatError(f"{path}: a single array; an .npz archive is wanted")
-    with archive:
-        names = archive.files
-        if order is None:
-            order = next((name for name in ORDER_COLUMNS if name in names), None)
-        wanted = {"label": label, "split": split, "group": group, "order": order}
-        absent = [name for name in [*wanted.values(), *(modalities or ())] if name is not None and name not in names]
-        if absent:
-            raise DataFormatError(f"{path}: no array {', '.join(absent)}; it has {', '.join(names)}")
-        result: dict[str, Any] = {
-            key: _read_array(path, archive, name) for key, name in wanted.items() if name is not None
-        }
-        others = [name for name in names if name not in wanted.values()] if modalities is None else modalities
-        features = {name: _read_array(path, archive, name) for name in others}
+    arrays = load_npz_safely(path)
+    if order is None:
+        order = next((name for name in ORDER_COLUMNS if name in arrays), None)
+    wanted = {"label": label, "split": split, "group": group, "order": order}
+    absent = [name for name in [*wanted.values(), *(modalities or ())] if name is not None and name not in arrays]
+    if absent:
+        raise DataFormatError(f"{path}: no array {', '.join(absent)}; it has {', '.join(arrays)}")
+    result: dict[str, Any] = {key: arrays[name] for key, name in wanted.items() if name is not None}
+    others = [name for name in arrays if name not in wanted.values()] if modalities is None else modalities
+    features = {name: arrays[name] for name in others}
+    if not result["label"].ndim:
+        raise DataFormatError(f"{path}: the label array has shape (), not (N,)")
     size = len(result["label"])
     if modalities is None:
         features = {k: v for k, v in features.items() if v.ndim == 2 and v.dtype.kind == "f" and len(v) == size}
     result["features"] = features
     _check_arrays(path, result, size)
     return result
-
-
-def _read_array(path: object, archive: Any, name: str) -> np.ndarray:
-    try:
-        array = archive[name]
-        if not isinstance(array, np.ndarray):
-            raise ValueError("not an array")
-        return array
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise DataFormatError(
-            f"{path}: array {name!r} cannot be read ({error}). Object arrays are never unpickled: save plain ones"
-        ) from error
 
 
 def _check_arrays(path: object, arrays: Mapping[str, Any], size: int) -> None:
