@@ -213,3 +213,17 @@ def test_rows_of_a_loader(tmp_path):
     batch = CLCRDataCollator()([data[0], data[1]])
     assert batch["text_features"].tolist() == [[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [0.0, 0.0]]]
     assert batch["labels"].tolist() == [[1, 0], [1, -100]]
+
+
+def test_a_reference_to_no_file_is_an_absent_clip():
+    """`datasets` gives undecoded media as {"path", "bytes"}, both None where a row has none."""
+    rows = [
+        {"text": "so good", "media": {"path": None, "bytes": None}},
+        {"text": "no", "media": {"path": "", "bytes": None}},
+        {"text": "very good", "media": None},
+    ]
+    assert set(CLCRDataCollator(Reader())(rows)) == {"input_ids", "attention_mask"}
+    rows[1]["media"] = {"path": None, "bytes": b"clip"}
+    batch = CLCRDataCollator(Reader())(rows)
+    assert batch["input_values"].shape[0] == 3 and batch["input_values"][[0, 2]].abs().sum() == 0
+    assert batch["input_values"][1].abs().sum() > 0
