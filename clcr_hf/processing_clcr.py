@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .media import MediaError, load_audio, load_media, load_video, resample_audio
+from .media import MediaError, load_audio, load_image, load_media, load_video, resample_audio
 from .remote_code import add_remote_code
 
 _LOADERS = {
@@ -73,6 +74,8 @@ class CLCRProcessor(ProcessorMixin):
         video_num_frames: most frames taken of a clip, spread evenly over it. None takes every frame.
         video_fps: frames a second taken of a file instead of `video_num_frames`.
         max_audio_seconds: sounds are cut after this many seconds. None keeps them whole.
+        flow_size: height and width (or one number for both) that optical flow is resized to, in pixels; its vectors
+            are scaled alike. None leaves it as it is.
 
     Raises:
         TypeError: a sub-processor of the wrong kind.
@@ -90,6 +93,7 @@ class CLCRProcessor(ProcessorMixin):
         video_num_frames: int | None = 16,
         video_fps: float | None = None,
         max_audio_seconds: float | None = None,
+        flow_size: int | list[int] | None = None,
         chat_template: str | None = None,
     ):
         if image_processor is not None and video_processor is not None:
@@ -102,6 +106,7 @@ class CLCRProcessor(ProcessorMixin):
         self.video_num_frames = video_num_frames
         self.video_fps = video_fps
         self.max_audio_seconds = max_audio_seconds
+        self.flow_size = _two_sides(flow_size)
         present = {name: getattr(self, name) for name in self.get_attributes()}
         super().__init__(**present, chat_template=chat_template)
 
@@ -200,8 +205,12 @@ class CLCRProcessor(ProcessorMixin):
                 one sound. Sounds are mixed to mono and resampled to the extractor's rate.
             media: a path (or bytes) or list of them, each opened once for both its frames and its sound. A file
                 without sound track (or pictures) lacks that modality. Fills what this processor has parts for.
-            flow: optical flow, `(F, 2, H, W)` or `(F, H, W, 2)` floats, or a list of such; a 5-D array is a batch.
-            images: one picture or a list of them; each becomes a clip of one frame.
+            flow: optical flow, `(F, 2, H, W)` or `(F, H, W, 2)` floats or the path of a file written by
+                `clcr_hf.flow`, or a list of such; a 5-D array is a batch.
+            images: one picture, or a list with one entry a sample. An entry that is a picture becomes a clip of one
+                frame; an entry that is itself a list (or a 4-D array) holds the frames of a clip in order. So one clip
+                is a list in a list. A picture is a PIL image, `(H, W, 3)` uint8, a path, bytes, a binary file or
+                `{"path": ..., "bytes": ...}`; only the frames that are kept are opened.
             sampling_rate: rate of the waveforms in `audio`, samples a second; one for all or one for each.
             num_frames: overrides `video_num_frames` for this call. Clips with more frames are thinned evenly; clips
                 with fewer are padded.
@@ -249,8 +258,9 @@ class CLCRProcessor(ProcessorMixin):
         self._check_inputs(given, features)
         batch = {name: _as_batch(name, value) for name, value in given.items()}
         size = _batch_size(batch)
+        clips_from = "images" if "images" in batch else "videos"
         if "images" in batch:
-            batch["videos"] = [None if picture is None else _as_list(picture) for picture in batch.pop("images")]
+            batch["videos"] = [_frames_of(entry) for entry in batch.pop("images")]
         if "media" in batch:
             batch |= self._open_media(batch.pop("media"), frames)
         pad = padding is not False
@@ -260,13 +270,13 @@ class CLCRProcessor(ProcessorMixin):
             options = {"truncation": truncation, "max_length": max_length, **(text_kwargs or {})}
             data |= self._encode_text(batch["text"], options, length, pad)
         if "videos" in batch:
-            data |= self._encode_videos(batch["videos"], frames, dict(images_kwargs or {}), pad)
+            data |= self._encode_videos(batch["videos"], frames, dict(images_kwargs or {}), pad, clips_from)
         if "audio" in batch:
             seconds = max_audio_seconds if max_audio_seconds is not None else self.max_audio_seconds
             rates = _rates(sampling_rate, size)
             data |= self._encode_audio(batch["audio"], rates, seconds, dict(audio_kwargs or {}), pad)
         if "flow" in batch:
-            data |= _encode_flow(batch["flow"], frames["num_frames"], pad)
+            data |= _encode_flow(batch["flow"], frames["num_frames"], self.flow_size, pad)
         for name in features.keys() & batch.keys():
             data |= _encode_features(name, batch[name], pad)
         if not data:
@@ -358,15 +368,15 @@ class CLCRProcessor(ProcessorMixin):
         return data
 
     def _encode_videos(
-        self, samples: list[Any], frames: dict[str, Any], extra: dict[str, Any], pad: bool
+        self, samples: list[Any], frames: dict[str, Any], extra: dict[str, Any], pad: bool, name: str = "videos"
     ) -> dict[str, np.ndarray]:
         rows = []
         for index, sample in enumerate(samples):
-            clip = _clip_frames(sample, index, frames)
+            clip = _clip_frames(sample, index, frames, name)
             rows.append(self._pixels(clip, index, extra) if clip else None)
         if all(row is None for row in rows):
             rows[0] = self._pixels([np.zeros((_PROBE_SIDE, _PROBE_SIDE, 3), np.uint8)], 0, extra)[:0]
-        values, mask = _stack(_fill_missing(rows), "videos", pad=pad)
+        values, mask = _stack(_fill_missing(rows), name, pad=pad)
         return {"pixel_values": values, "vision_attention_mask": mask}
 
     def _pixels(self, frames: list[np.ndarray], index: int, extra: dict[str, Any]) -> np.ndarray:
@@ -449,23 +459,35 @@ def _waveform(sample: Any, index: int, rate: int | None, target: int, seconds: f
     return wave if seconds is None else wave[: round(seconds * target)]
 
 
-def _clip_frames(sample: Any, index: int, frames: dict[str, Any]) -> list[np.ndarray]:
+def _clip_frames(sample: Any, index: int, frames: dict[str, Any], name: str = "videos") -> list[np.ndarray]:
     """One clip as a list of `(H, W, 3)` uint8 frames, thinned as asked; empty if missing."""
     source = _media_source(sample)
     if source is None:
         return []
     if _is_file(source):
-        return list(_distinct(_read(load_video, "videos", index, source, **frames), frames))
-    pictures = [_picture(frame, index) for frame in source]
-    return [pictures[i] for i in _even_indices(len(pictures), frames["num_frames"])]
+        return list(_distinct(_read(load_video, name, index, source, **frames), frames))
+    return [_picture(source[i], index, name) for i in _even_indices(len(source), frames["num_frames"])]
 
 
-def _picture(frame: Any, index: int) -> np.ndarray:
-    """A PIL image or array as `(H, W, 3)` uint8."""
+def _frames_of(entry: Any) -> Any:
+    """An entry of `images` as a list of frames; None if it is missing or empty."""
+    if entry is None:
+        return None
+    frames = list(entry) if isinstance(entry, list | tuple) or _rank(entry) == 4 else [entry]
+    return frames or None
+
+
+def _picture(frame: Any, index: int, name: str) -> np.ndarray:
+    """A PIL image, array or image file as `(H, W, 3)` uint8."""
+    source = _media_source(frame)
+    if _is_file(source):
+        return _read(load_image, name, index, source)
+    if source is None:
+        raise ValueError(f"{name}: sample {index} has a frame that is None; leave the frame out")
     array = _to_numpy(frame.convert("RGB") if hasattr(frame, "convert") else frame)
     if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8:
         raise ValueError(
-            f"videos: sample {index}: a frame is {array.dtype} of shape {array.shape}; "
+            f"{name}: sample {index}: a frame is {array.dtype} of shape {array.shape}; "
             "pass uint8 RGB frames (H, W, 3), channels last, values 0 to 255"
         )
     return array
@@ -506,19 +528,54 @@ def _is_file(source: Any) -> bool:
     return isinstance(source, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(source, "read")
 
 
-def _encode_flow(samples: list[Any], num_frames: int | None, pad: bool) -> dict[str, np.ndarray]:
+def _encode_flow(
+    samples: list[Any], num_frames: int | None, size: list[int] | None, pad: bool
+) -> dict[str, np.ndarray]:
     rows: list[Any] = []
     for index, sample in enumerate(samples):
-        row = None if sample is None else _floats(sample, "flow", index)
+        row = None if sample is None else _floats(_opened_flow(sample, index), "flow", index)
         if row is not None and row.ndim == 4 and row.shape[1] != 2 and row.shape[-1] == 2:
             row = row.transpose(0, 3, 1, 2)
         if row is not None and (row.ndim != 4 or row.shape[1] != 2):
             raise ValueError(f"flow: sample {index} has shape {row.shape}; expected (F, 2, H, W) or (F, H, W, 2)")
-        rows.append(row if row is None else row[_even_indices(len(row), num_frames)])
+        if row is not None:
+            row = row[_even_indices(len(row), num_frames)]
+            row = row if size is None else _resized_flow(row, size)
+        rows.append(row)
     if all(row is None for row in rows):
         return {}
     values, mask = _stack(_fill_missing(rows), "flow", pad=pad)
     return {"flow_pixel_values": values, "flow_attention_mask": mask}
+
+
+def _opened_flow(sample: Any, index: int) -> Any:
+    """The flow behind a path; anything else as it is."""
+    if not isinstance(sample, str | os.PathLike):
+        return sample
+    from .flow import load_flow
+
+    return _read(load_flow, "flow", index, sample)
+
+
+def _resized_flow(flow: np.ndarray, size: list[int]) -> np.ndarray:
+    """Flow `(F, 2, H, W)` brought to `size` (height, width); a vector grows with the picture it belongs to."""
+    height, width = flow.shape[2:]
+    if [height, width] == size or 0 in flow.shape:
+        return flow
+    options: dict[str, Any] = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    resized = torch.nn.functional.interpolate(torch.from_numpy(np.ascontiguousarray(flow)), size=size, **options)
+    scale = np.array([size[1] / width, size[0] / height], np.float32)  # horizontal, vertical
+    return resized.numpy() * scale[:, None, None]
+
+
+def _two_sides(size: Any) -> list[int] | None:
+    """`flow_size` as [height, width]."""
+    if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"flow_size must be a number of pixels, or [height, width], got {size!r}")
+    return sides
 
 
 def _encode_features(name: str, samples: list[Any], pad: bool) -> dict[str, np.ndarray]:

@@ -22,12 +22,13 @@ from transformers import (
     SeamlessM4TFeatureExtractor,
     VideoMAEImageProcessor,
     ViTImageProcessor,
+    ViTImageProcessorPil,
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
 from transformers.video_processing_utils import VideoProcessorMixin
 
-import clcr_hf  # noqa: F401  registers the processor with AutoProcessor
+from clcr_hf import CLCRFeatureExtractor
 from clcr_hf.media import MediaError, write_video
 from clcr_hf.processing_clcr import CLCRProcessor
 
@@ -315,6 +316,57 @@ def test_media_fills_only_what_there_are_parts_for(clips: dict[str, Path]) -> No
     assert set(batch) == {"input_values", "audio_attention_mask", "vision_features", "vision_attention_mask"}
 
 
+def test_a_list_among_the_images_is_a_clip(processor: CLCRProcessor, tmp_path: Path) -> None:
+    frames = pictures(6)
+    paths = [tmp_path / f"{index:05d}.png" for index in range(6)]
+    for frame, path in zip(frames, paths, strict=True):
+        Image.fromarray(frame).save(path)
+    undecoded = [{"path": str(path), "bytes": None} for path in paths]
+    in_memory = [{"path": None, "bytes": path.read_bytes()} for path in paths]
+    clips: list[Any] = [frames, list(frames), [Image.open(path) for path in paths], paths, undecoded, in_memory]
+    clips += [tuple(str(path) for path in paths), [path.read_bytes() for path in paths]]
+    batch = processor(images=[*clips, None, [], undecoded[:1], paths[0]])
+    assert batch["vision_attention_mask"].sum(1).tolist() == [4] * len(clips) + [0, 0, 1, 1]
+    expected = processor(videos=frames)["pixel_values"][0]  # four of six, evenly
+    for index in range(len(clips)):
+        assert torch.equal(batch["pixel_values"][index], expected)
+    assert torch.equal(batch["pixel_values"][-1, 0], batch["pixel_values"][-2, 0])
+    assert processor(images=[paths], num_frames=2)["pixel_values"].shape[1] == 2
+    assert processor(images=[paths], fps=1)["pixel_values"].shape[1] == 6
+    assert processor(images=paths[0])["pixel_values"].shape[:2] == (1, 1)
+    assert processor(images=paths)["pixel_values"].shape[:2] == (6, 1)  # a flat list is a batch
+
+
+def test_only_the_kept_frames_are_opened(processor: CLCRProcessor, tmp_path: Path) -> None:
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "a.png")
+    good, absent = tmp_path / "a.png", tmp_path / "absent.png"
+    assert processor(images=[[absent, good, absent]], num_frames=1)["pixel_values"].shape[1] == 1
+    with pytest.raises(MediaError, match=r"images: sample 1: .*absent\.png does not exist"):
+        processor(images=[good, [good, absent]])
+    with pytest.raises(ValueError, match="images: sample 0 has a frame that is None"):
+        processor(images=[[good, None]])
+    with pytest.raises(ValueError, match="images: sample 0: a frame is float32"):
+        processor(images=[[np.zeros((4, 4, 3), np.float32)]])
+
+
+def test_cremad_protocol(tmp_path: Path) -> None:
+    """One frame a second at 224 x 224 with ImageNet's statistics, and the log spectrogram of three seconds."""
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    looking = ViTImageProcessorPil(size={"height": 224, "width": 224}, image_mean=mean, image_std=std)
+    cremad = CLCRProcessor(
+        feature_extractor=CLCRFeatureExtractor.preset("cremad"), image_processor=looking, video_fps=1
+    )
+    cremad.save_pretrained(tmp_path / "processor")
+    path = write_video(tmp_path / "clip.mp4", np.full((25, 48, 64, 3), 128, np.uint8), 10, tone(2.5), RATE)
+    for processor in (cremad, AutoProcessor.from_pretrained(tmp_path / "processor")):
+        batch = processor(media=[path])
+        assert batch["pixel_values"].shape == (1, 3, 3, 224, 224) and batch["input_values"].shape == (1, 188, 257)
+        expected = (128 / 255 - torch.tensor(mean)) / torch.tensor(std)
+        assert torch.allclose(batch["pixel_values"][0, 0, :, 100, 100], expected, atol=0.05)
+        frames = [Image.fromarray(picture) for picture in pictures(3)]
+        assert processor(images=[frames])["pixel_values"].shape == (1, 3, 3, 224, 224)
+
+
 def test_flow(processor: CLCRProcessor) -> None:
     flow = rng.normal(size=(3, 2, 5, 6)).astype(np.float32)
     batch = processor(flow=[flow, None, flow.transpose(0, 2, 3, 1)[:2]])
@@ -322,6 +374,41 @@ def test_flow(processor: CLCRProcessor) -> None:
     assert batch["flow_attention_mask"].sum(1).tolist() == [3, 0, 2]
     assert np.array_equal(batch["flow_pixel_values"][2, :2].numpy(), flow[:2])
     assert processor(flow=np.zeros((9, 2, 4, 4)))["flow_pixel_values"].shape[1] == 4
+
+
+def test_flow_of_a_file(processor: CLCRProcessor, tmp_path: Path) -> None:
+    flow = rng.normal(size=(3, 4, 6, 2)).astype(np.float16)
+    path = tmp_path / "flow.npz"
+    np.savez(path, flow=flow, timestamps=np.arange(3) / 10)
+    expected = processor(flow=flow.astype(np.float32))
+    for source in (path, str(path), [path], [str(path)]):
+        batch = processor(flow=source)
+        assert batch["flow_pixel_values"].shape == (1, 3, 2, 4, 6)
+        assert torch.equal(batch["flow_pixel_values"], expected["flow_pixel_values"])
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(MediaError, match=r"flow: sample 1: .*flow\.npz"):
+        processor(flow=[flow.astype(np.float32), path])
+
+
+@pytest.mark.parametrize("size", [8, [8, 8], (12, 3)])
+def test_flow_is_resized_with_its_vectors(size: Any, tmp_path: Path) -> None:
+    height, width = (size, size) if isinstance(size, int) else size
+    flows = [np.ones((2, 2, 4, 6), np.float32), np.ones((1, 2, 16, 2), np.float32), None]
+    sized = CLCRProcessor(flow_size=size)
+    sized.save_pretrained(tmp_path)
+    for processor in (sized, CLCRProcessor.from_pretrained(tmp_path)):
+        values = processor(flow=flows)["flow_pixel_values"]
+        assert values.shape == (3, 2, 2, height, width)
+        for index, (high, wide) in enumerate([(4, 6), (16, 2)]):
+            assert torch.allclose(values[index, 0, 0], torch.tensor(width / wide))
+            assert torch.allclose(values[index, 0, 1], torch.tensor(height / high))
+        assert not values[2].any()
+
+
+@pytest.mark.parametrize("size", [0, [8], [8, 0], "big", [1.5, 2]])
+def test_impossible_flow_sizes(size: Any) -> None:
+    with pytest.raises(ValueError, match="flow_size"):
+        CLCRProcessor(flow_size=size)
 
 
 def test_features_of_any_name() -> None:
