@@ -26,7 +26,7 @@ def plan(clips: int) -> list[tuple[int, str, int, int, str]]:
     for i in range(clips):
         event, block = i % len(EVENTS), i // len(EVENTS)
         start, end = TIMES[(event + block) % len(TIMES)]
-        rows.append((event, f"-{i:03d}_aB&cDe"[:10].replace("&", "-") + "x", start, end, SPLITS[block % len(SPLITS)]))
+        rows.append((event, f"-{i:03d}_aB-cDx", start, end, SPLITS[block % len(SPLITS)]))
     return rows
 
 
