@@ -505,6 +505,29 @@ def test_reversed_and_unknown_times_are_left_out(tmp_path, caplog):
     assert len(data[f"{video}[0]"]["words"]) == 5
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 74)])
+def test_an_empty_entry_is_as_if_absent(tmp_path, shape):
+    root = make_csd(tmp_path, videos=(1, 1, 2))
+    video = FOLDS["test"][0]
+    replace(root / "CMU_MOSI_COVAREP.csd", f"COVAREP/data/{video}/features", np.zeros(shape))
+    replace(root / "CMU_MOSI_COVAREP.csd", f"COVAREP/data/{video}/intervals", np.zeros((0, 2)))
+    replace(root / "CMU_MOSI_Opinion_Labels.csd", f"Opinion Segment Labels/data/{FIRST}/features", np.zeros(0))
+    replace(root / "CMU_MOSI_Opinion_Labels.csd", f"Opinion Segment Labels/data/{FIRST}/intervals", np.zeros(0))
+    data = load_csd(root)
+    assert list(data) == ["validation", "test"]
+    absent = [row["video"] for row in data["test"] if row["audio_features"] is None]
+    assert absent == [video] * 3
+
+
+def test_a_segment_that_comes_twice(tmp_path):
+    root = make_csd(tmp_path, videos=(1, 1, 1))
+    with h5py.File(root / "CMU_MOSI_Opinion_Labels.csd", "r+") as file:
+        group = file.create_group(f"Opinion Segment Labels/data/{FIRST}[1]")
+        group["features"], group["intervals"] = np.zeros((1, 1)), np.array([[0.0, 1.0]])
+    with pytest.raises(DataFormatError, match=rf"1 segments come twice: {FIRST}\[1\]"):
+        load_csd(root)
+
+
 def test_links_out_of_the_file_are_refused(tmp_path):
     root = make_csd(tmp_path, videos=(1, 1, 1))
     secret = tmp_path / "secret.h5"

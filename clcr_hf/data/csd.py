@@ -393,7 +393,7 @@ class CsdRows:
         with ExitStack() as stack:
             sequences = self._open(stack)
             self._videos = self._read_labels(sequences["labels"], label_range, problems)
-            scans = {role: self._scan(role, sequences[role], damaged) for role in set(self._streams.values())}
+            scans = {role: self._scan(role, sequences[role], damaged) for role in dict.fromkeys(self._streams.values())}
         self._index = {role: index for role, (index, _) in scans.items()}
         self._widths = {role: width for role, (_, width) in scans.items()}
         if not skip_damaged:
@@ -455,6 +455,8 @@ class CsdRows:
         videos: dict[str, list[_Segment]] = {}
         for key in sorted(sequence, key=_natural_order):
             try:
+                if _is_empty(*sequence.datasets(key)):
+                    continue
                 entry = sequence[key]
                 fault = self._label_fault(entry, label_range)
             except UnsafeFileError:
@@ -472,6 +474,9 @@ class CsdRows:
                     continue
                 start, end = map(float, entry.intervals[i])
                 videos.setdefault(_video(key), []).append(_Segment(name, start, end, entry.features[i]))
+        twice = [name for name, count in Counter(s.name for part in videos.values() for s in part).items() if count > 1]
+        if twice:
+            problems.append(f"{self.files['labels'].name}: {len(twice)} segments come twice: {_some(twice)}")
         if not videos and not problems:
             problems.append(f"{self.files['labels'].name}: holds no segment")
         return videos
@@ -506,6 +511,8 @@ class CsdRows:
                 continue
             try:
                 features, intervals = sequence.datasets(key)
+                if _is_empty(features, intervals):
+                    continue
                 fault = _entry_fault(role, features, intervals)
                 width = features.shape[1] if features.shape and len(features.shape) > 1 else 1
             except UnsafeFileError:
@@ -728,6 +735,11 @@ def _natural_order(key: str) -> tuple[str, int, str]:
 def _is_absent(name: str, row: Mapping[str, Any]) -> bool:
     keys = ("text_features", "text") if name == "text" else (f"{name}_features",)
     return all(row.get(key) is None or not len(row[key]) for key in keys)
+
+
+def _is_empty(features: "h5py.Dataset", intervals: "h5py.Dataset") -> bool:
+    """Whether an entry holds nothing, in whatever shape; such entries are as if absent."""
+    return not features.size and not intervals.size
 
 
 def _entry_fault(role: str, features: "h5py.Dataset", intervals: "h5py.Dataset") -> str | None:
