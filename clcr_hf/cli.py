@@ -182,7 +182,7 @@ def publish(
         Path | None, typer.Option(help="Write what would be sent to this folder, and send nothing.")
     ] = None,
 ) -> None:
-    """Send a trained model to the Hub: weights, processor, code, card, results. The token is that of `hf auth login`."""
+    """Send a trained model to the Hub: weights, processor, code, card, results. Takes the token of `hf auth login`."""
     _quiet()
     from .publish import build_release
     from .publish import publish as send

@@ -611,6 +611,13 @@ class CLCRForTokenClassification(_CLCRWithHead):
     output_class = CLCRTokenClassifierOutput
 
 
+def head_class(config: CLCRConfig) -> type[CLCRPreTrainedModel]:
+    """The class that a saved configuration names in `architectures`; the one for clips where it names none of ours."""
+    classes = {each.__name__: each for each in (CLCRModel, CLCRForSequenceClassification, CLCRForTokenClassification)}
+    named = [classes[name] for name in config.architectures or [] if name in classes]
+    return named[0] if named else CLCRForSequenceClassification
+
+
 __all__ = [
     "CLCRForSequenceClassification",
     "CLCRForTokenClassification",
@@ -619,4 +626,5 @@ __all__ = [
     "CLCRPreTrainedModel",
     "CLCRSequenceClassifierOutput",
     "CLCRTokenClassifierOutput",
+    "head_class",
 ]

@@ -13,32 +13,42 @@ from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
-# Each Auto class, and who answers for it. transformers reads them from `config.json` and `processor_config.json`.
-AUTO_MAP = {
-    "AutoConfig": "configuration_clcr.CLCRConfig",
-    "AutoModel": "modeling_clcr.CLCRModel",
-    "AutoModelForSequenceClassification": "modeling_clcr.CLCRForSequenceClassification",
-    "AutoModelForTokenClassification": "modeling_clcr.CLCRForTokenClassification",
-    "AutoFeatureExtractor": "feature_extraction_clcr.CLCRFeatureExtractor",
-    "AutoProcessor": "processing_clcr.CLCRProcessor",
-}
-CUSTOM_PIPELINES = {
-    "multimodal-sentiment": {
-        "impl": "pipeline_clcr.CLCRPipeline",
-        "pt": ["AutoModelForSequenceClassification"],
-        "type": "multimodal",
+
+def auto_classes() -> dict[str, type]:
+    """
+    Each Auto class of transformers and who answers for it, the pipeline by its task.
+
+    transformers reads the import lines below as text and fetches their files with any one of them, so that the code
+    arrives whole and can be published again from where it arrived.
+    """
+    from .configuration_clcr import CLCRConfig
+    from .feature_extraction_clcr import CLCRFeatureExtractor
+    from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, CLCRModel
+    from .pipeline_clcr import TASK, CLCRPipeline
+    from .processing_clcr import CLCRProcessor
+
+    return {
+        "AutoConfig": CLCRConfig,
+        "AutoModel": CLCRModel,
+        "AutoModelForSequenceClassification": CLCRForSequenceClassification,
+        "AutoModelForTokenClassification": CLCRForTokenClassification,
+        "AutoFeatureExtractor": CLCRFeatureExtractor,
+        "AutoProcessor": CLCRProcessor,
+        TASK: CLCRPipeline,
     }
-}
-_ENTRY_FILES = sorted({f"{name.split('.')[0]}.py" for name in AUTO_MAP.values()} | {"pipeline_clcr.py"})
+
+
+def _references() -> tuple[dict[str, str], dict[str, Any]]:
+    """`auto_map` and `custom_pipelines` of `config.json`: classes as `file.Class`."""
+    names = {key: f"{each.__module__.split('.')[-1]}.{each.__name__}" for key, each in auto_classes().items()}
+    task = next(key for key in names if not key.startswith("Auto"))
+    pipeline = {"impl": names.pop(task), "pt": ["AutoModelForSequenceClassification"], "type": "multimodal"}
+    return names, {task: pipeline}
 
 
 def remote_code_files() -> list[Path]:
-    """The files that travel: those of `AUTO_MAP` and the pipeline, and all that they import from this package."""
-    folder = Path(__file__).parent
-    files = {folder / name for name in _ENTRY_FILES}
-    for entry in list(files):
-        files |= {Path(name) for name in get_relative_import_files(str(entry))}
-    return sorted(files)
+    """The files that travel: those of the classes that transformers asks for, and all that they import from here."""
+    return sorted({Path(__file__), *map(Path, get_relative_import_files(__file__))})
 
 
 def add_remote_code(folder: str | os.PathLike) -> list[Path]:
@@ -58,24 +68,27 @@ def add_remote_code(folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder)
     config, processor = folder / "config.json", folder / "processor_config.json"
+    auto_map, custom_pipelines = _references()
     if not config.is_file() and not processor.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: save a CLCR model there first")
     if config.is_file():
         content = json.loads(config.read_text(encoding="utf-8"))
         if content.get("model_type") != "clcr":
             raise ValueError(f"{config} is of a model of type {content.get('model_type')!r}, not 'clcr'")
-        _write(config, {**content, "auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES})
+        _write(config, {**content, "auto_map": auto_map, "custom_pipelines": custom_pipelines})
     if processor.is_file():
-        _write(processor, _with_processor_map(json.loads(processor.read_text(encoding="utf-8"))))
+        _write(processor, _with_auto_map(json.loads(processor.read_text(encoding="utf-8")), auto_map))
     return [Path(shutil.copyfile(file, folder / file.name)) for file in remote_code_files()]
 
 
-def _with_processor_map(content: dict[str, Any]) -> dict[str, Any]:
-    extractor = content.get("feature_extractor")
-    if isinstance(extractor, dict) and extractor.get("feature_extractor_type") == "CLCRFeatureExtractor":
-        extractor = {**extractor, "auto_map": {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}}
-        content = {**content, "feature_extractor": extractor}
-    return {**content, "auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}}
+def _with_auto_map(processor: dict[str, Any], auto_map: dict[str, str]) -> dict[str, Any]:
+    """The content of `processor_config.json`, naming the processor's class and that of an extractor of ours inside."""
+    processor = {**processor, "auto_map": {"AutoProcessor": auto_map["AutoProcessor"]}}
+    extractor = processor.get("feature_extractor")
+    name = "AutoFeatureExtractor"
+    if isinstance(extractor, dict) and auto_map[name].endswith("." + str(extractor.get("feature_extractor_type"))):
+        processor["feature_extractor"] = {**extractor, "auto_map": {name: auto_map[name]}}
+    return processor
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
@@ -85,4 +98,4 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-__all__ = ["AUTO_MAP", "CUSTOM_PIPELINES", "add_remote_code", "remote_code_files"]
+__all__ = ["add_remote_code", "auto_classes", "remote_code_files"]

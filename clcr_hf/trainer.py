@@ -1,6 +1,7 @@
 """`CLCRTrainer`: transformers' Trainer with CLCR's loss parts in the log and two learning rates."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,6 +102,33 @@ class CLCRTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self._bare_processor is not None:
             self._bare_processor.save_pretrained(output_dir or self.args.output_dir)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Saves the model and sends it with all that [`~clcr_hf.publish.publish`] sends. Always waits for the upload;
+        `kwargs` go to `publish`. Returns the address of the commit, None in processes other than the first."""
+        from .publish import publish
+
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        name = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).resolve().name
+        private = self.args.hub_private_repo
+        return publish(
+            self.args.output_dir,
+            name,
+            private=private,
+            token=token or self.args.hub_token,
+            revision=revision or self.args.hub_revision,
+            commit_message=commit_message,
+            **kwargs,
+        )
 
     def _add_up(self, outputs: Any) -> None:
         parts = {f"loss_{name}": value for name, value in (outputs.get("loss_components") or {}).items()}

@@ -23,7 +23,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from .configuration_clcr import STANDARD_MODALITIES, CLCRConfig
 from .feature_extraction_clcr import CLCRFeatureExtractor
-from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification
+from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, head_class
 from .processing_clcr import CLCRProcessor
 from .training_data import DataArguments, LoadedData, feature_shapes, is_raw
 
@@ -126,9 +126,7 @@ class ModelArguments:
 
 def load_model(path: str) -> PreTrainedModel:
     """The saved CLCR model with its own head."""
-    architectures = CLCRConfig.from_pretrained(path).architectures or []
-    segment = CLCRForTokenClassification.__name__ in architectures
-    return (CLCRForTokenClassification if segment else CLCRForSequenceClassification).from_pretrained(path)
+    return head_class(CLCRConfig.from_pretrained(path)).from_pretrained(path)
 
 
 def build_model(
