@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, List
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, concatenate_datasets
 
 from .configuration_clcr import STANDARD_MODALITIES
 from .data import load_manifest, load_mmsa, load_utterances
-from .data.columns import carve_groups, ordered_splits
+from .data.columns import SPLIT_ALIASES, carve_groups, logger, make_dataset, ordered_splits
 from .data.talking_faces import GENERATOR_VERSION, MARKER, generate_talking_faces
 from .flow import add_flow
 
@@ -327,12 +327,38 @@ def _shards(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData
     from .data.shards import load_shards
 
     splits = _call(load_shards, args, args.dataset_dir)
+    if not any(name in part.column_names for part in splits.values() for name in ("label", "labels")):
+        splits = _label_by_folder(splits)
     if "validation" not in splits and args.validation_fraction:
         splits = _carve_validation(splits, args.dialogue_column or args.group_column, args.validation_fraction)
     if args.dialogue_column is not None:
         splits = as_dialogues(splits, dialogue_column=args.dialogue_column, turn_column=args.turn_column)
     segments = None if args.dialogue_column else _constant_segments(splits)
     return LoadedData(splits, Path(args.dataset_dir or "").resolve().name, num_segments=segments)
+
+
+def _label_by_folder(splits: DatasetDict) -> DatasetDict:
+    """Adds the class of each clip: the name of the folder it lay in, which is part of its id (`train/happy/clip7`).
+    Unchanged where some clip lay in no folder but that of its split."""
+    classes = {}
+    for split, rows in splits.items():
+        classes[split] = [_class_of(str(name)) for name in rows["id"]]
+    names = sorted({name for part in classes.values() for name in part})
+    if "" in names or len(names) < 2:
+        return splits
+    logger.warning("the clips have no labels; their folders are taken for classes: %s", ", ".join(names))
+    kind = Features({"label": ClassLabel(names=names)})
+    parts = {}
+    for split, rows in splits.items():
+        column = make_dataset({"label": [names.index(name) for name in classes[split]]}, kind)
+        parts[split] = concatenate_datasets([rows, column], axis=1)
+    return DatasetDict(parts)
+
+
+def _class_of(name: str) -> str:
+    """The folder next to a clip in its id; empty where that is its split's, or there is none."""
+    folders = name.split("/")[:-1]
+    return "" if not folders or (len(folders) == 1 and folders[0].lower() in SPLIT_ALIASES) else folders[-1]
 
 
 def _carve_validation(splits: DatasetDict, group_column: str | None, fraction: float) -> DatasetDict:
@@ -386,7 +412,10 @@ def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> Label
             return LabelKind("multi_label_classification", list(names or map(str, range(count))), False)
         return LabelKind("regression", None, False)
     if "labels" not in train.features:
-        raise ValueError(f"the data hold no labels; their columns are {train.column_names}")
+        raise ValueError(
+            f"the data hold no labels; their columns are {train.column_names}. Give them in a table of clips, or put "
+            "the clips into a folder for each class"
+        )
     kind = train.features["labels"].feature
     if isinstance(kind, ClassLabel):
         return LabelKind("single_label_classification", list(kind.names), True)

@@ -20,6 +20,7 @@ from layouts.mmsa import make_mmsa
 from layouts.ucf101 import make_ucf101
 from transformers import BertConfig, BertModel
 
+from clcr_hf.cli import main as clcr
 from clcr_hf.trainer import CLCRTrainer
 from clcr_hf.training import evaluate_model, main, parse_args, train_tokenizer
 from clcr_hf.training_data import DataArguments
@@ -138,6 +139,56 @@ def test_card_holds_the_measured_figures(run):
     assert all(result.dataset_name == run["record"]["dataset_title"] for result in card.data.eval_results)
     assert "generated" not in card.text
     assert ("sentiment-analysis" in card.data.tags) == (kind == "regression")
+
+
+def variant(name: str, root: Path, bert: Path) -> list[str]:
+    """Other ways through the same data sets."""
+    if name == "ave segments":
+        place = ["--dataset_dir", str(make_ave(root)), "--dataset_options", "task=segment"]
+        return [str(RECIPES / "ave.yaml"), *place, "--video_frames", "4"]
+    if name == "ucf101 fold 2":
+        place = ["--dataset_dir", str(make_ucf101(root)), "--dataset_options", "fold=2"]
+        return [str(RECIPES / "ucf101.yaml"), *place, "--modalities", "vision", "--compute_flow", "False"]
+    if name == "cremad videos":
+        place = ["--dataset_dir", str(make_cremad(root, images=False)), "--dataset_options", "split=actors"]
+        return [str(RECIPES / "cremad.yaml"), *place, "--video_fps", "4"]
+    if name == "mosi csd":
+        place = ["--dataset", "csd", "--dataset_dir", str(make_csd(root)), "--text_model_name_or_path", str(bert)]
+        return [str(RECIPES / "mosi.yaml"), *place]
+    place = ["--dataset_dir", str(make_mmsa(root, unaligned=True, vocab_size=200).parent)]
+    return [str(RECIPES / "mosi.yaml"), *place, "--text_model_name_or_path", str(bert)]
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("ave segments", "segment_accuracy"),
+        ("ucf101 fold 2", "accuracy"),
+        ("cremad videos", "accuracy"),
+        ("mosi csd", "acc_7"),
+        ("mosi unaligned", "acc_7"),
+    ],
+)
+def test_variants_of_the_recipes(name, metric, tmp_path, bert):
+    out = tmp_path / "run"
+    metrics = main([*variant(name, tmp_path / "data", bert), *SMALL, "--output_dir", str(out)])
+    assert 0 <= metrics[f"test_{metric}"] <= 1
+    record = json.loads((out / "run.json").read_text())
+    assert record["per_segment"] == (metric == "segment_accuracy")
+    assert record["selected_by"] == ("mae" if name.startswith("mosi") else metric)
+
+
+def test_clcr_train_and_evaluate_know_the_data(tmp_path, monkeypatch, capsys):
+    root, out = make_cremad(tmp_path / "data", clips=12, videos=False), tmp_path / "run"
+    words = ["train", str(RECIPES / "cremad.yaml"), "--dataset_dir", str(root), "--output_dir", str(out), *SMALL]
+    for command in (words, ["evaluate", "--model", str(out), "--json", "--max_test_samples", "2"]):
+        monkeypatch.setattr(sys, "argv", ["clcr", *command])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            clcr()
+        assert not stop.value.code
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] in (0, 0.5, 1)
 
 
 # -- the recipes as files -------------------------------------------------------------------------------------------

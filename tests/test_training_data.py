@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, Video
+from extract_backbones import save_audio, save_vision
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Picture
@@ -19,6 +20,7 @@ from clcr_hf.augmentation import FrameAugmentation
 from clcr_hf.collator import CLCRDataCollator
 from clcr_hf.data.columns import make_dataset
 from clcr_hf.data.shards import ShardWriter
+from clcr_hf.extract import extract_features
 from clcr_hf.flow import save_flow
 from clcr_hf.media import MediaError, write_video
 from clcr_hf.training import main
@@ -308,3 +310,38 @@ def test_training_from_shards(tmp_path, taps):
     assert config["audio_config"]["source"] == "tcn"
     assert config["vision_config"]["feature_size"] == config["audio_config"]["feature_size"] == 6
     assert json.loads((out / "run.json").read_text())["inputs"]["text"] == "text"
+
+
+def test_from_a_folder_of_clips_by_extraction_to_a_model(tmp_path):
+    """Nothing but mp4 files: their folders say split and class."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 2)):
+        for label, name in enumerate(("calm", "loud")):
+            for number in range(count):
+                frames = np.full((6, SIDE, 32, 3), 60 + 120 * label, np.uint8)
+                sound = rng.normal(0, 0.02 + 0.2 * label, 16_000).astype(np.float32)
+                write_video(tmp_path / "clips" / split / name / f"{number}.mp4", frames, 6, sound, 16_000)
+    vision, audio = save_vision(tmp_path / "clip", "clip"), save_audio(tmp_path / "wav2vec2", "wav2vec2")
+    extract_features(
+        tmp_path / "clips", tmp_path / "features", vision=vision, audio=audio, num_frames=3, device="cpu", num_workers=0
+    )
+    out = tmp_path / "run"
+    metrics = main(
+        ["--dataset", "shards", "--dataset_dir", str(tmp_path / "features"), "--output_dir", str(out), *SMALL]
+    )
+    assert 0 <= metrics["test_accuracy"] <= 1
+    record = json.loads((out / "run.json").read_text())
+    assert record["num_examples"] == {"train": 9, "validation": 1, "test": 4}
+    config = json.loads((out / "config.json").read_text())
+    assert config["id2label"] == {"0": "calm", "1": "loud"}
+    assert config["vision_config"]["source"] == config["audio_config"]["source"] == "taps"
+
+
+def test_extracted_clips_without_a_class_are_refused(tmp_path):
+    features = Features({"id": Value("string"), "audio_features": List(List(Value("float32"), length=2))})
+    with ShardWriter(tmp_path, "train", features) as writer:
+        for name in ("train/a", "train/b"):
+            writer.write({"id": name, "audio_features": np.ones((3, 2), np.float32)})
+    data = DataArguments(dataset="shards", dataset_dir=str(tmp_path), validation_fraction=0)
+    with pytest.raises(ValueError, match="a folder for each class"):
+        load_data(data).labels  # noqa: B018
