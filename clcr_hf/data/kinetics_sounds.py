@@ -244,7 +244,7 @@ def _kinetics_line(columns: Sequence[str], line: str) -> _Clip | None:
 
 
 def _clip(name: str, label: str, seconds: int) -> _Clip:
-    """A clip of a file name. The name is parsed from the right, for ids hold `_` and may begin with `-` or `_`."""
+    """A clip of a file name. Ids hold `_` and may begin with `-` or `_`, so it is not split at them."""
     started = _STARTED.fullmatch(name)
     timed = _TIMED.fullmatch(name) or (_OTHER.fullmatch(name) if started is None else None)
     if timed is not None:
