@@ -19,14 +19,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from .media import MediaError, load_video
-
-if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
 
 logger = logging.getLogger("clcr_hf.flow")
 
@@ -213,7 +210,7 @@ def cached_flow(
 
 
 def add_flow(
-    splits: "DatasetDict",
+    splits: Mapping[str, Any],
     cache_dir: str | os.PathLike[str],
     *,
     num_workers: int = 1,
@@ -221,27 +218,26 @@ def add_flow(
     size: int | tuple[int, int] | None = 224,
     method: FlowMethod = "farneback",
     max_displacement: float | None = 20.0,
-) -> "DatasetDict":
+) -> Any:
     """Fill the column `flow` of a data set with the flow files of its clips, computing those that are not there.
 
     Rows that have a flow file keep it. Clips that cannot be read get None and are listed in a warning. Stopped work
     goes on where it stood. With several processes let one go first (`accelerator.main_process_first()`).
 
     Args:
-        splits: rows with a column `video` or `media` of paths (`Video(decode=False)` or strings).
+        splits: a `DatasetDict` of rows with a column `video` or `media` of paths (`Video(decode=False)` or strings).
         cache_dir: where the files are kept.
         num_workers: threads; decoding and flow run outside Python's lock.
         num_frames, size, method, max_displacement: see `compute_clip_flow`.
 
     Returns:
-        The same rows with `flow` (str, or None).
+        A `DatasetDict` of the same rows with `flow` (str, or None).
 
     Raises:
         ValueError: no column of clips, clips that are bytes and not files, arguments out of range.
-        ImportError: OpenCV or PyAV is not installed.
+        ImportError: OpenCV, PyAV or datasets is not installed.
     """
-    from datasets import DatasetDict
-
+    datasets = _import_datasets()
     cv2 = _import_cv2()
     _check_options(size, max_displacement)
     options: dict[str, Any] = {
@@ -254,7 +250,7 @@ def add_flow(
     try:
         if num_workers > 1:
             cv2.setNumThreads(1)
-        return DatasetDict(
+        return datasets.DatasetDict(
             {name: _with_flow(rows, name, cache_dir, num_workers, options) for name, rows in splits.items()}
         )
     finally:
@@ -318,11 +314,9 @@ def _scaled(frames: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarra
 
 
 def _with_flow(
-    rows: "Dataset", split: str, cache_dir: str | os.PathLike[str], num_workers: int, options: dict[str, Any]
-) -> "Dataset":
-    from datasets import Value
-    from datasets.utils import tqdm
-
+    rows: Any, split: str, cache_dir: str | os.PathLike[str], num_workers: int, options: dict[str, Any]
+) -> Any:
+    datasets = _import_datasets()
     column = next((name for name in ("video", "media") if name in rows.column_names), None)
     if column is None:
         raise ValueError(f"{split} has no column video or media; it has {', '.join(rows.column_names)}")
@@ -336,14 +330,16 @@ def _with_flow(
             return error
 
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        progress = tqdm(pool.map(compute, paths), total=len(paths), desc=f"optical flow, {split}", disable=None)
+        progress = datasets.utils.tqdm(
+            pool.map(compute, paths), total=len(paths), desc=f"optical flow, {split}", disable=None
+        )
         made = list(progress)
     unreadable = [str(result) for result in made if isinstance(result, MediaError)]
     if unreadable:
         logger.warning("%s: %d clips have no flow: %s", split, len(unreadable), "; ".join(unreadable[:5]))
     flows = [str(new) if isinstance(new, Path) else old for new, old in zip(made, known, strict=True)]
     rest = rows.remove_columns("flow") if "flow" in rows.column_names else rows
-    return rest.add_column("flow", flows, feature=Value("string"))
+    return rest.add_column("flow", flows, feature=datasets.Value("string"))
 
 
 def _path(clip: Any) -> str | None:
@@ -362,3 +358,12 @@ def _import_cv2() -> ModuleType:
     except ImportError as error:
         raise ImportError('optical flow needs OpenCV, which is not installed: pip install "clcr-hf[flow]"') from error
     return cv2
+
+
+def _import_datasets() -> ModuleType:
+    # Inside `try`, for otherwise transformers takes it for a need of every model that travels with this file.
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError('data sets need the package datasets: pip install "clcr-hf[train]"') from error
+    return datasets
