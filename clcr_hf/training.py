@@ -350,10 +350,12 @@ def _record(
     """What a reader needs to repeat the run, and what it measured."""
     settings = {
         "variant": model_args.ablation or "full",
+        **({"data options": data_args.dataset_options} if data_args.dataset_options else {}),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "optimiser": _optimiser(args),
         "learning rate": args.learning_rate,
         "backbone learning rate": args.backbone_learning_rate or args.learning_rate,
+        "learning rate schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         "weight decay": args.weight_decay,
         "batch size": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "epochs run": round(trainer.state.epoch or 0, 2),

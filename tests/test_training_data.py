@@ -345,3 +345,65 @@ def test_extracted_clips_without_a_class_are_refused(tmp_path):
     data = DataArguments(dataset="shards", dataset_dir=str(tmp_path), validation_fraction=0)
     with pytest.raises(ValueError, match="a folder for each class"):
         load_data(data).labels  # noqa: B018
+
+
+# -- tables of one's own --------------------------------------------------------------------------------------------
+
+
+def test_several_labels_of_a_table_keep_their_names(tmp_path):
+    lines = ["text,mood,split"]
+    for split in ("train", "valid", "test"):
+        lines += [f"some words {number},{('sad', 'sad|glad', 'glad', '')[number]},{split}" for number in range(4)]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "run"
+    source = ["--dataset", "manifest", "--data_file", str(tmp_path / "table.csv"), "--label_column", "mood"]
+    metrics = main(
+        [*source, "--dataset_options", "label_separator=|,task=multi_label", *SMALL, "--output_dir", str(out)]
+    )
+    assert {"test_weighted_f1", "test_map"} <= metrics.keys()
+    config = json.loads((out / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert sorted(config["id2label"].values()) == ["glad", "sad"]
+
+
+@pytest.mark.parametrize("through_shards", [False, True])
+def test_dialogues_of_a_table(tmp_path, through_shards):
+    rng = np.random.default_rng(0)
+    features = Features(
+        {
+            "id": Value("string"),
+            "text_features": List(List(Value("float32"), length=4)),
+            "audio_features": List(List(Value("float32"), length=4)),
+            "talk": Value("string"),
+            "turn": Value("int64"),
+            "label": ClassLabel(names=["ask", "tell"]),
+            "split": Value("string"),
+        }
+    )
+    rows = []
+    for number in range(8):
+        for turn in range(2 + number % 3):
+            step = {name: rng.normal(size=(3, 4)).astype(np.float32) for name in ("text_features", "audio_features")}
+            place = {"talk": f"t{number}", "turn": turn, "split": "test" if number > 5 else "train"}
+            rows.append({"id": f"{number}-{turn}", "label": turn % 2, **step, **place})
+    if through_shards:
+        kept = Features({name: kind for name, kind in features.items() if name != "split"})
+        for split in ("train", "test"):
+            with ShardWriter(tmp_path / "shards", split, kept) as writer:
+                for row in rows:
+                    if row["split"] == split:
+                        writer.write({name: row[name] for name in kept})
+        source = ["--dataset", "shards", "--dataset_dir", str(tmp_path / "shards")]
+    else:
+        plain = Features({**features, "label": Value("string")})
+        columns = {name: [row[name] for row in rows] for name in features}
+        columns["label"] = [("ask", "tell")[label] for label in columns["label"]]
+        Dataset.from_dict(columns, features=plain).to_parquet(tmp_path / "table.parquet")
+        source = ["--dataset", "manifest", "--data_file", str(tmp_path / "table.parquet")]
+    out = tmp_path / "run"
+    source += ["--dialogue_column", "talk", "--turn_column", "turn", "--validation_fraction", "0.2"]
+    metrics = main([*source, *SMALL, "--output_dir", str(out)])
+    assert 0 <= metrics["test_segment_accuracy"] <= 1
+    assert metrics["test_samples"] == 2
+    assert metrics["train_samples"] + metrics["eval_samples"] == 6
+    assert json.loads((out / "config.json").read_text())["num_segments"] is None
