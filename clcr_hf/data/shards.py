@@ -3,28 +3,45 @@
 A folder of shards is the form that `clcr extract` and `clcr convert` write and that training reads:
 `<folder>/<split>/<split>-<rank>-<index>.parquet`, the types of the columns in each file's metadata. A shard appears
 under its name only when it is whole. A `<name>.partial.json` in the folder says that its writer has not finished.
+
+Features alone may lie in `.safetensors` shards instead, for tools outside this package; see `TensorShardWriter`.
 """
 
 import glob
+import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Audio, DatasetDict, Features, Image, IterableDatasetDict, List, Video, load_dataset
+from datasets import (
+    Audio,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    List,
+    Video,
+    concatenate_datasets,
+    load_dataset,
+)
 from datasets.features.features import cast_to_python_objects, encode_nested_example
+from safetensors.numpy import save_file
 
 from .columns import SPLITS, DataFormatError, raise_problems
 
 ROWS_PER_SHARD = 256
 # A row group is held in memory while it is written, and again when a row of it is read in streaming.
 _GROUP_BYTES = 32 * 2**20
-_NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.parquet")
+_NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.(parquet|safetensors)")
+_TENSOR_TYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "I64": "int64", "I32": "int32", "U8": "uint8"}
 
 
 class ShardWriter:
@@ -44,6 +61,8 @@ class ShardWriter:
     Raises:
         DataFormatError: a split or rank that cannot be, no `id` column, or shards of other columns in the folder.
     """
+
+    suffix = "parquet"
 
     def __init__(
         self,
@@ -71,10 +90,12 @@ class ShardWriter:
         self._rows = 0
         self._file: pq.ParquetWriter | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(f"{split}-{rank:03d}-*.parquet.tmp"):
+        for leftover in self.folder.glob(f"{split}-{rank:03d}-*.tmp"):
             leftover.unlink()
         shards = shard_files(folder, split)
         if shards:
+            if shards[-1].suffix != f".{self.suffix}":
+                raise DataFormatError(f"{folder} holds {shards[-1].suffix} shards; a folder has one kind")
             _check_features(shards[-1], features)
         mine = [int(_index(path)["index"]) for path in shards if int(_index(path)["rank"]) == rank]
         self._index = max(mine, default=-1) + 1
@@ -124,7 +145,7 @@ class ShardWriter:
             ) from error
 
     def _target(self) -> Path:
-        return self.folder / f"{self.split}-{self.rank:03d}-{self._index:05d}.parquet"
+        return self.folder / f"{self.split}-{self.rank:03d}-{self._index:05d}.{self.suffix}"
 
     def _write_group(self) -> None:
         if self._file is None:
@@ -141,6 +162,52 @@ class ShardWriter:
         replace_durably(f"{target}.tmp", target)
         self._file, self._rows = None, 0
         self._index += 1
+
+
+class TensorShardWriter(ShardWriter):
+    """Writes rows as `.safetensors` shards with a `.json` beside each, which holds what is no sequence of numbers.
+
+    A sequence column `x` becomes the tensors `x.values` (all rows end to end), `x.offsets` (where each row starts, and
+    the end; `x.1.offsets` for the sequences inside those, if they differ in length) and `x.absent` (1 where the row
+    has none), the last only if one is absent. A shard is held in memory until it is written: it ends after
+    `rows_per_shard` rows or 32 MiB.
+
+    Args:
+        as for `ShardWriter`; columns of media are refused.
+    """
+
+    suffix = "safetensors"
+
+    def __init__(self, folder: str | os.PathLike, split: str, features: Features, **options: Any):
+        media = [name for name, feature in features.items() if is_media(feature)]
+        if media:
+            raise DataFormatError(f"columns of media ({', '.join(media)}) need Parquet; safetensors hold features")
+        super().__init__(folder, split, features, **options)
+
+    def _write_group(self) -> None:
+        self._finish_shard()
+
+    def _finish_shard(self) -> None:
+        table = pa.Table.from_batches(self._batches, self._schema).combine_chunks()
+        tensors: dict[str, np.ndarray] = {}
+        plain: dict[str, list[Any]] = {}
+        for name in table.column_names:
+            column = table[name].combine_chunks()
+            if is_numbers(column.type):
+                _take_apart(name, column, tensors)
+            else:
+                plain[name] = column.to_pylist()
+        self._write_files(tensors, {"features": self.features.to_dict(), "rows": table.num_rows, "columns": plain})
+        self._batches, self._bytes, self._rows = [], 0, 0
+        self._index += 1
+
+    def _write_files(self, tensors: dict[str, np.ndarray], rest: dict[str, Any]) -> None:
+        target = self._target()
+        temporary, sidecar = Path(f"{target}.tmp"), target.with_suffix(".json")
+        Path(f"{sidecar}.tmp").write_text(json.dumps(rest), encoding="utf-8")
+        replace_durably(f"{sidecar}.tmp", sidecar)
+        save_file(tensors, temporary)
+        replace_durably(temporary, target)  # last: with it the shard is there
 
 
 def replace_durably(temporary: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -211,9 +278,9 @@ def _index(path: Path) -> re.Match[str]:
 
 
 def shard_files(folder: str | os.PathLike, split: str) -> list[Path]:
-    """The complete Parquet shards of a split, by rank, then in the order written; empty when there are none."""
+    """The complete shards of a split, by rank, then in the order written; empty when there are none."""
     found = []
-    for path in (Path(folder) / split).glob("*.parquet"):
+    for path in (Path(folder) / split).glob(f"{glob.escape(split)}-*"):
         name = _NAME.fullmatch(path.name)
         if name is not None and name["split"] == split:
             found.append((int(name["rank"]), int(name["index"]), path))
@@ -227,11 +294,29 @@ def _read_metadata(path: Path) -> pq.FileMetaData:
         raise DataFormatError(f"{path}: not a Parquet file ({error}). Remove it and run its writer again") from error
 
 
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not {"features", "rows", "columns"} <= content.keys():
+            raise ValueError("not what a shard writer writes")
+        return content
+    except (OSError, ValueError) as error:
+        raise DataFormatError(
+            f"{path}: its .json cannot be read ({error}). Remove both and run its writer again"
+        ) from error
+
+
 def _shard_features(path: Path) -> Features:
+    if _is_tensors(path):
+        return Features.from_dict(_read_sidecar(path)["features"])
     schema = _read_metadata(path).schema.to_arrow_schema()
     if not schema.metadata or b"huggingface" not in schema.metadata:
         raise DataFormatError(f"{path}: no column types in its metadata; it was not written as a shard")
     return Features.from_arrow_schema(schema)
+
+
+def _is_tensors(path: Path) -> bool:
+    return path.suffix == ".safetensors"
 
 
 def _check_features(path: Path, features: Features) -> None:
@@ -244,6 +329,8 @@ def _check_features(path: Path, features: Features) -> None:
 
 
 def _read_ids(path: Path) -> list[str]:
+    if _is_tensors(path):
+        return _read_sidecar(path)["columns"]["id"]
     try:
         return pq.read_table(path, columns=["id"])["id"].to_pylist()
     except (OSError, ValueError, KeyError) as error:
@@ -261,7 +348,16 @@ def written_ids(folder: str | os.PathLike, split: str) -> set[str]:
 
 def count_rows(folder: str | os.PathLike, split: str) -> int:
     """Rows in the complete shards of a split."""
-    return sum(_read_metadata(path).num_rows for path in shard_files(folder, split))
+    return sum(
+        _read_sidecar(path)["rows"] if _is_tensors(path) else _read_metadata(path).num_rows
+        for path in shard_files(folder, split)
+    )
+
+
+def shard_ids(folder: str | os.PathLike, split: str) -> Iterator[str]:
+    """Ids of the rows in the complete shards of a split, in the order of writing, a shard at a time."""
+    for path in shard_files(folder, split):
+        yield from _read_ids(path)
 
 
 def load_shards(folder: str | os.PathLike, *, streaming: bool = False) -> DatasetDict | IterableDatasetDict:
@@ -290,6 +386,8 @@ def load_shards(folder: str | os.PathLike, *, streaming: bool = False) -> Datase
     for path in everything[1:]:
         _check_features(path, features)
     _check_ids(folder, {split: [name for path in paths for name in _read_ids(path)] for split, paths in files.items()})
+    if any(map(_is_tensors, everything)):
+        return _load_tensors(files, features, streaming)
     patterns = {split: [glob.escape(os.path.abspath(path)) for path in paths] for split, paths in files.items()}
     return load_dataset("parquet", data_files=patterns, features=features, streaming=streaming)
 
@@ -306,3 +404,119 @@ def _check_ids(folder: str | os.PathLike, ids: Mapping[str, Sequence[str]]) -> N
     twice = [name for name, count in uses.items() if count > 1]
     problems = [f"{len(twice)} ids come twice (first: {twice[0]!r})"] if twice else []
     raise_problems(folder, problems, "Were two runs written into one folder?")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Columns as tensors
+
+
+def is_media(feature: Any) -> bool:
+    """Whether a column holds files: videos, sounds, pictures, or lists of them."""
+    return isinstance(feature, (Audio, Image, Video)) or (isinstance(feature, List) and is_media(feature.feature))
+
+
+def is_numbers(kind: pa.DataType) -> bool:
+    """Whether a column holds sequences (of sequences) of numbers."""
+    if not _is_list(kind):
+        return False
+    while _is_list(kind):
+        kind = kind.value_type
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _take_apart(name: str, column: pa.Array, tensors: dict[str, np.ndarray]) -> None:
+    if column.null_count:
+        tensors[f"{name}.absent"] = np.array(column.is_null().to_pylist(), dtype=np.uint8)
+        column = column.fill_null(pa.scalar([0] * column.type.list_size if _is_fixed(column.type) else [], column.type))
+    shape, level = [], 0
+    while _is_list(column.type):
+        if _is_fixed(column.type):
+            shape.append(column.type.list_size)
+        else:
+            label = f"{name}.{level}" if level else name
+            tensors[f"{label}.offsets"] = (column.offsets.to_numpy() - column.offsets[0].as_py()).astype(np.int64)
+            shape = []
+        column, level = column.flatten(), level + 1
+    tensors[f"{name}.values"] = np.ascontiguousarray(column.to_numpy(zero_copy_only=False).reshape(-1, *shape))
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    return pa.types.is_fixed_size_list(kind)
+
+
+def _put_together(name: str, kind: pa.DataType, tensors: Mapping[str, np.ndarray]) -> pa.Array:
+    def build(kind: pa.DataType, level: int) -> pa.Array:
+        if not _is_list(kind):
+            return pa.array(tensors[f"{name}.values"].reshape(-1), kind)
+        inner = build(kind.value_type, level + 1)
+        mask = pa.array(absent.astype(bool)) if level == 0 and absent is not None else None
+        if _is_fixed(kind):
+            return pa.FixedSizeListArray.from_arrays(inner, type=kind, mask=mask)
+        offsets = tensors[f"{name}.{level}.offsets" if level else f"{name}.offsets"].astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), inner, type=kind, mask=mask)
+
+    absent = tensors.get(f"{name}.absent")
+    column = build(kind, 0)
+    column.validate(full=True)  # offsets of a damaged file must not lead outside its values
+    return column
+
+
+def _read_tensors(path: Path, features: Features) -> pa.Table:
+    """A shard as a table whose numbers stay in the mapped file."""
+    rest = _read_sidecar(path)
+    schema = features.arrow_schema
+    try:
+        tensors = _mapped_tensors(path)
+        columns = [
+            _put_together(field.name, field.type, tensors)
+            if is_numbers(field.type)
+            else pa.array(rest["columns"][field.name], field.type)
+            for field in schema
+        ]
+        if any(len(column) != rest["rows"] for column in columns):
+            raise ValueError("columns of unequal length")
+        return pa.Table.from_arrays(columns, schema=schema)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
+        raise DataFormatError(f"{path}: not a shard ({error}). Remove it and run its writer again") from error
+
+
+def _mapped_tensors(path: Path) -> dict[str, np.ndarray]:
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    size = int.from_bytes(data[:8].tobytes(), "little")
+    if size > len(data) - 8:
+        raise ValueError("its header is longer than the file")
+    header = json.loads(data[8 : 8 + size].tobytes())
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, stop = entry["data_offsets"]
+            raw = data[8 + size + start : 8 + size + stop]
+            tensors[name] = raw.view(_TENSOR_TYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors
+
+
+def _load_tensors(
+    files: Mapping[str, Sequence[Path]], features: Features, streaming: bool
+) -> DatasetDict | IterableDatasetDict:
+    if streaming:
+        return IterableDatasetDict(
+            {
+                split: IterableDataset.from_generator(
+                    _tensor_rows, features=features, gen_kwargs={"paths": list(paths), "features": features}
+                )
+                for split, paths in files.items()
+            }
+        )
+    return DatasetDict(
+        {
+            split: concatenate_datasets([Dataset(_read_tensors(path, features)) for path in paths])
+            for split, paths in files.items()
+        }
+    )
+
+
+def _tensor_rows(paths: Sequence[Path], features: Features) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        table = _read_tensors(path, features)
+        for start in range(table.num_rows):
+            yield table.slice(start, 1).to_pylist()[0]
