@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, ClassLabel, Image, List, Value, Video
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -267,6 +267,37 @@ def test_noise_gives_one_error(tmp_path_factory, noise, suffix):
     path.write_bytes(noise)
     with pytest.raises(DataFormatError):
         load_manifest(path)
+
+
+cells = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.sampled_from(["", "x.npy", "a|b", "there", "[", "1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["path", "bytes", "x"]), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+names = st.sampled_from(
+    ["file_name", "video", "audio", "images", "flow", "text", "label", "labels", "id", "a_features"]
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.dictionaries(names, cells, max_size=5), max_size=4), st.booleans())
+def test_any_cells_load_or_give_one_error(tmp_path, table, required):
+    (tmp_path / "there").write_bytes(b"file")
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    try:
+        data = load_manifest(path, validation_fraction=0, require_label=required, label_separator="|")
+    except DataFormatError:
+        return
+    assert sum(map(len, data.values())) == len(table)
+    for part in data.values():
+        part[:]  # every value has the type that its column states
 
 
 def test_reads_the_embedded_corpus(tmp_path):

@@ -18,8 +18,9 @@ from .table_cells import (
     absolute_path,
     cell_paths,
     first_fault,
-    image_names,
+    image_references,
     media_reference,
+    text_of,
 )
 from .table_labels import TASKS, LabelScan, TableLabels, is_absent
 from .tables import Row, Table, column_names, find_tables, read_rows
@@ -264,7 +265,11 @@ class Manifest:
         replaced: dict[str, int] = {}
         for table in self.tables:
             for number, raw in enumerate(read_rows(table), 1):
-                cells = {name: self._locate(name, raw.get(column), table) for name, column in self.columns.items()}
+                where = f"{table.path}, row {number}"
+                cells = {
+                    name: self._locate(name, raw.get(column), table, f"{where}, {column}")
+                    for name, column in self.columns.items()
+                }
                 split = table.split if table.split is not None else raw.get(self.split_column or "")
                 identity = raw[self.id_column] if self.id_column else make_id(raw.get(self._naming_column()), split)
                 fault = None if missing is None else first_fault(cells)
@@ -273,8 +278,8 @@ class Manifest:
                     continue
                 row: Row = {"id": str(identity)}
                 for name, cell in cells.items():
-                    where = f"{table.path}, row {number}, {name}"
-                    row[name] = self._features(name, cell, where, replaced) if name.endswith(FEATURES_SUFFIX) else cell
+                    is_features = name.endswith(FEATURES_SUFFIX)
+                    row[name] = self._features(name, cell, f"{where}, {name}", replaced) if is_features else cell
                 if self.labels is not None and self.label_column is not None:
                     row[self.labels.column] = self.labels.read(raw.get(self.label_column))
                 row |= {name: raw.get(name) for name in self.keep_columns}
@@ -295,21 +300,23 @@ class Manifest:
         """The column of the table whose file names make ids."""
         return next((self.columns[name] for name in MEDIA_TYPES if name in self.columns), "")
 
-    def _locate(self, name: str, cell: Any, table: Table) -> Any:
+    def _locate(self, name: str, cell: Any, table: Table, where: str) -> Any:
         """A cell with the paths in it made absolute."""
+        folder = table.path.parent
         if name == "text":
-            return "" if cell is None else str(cell)
+            return text_of(cell, where)
         if is_absent(cell):
             return None
-        folder = table.path.parent
         if name == "images":
-            found = [media_reference(folder, item) for item in image_names(folder, cell)]
-            return [item for item in found if item is not None] or None
-        if name == "flow":
-            return absolute_path(folder, cell)
+            return image_references(folder, cell, where)
         if name.endswith(FEATURES_SUFFIX):
             return absolute_path(folder, cell) if isinstance(cell, str) else cell
-        return media_reference(folder, cell)
+        reference = media_reference(folder, cell, where)
+        if name != "flow" or reference is None:
+            return reference
+        if reference["bytes"] is not None:
+            raise DataFormatError(f"{where}: optical flow is given as the name of a file")
+        return reference["path"]
 
     def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
         if cell is None:

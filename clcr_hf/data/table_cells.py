@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Audio, Image, List, Value, Video
 
+from .columns import DataFormatError
 from .files import file_fault, frame_files, natural_order
 from .table_labels import is_absent
 
@@ -27,26 +28,46 @@ def absolute_path(folder: Path, name: object) -> str:
     return os.path.abspath(os.path.join(folder, str(name)))
 
 
-def media_reference(folder: Path, cell: Any) -> dict[str, Any] | None:
-    """A file as `datasets` refers to it; a struct of `datasets` may hold the file itself."""
-    if not isinstance(cell, dict):
-        return {"path": absolute_path(folder, cell), "bytes": None}
-    path, content = cell.get("path"), cell.get("bytes")
+def media_reference(folder: Path, cell: Any, where: str) -> dict[str, Any] | None:
+    """A file as `datasets` refers to it; a struct of `datasets` may hold the file itself.
+
+    Raises:
+        DataFormatError: neither a name nor such a struct.
+    """
+    path, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (cell, None)
+    if not isinstance(path, str | None) or not isinstance(content, bytes | None):
+        raise DataFormatError(f"{where}: {_short(cell)} is no name of a file")
     if content is not None:
         return {"path": path, "bytes": content}
     return None if is_absent(path) else {"path": absolute_path(folder, path), "bytes": None}
 
 
-def image_names(folder: Path, cell: Any) -> list[Any]:
-    """The pictures that a cell names: a list, a folder, a pattern, or one file."""
-    if not isinstance(cell, str):
-        return list(cell)
-    path = absolute_path(folder, cell)
-    if os.path.isdir(path):
-        return list(frame_files(path)) or [cell]
-    if glob.has_magic(cell) and not os.path.exists(path):
-        return sorted(glob.glob(path), key=natural_order) or [cell]
-    return [cell]
+def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]] | None:
+    """The pictures that a cell names, as a list, a folder, a pattern, or one file; None for none.
+
+    Raises:
+        DataFormatError: something else.
+    """
+    names = cell if isinstance(cell, list | tuple) else [cell]
+    if isinstance(cell, str) and not is_absent(cell):
+        path = absolute_path(folder, cell)
+        if os.path.isdir(path):
+            names = frame_files(path) or names
+        elif glob.has_magic(cell) and not os.path.exists(path):
+            names = sorted(glob.glob(path), key=natural_order) or names
+    found = [media_reference(folder, name, where) for name in names]
+    return [reference for reference in found if reference is not None] or None
+
+
+def text_of(cell: Any, where: str) -> str:
+    """A text; "" for an empty cell, and numbers as they are written."""
+    if cell is not None and not isinstance(cell, str | int | float):
+        raise DataFormatError(f"{where}: {_short(cell)} is no text")
+    return "" if cell is None else str(cell)
+
+
+def _short(cell: Any) -> str:
+    return repr(cell)[:60]
 
 
 def cell_paths(cells: Mapping[str, Any]) -> Iterator[str]:

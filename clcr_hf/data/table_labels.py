@@ -70,6 +70,10 @@ class LabelScan:
         else:
             self.lengths.add(len(many))
         for item in many:
+            if not isinstance(item, str | int | float | np.number | np.bool_):
+                raise DataFormatError(
+                    f"{self.source}: row {self.rows}: the label {repr(value)[:60]} is no name or number"
+                )
             number = as_number(item)
             self.texts += number is None
             if number is None or not math.isfinite(number):
