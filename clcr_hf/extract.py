@@ -465,7 +465,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """`python -m clcr_hf.extract`, for launchers of several processes; the arguments are those of `clcr extract`."""
     from .cli import main as command
 
-    command(["extract", *(sys.argv[1:] if argv is None else argv)])
+    try:
+        command(["extract", *(sys.argv[1:] if argv is None else argv)])
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -52,8 +52,9 @@ class Job:
     Attributes:
         frames: arguments of `load_video` that say which frames; None reads none. `frames_end` is where the stretch
             ends, in seconds of the clip.
-        sound: whether its sound is read; `keep` is where the part begins (seconds of the clip) that the window before
-            did not hold.
+        sound: whether its sound is read, and no more than `sound_limit` seconds of it (compressed sound may end a
+            little later than its file states); `keep` is where the part begins (seconds of the clip) that the window
+            before did not hold.
         speech: whether the sound goes to the recogniser.
         last: whether the clip is complete with it.
         error: what was wrong with the clip already.
@@ -65,6 +66,7 @@ class Job:
     frames: dict[str, Any] | None = None
     frames_end: float = 0.0
     sound: bool = False
+    sound_limit: float | None = None
     keep: float = 0.0
     speech: bool = False
     last: bool = False
@@ -231,7 +233,7 @@ class ClipReader:
         begins = [*keeps[:-1], total - self.window]
         ends = [*(clip.start + keeps[1:]), clip.end]
         return [
-            Job(clip, clip.start + float(b), e, sound=True, keep=float(k))
+            Job(clip, clip.start + float(b), e, sound=True, sound_limit=self.window, keep=float(k))
             for b, e, k in zip(begins, ends, keeps, strict=True)
         ]
 
@@ -287,6 +289,8 @@ class ClipReader:
             piece.speech = resample_audio(wave, rate, self.speech_rate or rate)
         if not piece.job.sound:
             return
+        if piece.job.sound_limit is not None:
+            wave = wave[: round(piece.job.sound_limit * rate)]
         piece.sound_begin = piece.job.begin - piece.job.clip.start
         piece.sound_end = piece.sound_begin + len(wave) / rate
         if self.audio is not None:

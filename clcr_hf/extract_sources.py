@@ -15,16 +15,17 @@ from datasets import DatasetDict, Features
 from . import data as loaders
 from .data.columns import SPLIT_ALIASES, DataFormatError, split_name
 from .data.manifest import open_manifest
-from .data.tables import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables
+from .data.tables import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp")
 SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 _SUFFIXES = VIDEO_SUFFIXES + SOUND_SUFFIXES
 # Columns that the extraction reads; all others are carried over.
 _READ_COLUMNS = ("id", "text", "media", "video", "audio", "images", "flow", "words", "word_intervals", "path", "split")
-# Columns of a table that say which stretch of its file a clip is. Some benchmarks have columns of these names that mean
-# something else (where a clip lay in a longer video, or an event in the clip): there they are carried over.
-_STRETCH = ("start", "end")
+_WORDS = ("words", "word_intervals")
+# Of a table alone: some benchmarks have a `start` and `end` that mean something else (where a clip lay in a longer
+# video, or an event in the clip), which are carried over.
+_OF_A_TABLE = (*_WORDS, "start", "end")
 
 
 @dataclass
@@ -160,18 +161,26 @@ def _media_files(folder: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
-    present = {name for table in find_tables(path) for name in column_names(table)}
-    extra = [name for name in ("words", "word_intervals", *_STRETCH) if name in present]
-    keep = list(dict.fromkeys([*(options.get("keep_columns") or ()), *extra]))
-    manifest = open_manifest(path, **{"require_label": False, **options, "keep_columns": keep})
-    columns = _carried(manifest.features, stretch=False)
+    tables = find_tables(path)
+    present = {name for table in tables for name in column_names(table)}
+    manifest = open_manifest(path, **{"require_label": False, **options})
+    columns = _carried(manifest.features)
+
+    def clips() -> Iterator[Clip]:
+        # What a manifest does not know is read beside it: both give every row, in the same order.
+        beside = (row for table in tables for row in read_rows(table, _OF_A_TABLE))
+        for row, raw in zip(manifest.rows(), beside, strict=True):
+            clip = _row_clip({**row, **{name: raw.get(name) for name in _WORDS}}, row["split"], columns)
+            clip.start, clip.end = _seconds(row["id"], raw, "start") or 0.0, _seconds(row["id"], raw, "end")
+            yield clip
+
     return ClipSource(
         name=os.path.abspath(path),
-        open=lambda: (_row_clip(row, row["split"], columns, stretch=True) for row in manifest.rows()),
+        open=clips,
         kept=columns,
         total=len(manifest),
         has_text="text" in manifest.features,
-        has_words={"words", "word_intervals"} <= present,
+        has_words=present.issuperset(_WORDS),
     )
 
 
@@ -188,29 +197,25 @@ def _load_layout(layout: str, path: Path, options: dict[str, Any]) -> DatasetDic
 
 def _rows_source(name: str, splits: Mapping[str, Any]) -> ClipSource:
     features = next(iter(splits.values())).features
-    columns = _carried(features, stretch=True)
+    columns = _carried(features)
     return ClipSource(
         name=name,
-        open=lambda: (_row_clip(row, split, columns, stretch=False) for split in splits for row in splits[split]),
+        open=lambda: (_row_clip(row, split, columns) for split in splits for row in splits[split]),
         kept=columns,
         total=sum(len(rows) for rows in splits.values()),
         has_text="text" in features,
-        has_words={"words", "word_intervals"} <= set(features),
+        has_words=set(features).issuperset(_WORDS),
     )
 
 
-def _carried(features: Mapping[str, Any], *, stretch: bool) -> Features:
-    read = _READ_COLUMNS if stretch else (*_READ_COLUMNS, *_STRETCH)
+def _carried(features: Mapping[str, Any]) -> Features:
+    made = ("_features", "_intervals")
     return Features(
-        {
-            name: kind
-            for name, kind in features.items()
-            if name not in read and not name.endswith(("_features", "_intervals"))
-        }
+        {name: kind for name, kind in features.items() if name not in _READ_COLUMNS and not name.endswith(made)}
     )
 
 
-def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str], *, stretch: bool) -> Clip:
+def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str]) -> Clip:
     media = _file(row.get("media"))
     images = row.get("images")
     return Clip(
@@ -219,8 +224,6 @@ def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str], *, str
         video=_file(row.get("video")) or media,
         audio=_file(row.get("audio")) or media,
         images=[_file(image) for image in images] if images else None,
-        start=(_seconds(row, "start") or 0.0) if stretch else 0.0,
-        end=_seconds(row, "end") if stretch else None,
         text=row.get("text") or None,
         words=_words(row.get("words")),
         word_intervals=row.get("word_intervals"),
@@ -239,8 +242,8 @@ def _words(value: Sequence[str] | np.ndarray | None) -> list[str] | None:
     return None if value is None or isinstance(value, str) else [str(word) for word in value] or None
 
 
-def _seconds(row: Mapping[str, Any], name: str) -> float | None:
-    value = row.get(name)
+def _seconds(name: str, row: Mapping[str, Any], column: str) -> float | None:
+    value = row.get(column)
     if value in (None, ""):
         return None
     try:
@@ -248,5 +251,5 @@ def _seconds(row: Mapping[str, Any], name: str) -> float | None:
     except (TypeError, ValueError):
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise DataFormatError(f"row {row['id']!r}: {name} is {value!r}, not a number of seconds")
+        raise DataFormatError(f"row {name!r}: {column} is {value!r}, not a number of seconds")
     return seconds

@@ -217,6 +217,10 @@ class BackboneReader(nn.Module):
         backbone_config = config.backbone_config
         if not isinstance(backbone_config, PreTrainedConfig):
             raise TypeError(f"`{modality}_config.backbone_config` must be given to read raw {modality} input")
+        # Layer drop (wav2vec2 and its kin, Whisper) would take away whole layers in training, taps among them.
+        for option in ("layerdrop", "encoder_layerdrop"):
+            if getattr(backbone_config, option, 0):
+                setattr(backbone_config, option, 0.0)
         backbone = AutoModel.from_config(backbone_config, **self._unused_parts(backbone_config))
         if getattr(backbone_config, "is_encoder_decoder", False):
             backbone = backbone.get_encoder()
@@ -318,16 +322,26 @@ class BackboneReader(nn.Module):
             levels = [level[:, level.shape[1] % frames :].unflatten(1, (frames, -1)).flatten(0, 1) for level in levels]
         else:
             levels = self._tapped(pixel_values=values.flatten(0, 1))
-        levels = [self._pool_grid(level).unflatten(0, (batch, frames)).flatten(1, 2) for level in levels]
+        sides = self._patch_grid(*values.shape[-2:])
+        levels = [self._pool_grid(level, sides).unflatten(0, (batch, frames)).flatten(1, 2) for level in levels]
         mask = resize_mask(mask, frames)
         return levels, mask.repeat_interleave(self.grid**2, dim=1)
 
-    def _pool_grid(self, level: torch.Tensor) -> torch.Tensor:
+    def _patch_grid(self, height: int, width: int) -> tuple[int, int] | None:
+        """Rows and columns of patches of a picture; None for backbones that state no plain patch size."""
+        patch = getattr(self.backbone.config, "patch_size", None)
+        if isinstance(patch, int):
+            return height // patch, width // patch
+        return None
+
+    def _pool_grid(self, level: torch.Tensor, sides: tuple[int, int] | None) -> torch.Tensor:
         """Patches `(N, P, C)` or a map `(N, C, H, W)` of one frame to `(N, grid ** 2, C)`."""
         if level.dim() == 3:
-            side = math.isqrt(level.shape[1])
-            # Special tokens (class, registers) come first; the patches form a square.
-            level = level[:, level.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
+            if sides is None or not 0 < sides[0] * sides[1] <= level.shape[1]:  # merged patches: take them as a square
+                sides = (math.isqrt(level.shape[1]),) * 2
+            rows, columns = sides
+            # Special tokens (class, registers) come first.
+            level = level[:, level.shape[1] - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
         return F.adaptive_avg_pool2d(level, self.grid).flatten(2).transpose(1, 2)
 
 

@@ -85,7 +85,7 @@ def save_whisper(folder: Path) -> str:
     tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{name}|>" for name in names]})
     tokenizer.add_tokens([f"<|{step * 0.02:.2f}|>" for step in range(101)])
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
-    sides = {"layers": 2, "attention_heads": 2, "ffn_dim": 32}
+    sides = {"layers": 3, "attention_heads": 2, "ffn_dim": 32}
     config = transformers.WhisperConfig(
         vocab_size=len(tokenizer),
         d_model=16,
@@ -113,7 +113,8 @@ def save_whisper(folder: Path) -> str:
         "is_multilingual": True,
         "max_length": 20,
         "max_initial_timestamp_index": 50,
-        "suppress_tokens": [],
+        # Letters and spaces only.
+        "suppress_tokens": [i for letter, i in vocabulary.items() if i < 256 and letter not in "abcdefghijklm\u0120"],
         "begin_suppress_tokens": [256],
     }
     for name, value in settings.items():
