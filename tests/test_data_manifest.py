@@ -207,6 +207,14 @@ def test_text_only_and_unlabelled(tmp_path):
     assert data["train"].column_names == ["id", "text"] and len(set(data["train"]["id"])) == 2
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_nothing_but_texts(tmp_path, suffix):
+    path = write(tmp_path / f"m{suffix}", [{"text": "x"}, {"text": "y"}], clips=False)
+    assert len(open_manifest(path, require_label=False)) == 2
+    data = load_manifest(path, require_label=False, validation_fraction=0)
+    assert data["train"]["text"][:] == ["x", "y"]
+
+
 def fault(tmp_path: Path, content: str, name: str = "m.csv", **options) -> str:
     path = tmp_path / name
     path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)

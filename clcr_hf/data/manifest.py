@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from .columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits, split_name
 from .dialogues import as_dialogues
 from .feature_arrays import feature_column, feature_sequence, feature_type, read_feature_file
-from .files import file_fault, report_missing
+from .files import report_missing
 from .table_cells import (
     FEATURES_SUFFIX,
     MEDIA_TYPES,
@@ -23,6 +23,7 @@ from .table_cells import (
     text_of,
 )
 from .table_labels import TASKS, LabelScan, TableLabels, is_absent
+from .table_scan import TableScan, feature_shape, kept_type
 from .tables import Row, Table, column_names, find_tables, read_rows
 
 MEDIA_COLUMNS = ("file_name", "file", "path", "media")
@@ -178,7 +179,7 @@ def open_manifest(
     identity = _pick(source, present, id_column, ID_COLUMNS)
     for name in (*keep_columns, *([group_column] if group_column else [])):
         _require(source, present, name)
-    scan = _Scan(LabelScan(source, label_names, task, label_separator, require_label), keep_columns)
+    scan = TableScan(LabelScan(source, label_names, task, label_separator, require_label), keep_columns)
     scan.read(tables, label, identity, split_column)
     if not columns:
         raise DataFormatError(
@@ -191,7 +192,7 @@ def open_manifest(
     shapes = {}
     for name, column in columns.items():
         if name.endswith(FEATURES_SUFFIX):
-            shapes[name] = _feature_shape(tables, column)
+            shapes[name] = feature_shape(tables, column)
             types[name] = feature_type(*shapes[name])
         else:
             types[name] = MEDIA_TYPES.get(name, Value("string"))
@@ -199,7 +200,7 @@ def open_manifest(
     if labels is not None:
         types[labels.column] = labels.type
     for name in keep_columns:
-        types[name] = _kept_type(name, scan.kinds[name])
+        types[name] = kept_type(name, scan.kinds[name])
     features = Features({**{name: kind for name, kind in types.items() if not name.endswith(FEATURES_SUFFIX)}, **types})
     return Manifest(
         source=source,
@@ -365,89 +366,6 @@ def _pick(source: object, present: Sequence[str], wanted: str | None, known: Seq
         _require(source, present, wanted)
         return wanted
     return next((name for name in known if name in present), None)
-
-
-class _Scan:
-    """One pass over a table: labels, ids, splits, and the types of the columns to keep."""
-
-    def __init__(self, labels: LabelScan, keep: Sequence[str]):
-        self.labels = labels
-        self.kinds: dict[str, set[type]] = {name: set() for name in keep}
-        self.num_rows = 0
-        self.has_split = False
-
-    def read(self, tables: Sequence[Table], label: str | None, identity: str | None, split: str) -> None:
-        """Read all rows.
-
-        Raises:
-            DataFormatError: no rows, unknown splits, a row without split or id, ids that come twice.
-        """
-        wanted = [name for name in (label, identity, split, *self.kinds) if name is not None]
-        seen: set[str] = set()
-        twice: dict[str, None] = {}
-        unsplit: list[str] = []
-        for table in tables:
-            for number, row in enumerate(read_rows(table, wanted), 1):
-                self.num_rows += 1
-                if table.split is None:
-                    self._split(f"{table.path}: row {number}", row.get(split), unsplit)
-                if identity is not None:
-                    name = row.get(identity)
-                    if is_absent(name):
-                        raise DataFormatError(f"{table.path}: row {number} has no {identity}")
-                    if str(name) in seen:
-                        twice[str(name)] = None
-                    seen.add(str(name))
-                if label is not None:
-                    self.labels.add(row.get(label))
-                for key, kinds in self.kinds.items():
-                    if row.get(key) is not None:
-                        kinds.add(type(row[key]))
-        source = self.labels.source
-        if not self.num_rows:
-            raise DataFormatError(f"{source}: the table has no rows")
-        if twice:
-            raise DataFormatError(f"{source}: {len(twice)} ids come twice (first: {next(iter(twice))!r})")
-        if self.has_split and unsplit:
-            raise DataFormatError(f"{unsplit[0]} has no {split}")
-
-    def _split(self, where: str, value: Any, unsplit: list[str]) -> None:
-        if is_absent(value):
-            unsplit[1:] = []  # the first is enough
-            unsplit.append(where)
-        else:
-            split_name(value)
-            self.has_split = True
-
-
-def _feature_shape(tables: Sequence[Table], column: str) -> tuple[int, int]:
-    """Number of axes and width of the first features of a column."""
-    for table in tables:
-        for row in read_rows(table, [column]):
-            cell = row.get(column)
-            if is_absent(cell):
-                continue
-            path = absolute_path(table.path.parent, cell) if isinstance(cell, str) else None
-            if path is not None and file_fault(path) is not None:
-                continue  # reported, or skipped, with the other absent files
-            value = cell if path is None else read_feature_file(path, column)
-            array = feature_sequence(value, f"{table.path}, {column}")[0]
-            if array.size:
-                return array.ndim, array.shape[-1]
-    raise DataFormatError(f"{tables[0].path}: no row has {column}")
-
-
-def _kept_type(name: str, kinds: set[type]) -> Value:
-    if kinds <= {bool}:
-        return Value("bool")
-    if kinds <= {int, bool}:
-        return Value("int64")
-    if kinds <= {int, float, bool}:
-        return Value("float64")
-    if kinds <= {str}:
-        return Value("string")
-    found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise DataFormatError(f"the kept column {name!r} holds {found}; text, or numbers, can be kept")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
