@@ -43,6 +43,13 @@ def test_columns_and_lists(root):
         assert [Path(image["path"]).name for image in row["images"]] == ["00000.jpg", "00001.jpg"]
 
 
+def test_paths_are_absolute(root, monkeypatch):
+    monkeypatch.chdir(root.parent)
+    row = load_cremad("cremad")["train"][0]
+    assert Path(row["audio"]["path"]).is_absolute() and Path(row["images"][0]["path"]).is_absolute()
+    assert load_cremad("cremad")["train"][:] == load_cremad(root)["train"][:]
+
+
 def test_the_layout_is_real_media(root):
     row = load_cremad(root, frames="video")["train"][0]
     assert row["video"]["path"].endswith(".flv")

@@ -106,7 +106,7 @@ def load_cremad(
     """
     if split not in ("auto", "lists", "actors"):
         raise DataFormatError(f"split={split!r}; choose auto, lists or actors")
-    folder = Path(root)
+    folder = Path(os.path.abspath(root))
     if not (folder / "AudioWAV").is_dir():
         raise DataFormatError(f"{folder}: no folder AudioWAV; give the folder that holds AudioWAV and VideoFlash")
     source = _frame_source(folder, frames, fps)
@@ -260,7 +260,7 @@ def _first(paths: Sequence[str]) -> tuple[str | None, str | None]:
     for path in paths:
         fault = file_fault(path)
         if fault is None:
-            return os.path.abspath(path), None
+            return path, None
         faults[path] = fault
     path = next((path for path, fault in faults.items() if fault != "absent"), paths[0])
     return None, path if faults[path] == "absent" else f"{path} ({faults[path]})"
