@@ -248,6 +248,7 @@ def build_processor(
         video_num_frames=None if data_args.video_fps else data_args.video_frames,
         video_fps=data_args.video_fps,
         max_audio_seconds=data_args.max_audio_seconds,
+        flow_size=data_args.image_size if columns.get("flow") == "flow" else None,
     )
 
 

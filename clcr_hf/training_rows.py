@@ -42,7 +42,6 @@ class ClipRows(torch.utils.data.Dataset):
         cache_gb: how much to keep; rows beyond are decoded every time.
         augment: crops and flips frames and flow afresh each time a row is asked for. Then the decoded frames are
             kept, not the inputs made of them.
-        flow_size: flow is scaled to this side (its vectors stay pixels of the clip); None leaves it.
         training: whether rows with nothing to read are stood in for.
         strict: raise on a file that cannot be read.
         left_out: ids of clips that were found unreadable before; kept for the record of the run.
@@ -59,7 +58,6 @@ class ClipRows(torch.utils.data.Dataset):
         max_text_length: int = 64,
         cache_gb: float = 0.0,
         augment: FrameAugmentation | None = None,
-        flow_size: int | None = None,
         training: bool = False,
         strict: bool = False,
         left_out: Sequence[str] = (),
@@ -70,7 +68,6 @@ class ClipRows(torch.utils.data.Dataset):
         self.processor = processor
         self.max_text_length = max_text_length
         self.augment = augment
-        self.flow_size = flow_size
         self.training = training
         self.strict = strict
         self.left_out = list(left_out)
@@ -108,8 +105,6 @@ class ClipRows(torch.utils.data.Dataset):
         changing = {}
         if self.augment is not None:
             changing = {name: raw.pop(name)[0] for name in ("videos", "flow") if raw.get(name, [None])[0] is not None}
-        elif "flow" in raw:
-            raw["flow"] = [_resized(raw["flow"][0], self.flow_size)]
         limit = {"max_length": self.max_text_length} if "text" in raw else {}
         item = {name: row[name] for name in _LABEL_COLUMNS if row.get(name) is not None}
         for name, column in self.columns.items():
@@ -128,8 +123,7 @@ class ClipRows(torch.utils.data.Dataset):
             videos = self.augment.augment(videos, rng)
         elif flow is not None:
             flow = self.augment.augment_flow(flow, rng)
-        changed = {"videos": videos, "flow": None if flow is None else _resized(flow, self.flow_size)}
-        return {name: value for name, value in changed.items() if value is not None}
+        return {name: value for name, value in (("videos", videos), ("flow", flow)) if value is not None}
 
     def _encode(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {key: value[0] for key, value in self.processor(**inputs, return_tensors="pt").items()}
@@ -184,9 +178,9 @@ class ClipRows(torch.utils.data.Dataset):
         return {"array": wave, "sampling_rate": rate}
 
     def _flow(self, row: dict[str, Any]) -> dict[str, list[Any]]:
-        """Optical flow `(F, 2, H, W)`, thinned as frames are; nothing where the row has none."""
-        flow = self._try(row, "flow", load_flow) if "flow" in self.columns else None
-        return {} if flow is None else {"flow": [flow[_even(len(flow), self.processor.video_num_frames)]]}
+        """Optical flow `(F, 2, H, W)`; nothing where the row has none."""
+        flow = self._try(row, "flow", load_flow) if self.columns.get("flow") == "flow" else None
+        return {} if flow is None else {"flow": [flow]}
 
     def _sampling(self) -> dict[str, Any]:
         fps = self.processor.video_fps
@@ -220,14 +214,6 @@ def _even(total: int, wanted: int | None) -> list[int]:
     if wanted is None or total <= wanted:
         return list(range(total))
     return [int((part + 0.5) * total / wanted) for part in range(wanted)]
-
-
-def _resized(flow: np.ndarray, side: int | None) -> np.ndarray:
-    """Flow `(F, 2, H, W)` at another size; the vectors keep their lengths."""
-    if side is None:
-        return flow
-    values = torch.from_numpy(np.ascontiguousarray(flow, dtype=np.float32))
-    return torch.nn.functional.interpolate(values, size=(side, side), mode="bilinear", antialias=True).numpy()
 
 
 def _holds_something(item: Mapping[str, Any]) -> bool:
@@ -275,7 +261,6 @@ def prepare(
             max_text_length=args.max_text_length,
             cache_gb=args.cache_gb,
             augment=FrameAugmentation() if args.augment and learns else None,
-            flow_size=args.image_size,
             training=learns,
             strict=args.strict_media,
             left_out=left_out,

@@ -160,7 +160,7 @@ def test_damaged_pictures_and_flow_are_missing(clips, tmp_path):
     good, bad = datasets["test"][0], datasets["test"][1]
     assert good["pixel_values"].shape == (4, 3, 16, 16)
     assert good["flow_pixel_values"].shape == (4, 2, 16, 16)
-    assert good["flow_pixel_values"].mean() == pytest.approx(1)
+    assert good["flow_pixel_values"].mean() == pytest.approx(16 / SIDE)  # a pixel of 24 is two thirds of one of 16
     assert not bad["vision_attention_mask"].any() and "flow_pixel_values" not in bad
     assert torch.isfinite(model.eval()(**CLCRDataCollator()([good, bad])).logits).all()
 
