@@ -334,8 +334,3 @@ def pool_to_rate(
     names, first, counts = np.unique(bins, return_index=True, return_counts=True)
     pooled = (np.add.reduceat(taps.astype(np.float64), first, axis=1) / counts[:, None]).astype(np.float32)
     return pooled, np.stack([names / rate, np.minimum((names + 1) / rate, max(end, begin))], axis=1)
-
-
-def memory_errors() -> tuple[type[BaseException], ...]:
-    """What a device out of memory raises: no fault of a clip's."""
-    return (MemoryError, torch.cuda.OutOfMemoryError)

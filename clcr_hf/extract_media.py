@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from .extract_backbones import AudioBackbone, VisionBackbone
 from .extract_sources import Clip
@@ -35,6 +36,8 @@ from .speech import OpenSmile
 # What may be wrong with one clip, without a fault of ours or of the installation. MediaError and UnicodeDecodeError are
 # ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors.
 CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, LookupError)
+# Runtime errors that are no clip's fault: a device that is out of memory, or that gave up.
+DEVICE_ERRORS = (torch.cuda.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError))
 DEFAULT_FRAMES = 16
 DEFAULT_WINDOW = 20.0
 _FRAMES_AT_ONCE = 64
@@ -181,7 +184,7 @@ class ClipReader:
         return jobs
 
     def _plan(self, clip: Clip) -> list[Job]:
-        wants_speech = self.speech_rate is not None and clip.text is None
+        wants_speech = self.speech_rate is not None and clip.text is None and not clip.words
         wants_sound = self.reads_sound or wants_speech
         lengths: dict[int, tuple[float | None, float | None]] = {}
         for source in (clip.video if self.vision is not None else None, clip.audio if wants_sound else None):

@@ -159,6 +159,8 @@ def finish(
     folder: Path, identity: dict[str, Any], columns: dict[str, Any], seconds: float, processes: int
 ) -> dict[str, Any]:
     """Writes the record, and takes the mark of unfinished work away."""
+    for leftover in folder.glob("*/*.parquet.tmp"):  # of a killed run with more processes
+        leftover.unlink()
     failed, lacks = _tidy_failures(folder, done_ids(folder))
     rows = {split: count for split in SPLITS if (count := count_rows(folder, split))}
     summary = {

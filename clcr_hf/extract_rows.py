@@ -156,7 +156,7 @@ def make_row(clip: ClipTokens, features: Features, text: TextTokens | None, alig
         align: one token a word in every modality, instead of each modality's own tokens.
 
     Raises:
-        ValueError: `align` and no word times, or no modality at all.
+        ValueError: `align` and no word times, no modality at all, or features that are not finite.
     """
     row: dict[str, Any] = dict.fromkeys(features)
     known = {"id": clip.clip.id, "path": clip.clip.path, "text": clip.text(), **clip.clip.kept}
@@ -198,5 +198,7 @@ def _aligned(
 
 
 def _shaped(taps: np.ndarray, feature: Any) -> np.ndarray:
-    """`(L, T, D)` as the column holds it: `(T, D)` for columns without levels."""
+    """`(L, T, D)` as the column holds it: `(T, D)` for columns without levels. ValueError where it is not finite."""
+    if not np.isfinite(taps).all():
+        raise ValueError("a backbone gave NaN or infinite values; try dtype float32 or bfloat16")
     return taps if isinstance(feature.feature.feature, List) else taps[0]
