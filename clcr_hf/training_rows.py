@@ -28,7 +28,8 @@ _NAMED = 10  # clips in a warning
 
 class ClipRows(torch.utils.data.Dataset):
     """
-    Rows as the model's inputs; files are decoded when first asked for and then kept in memory.
+    Rows as the model's inputs; files are decoded when first asked for and then kept in memory. Ready features are read
+    from the rows each time, which leaves them on the disk where the data set is mapped from there.
 
     A file that cannot be read counts as a modality that is missing from its row, and is named in a warning. In
     training, a row with nothing left is stood in for by the next one that has something; in evaluation it stays, and
@@ -62,9 +63,12 @@ class ClipRows(torch.utils.data.Dataset):
         strict: bool = False,
         left_out: Sequence[str] = (),
     ):
-        ready = [name for name in rows.column_names if name.endswith((_FEATURES, "_attention_mask"))]
-        self.rows = rows.with_format("numpy", columns=ready, output_all_columns=True)
+        arrays = [name for name in rows.column_names if name.endswith((_FEATURES, "_attention_mask"))]
+        self.rows = rows.with_format("numpy", columns=arrays, output_all_columns=True)
         self.columns = dict(columns)
+        ready = [(name, column) for name, column in columns.items() if not is_raw(column)]
+        self._ready = {column for _, column in ready} | {f"{name}_attention_mask" for name, _ in ready}
+        self._ready |= set(_TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
         self.processor = processor
         self.max_text_length = max_text_length
         self.augment = augment
@@ -88,30 +92,30 @@ class ClipRows(torch.utils.data.Dataset):
 
     def _item(self, index: int) -> dict[str, Any]:
         kept = self._kept.get(index)
+        row = self.rows[index] if kept is None or self._ready else {}
         if kept is None:
-            kept = self._read(self.rows[index])
+            kept = self._read(row)
             size = sum(getattr(value, "nbytes", 0) for part in kept for value in part.values())
             if size <= self._room:
                 self._room -= size
                 self._kept[index] = kept
         item, changing = kept
+        item = item | {name: row[name] for name in self._ready if row.get(name) is not None}
         if changing and self.augment is not None:
-            item = {**item, **self._encode({name: [value] for name, value in self._changed(**changing).items()})}
+            item |= self._encode({name: [value] for name, value in self._changed(**changing).items()})
         return item
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Inputs of a row that never change, and its frames and flow where they are augmented."""
+        """A row's label and inputs made of raw columns, and its frames and flow where they are augmented."""
+        item = {name: row[name] for name in _LABEL_COLUMNS if row.get(name) is not None}
         raw = self._open(row)
         changing = {}
         if self.augment is not None:
             changing = {name: raw.pop(name)[0] for name in ("videos", "flow") if raw.get(name, [None])[0] is not None}
-        limit = {"max_length": self.max_text_length} if "text" in raw else {}
-        item = {name: row[name] for name in _LABEL_COLUMNS if row.get(name) is not None}
-        for name, column in self.columns.items():
-            if not is_raw(column):
-                names = _TOKEN_COLUMNS if column == "input_ids" else (column, f"{name}_attention_mask")
-                item |= {key: row[key] for key in names if row.get(key) is not None}
-        return item | (self._encode({**raw, **limit}) if raw else {}), changing
+        if raw:
+            limit = {"max_length": self.max_text_length} if "text" in raw else {}
+            item |= self._encode({**raw, **limit})
+        return item, changing
 
     def _changed(self, videos: np.ndarray | None = None, flow: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Frames and flow under one random crop and flip; drawn from torch's generator, which workers seed apart."""
