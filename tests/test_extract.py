@@ -23,7 +23,7 @@ from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data import CLCRDataCollator, DataFormatError
 from clcr_hf.data.shards import load_shards, shard_files
 from clcr_hf.extract import extract_features
-from clcr_hf.extract_backbones import TextTokens, pool_to_rate
+from clcr_hf.extract_backbones import TextTokens, VisionBackbone, pool_to_rate
 from clcr_hf.extract_media import ClipReader
 from clcr_hf.extract_output import ShardSet
 from clcr_hf.extract_rows import average_words, token_intervals, tokens_to_words, word_spans
@@ -451,6 +451,41 @@ def test_broken_files_are_listed(models: dict[str, str], clips: Path, tmp_path: 
     again = extract(folder, out, retry_failed=True, **options)
     assert again["counts"] == {"rows": {"train": 6}, "failed": 2, "lacking": {"NoAudio": 1}}
     assert '"id": "empty"' not in (out / "failures-000.jsonl").read_text()
+
+
+def test_one_clip_at_fault_in_a_batch(
+    models: dict[str, str], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that fails is taken apart: the clip at fault is listed, its neighbours are kept."""
+    read = VisionBackbone.read
+
+    def refuse_24_frames(self: Any, pixels: Any, num_frames: Any, batch_size: int) -> Any:
+        if 24 in num_frames:
+            raise RuntimeError("the 24 frames of c2")
+        return read(self, pixels, num_frames, batch_size)
+
+    monkeypatch.setattr(VisionBackbone, "read", refuse_24_frames)
+    record = extract(clips, tmp_path / "out", vision=models["vision"], fps=8, batch_size=200)
+    assert record["counts"] == {"rows": {"train": 3}, "failed": 1, "lacking": {}}
+    assert json.loads((tmp_path / "out" / "failures-000.jsonl").read_text())["id"] == "c2"
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("full"), MemoryError("full"), OSError(28, "full")])
+def test_a_full_device_or_disk_ends_the_run(
+    error: Exception, models: dict[str, str], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not written down as a fault of every clip."""
+    place = (ShardSet, "write") if isinstance(error, OSError) else (VisionBackbone, "read")
+
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(*place, refuse)
+    with pytest.raises(type(error), match="full"):
+        extract(clips, tmp_path / "out", vision=models["vision"])
+    assert (tmp_path / "out" / "failures-000.jsonl").read_text() == ""
+    monkeypatch.undo()
+    assert extract(clips, tmp_path / "out", vision=models["vision"])["counts"]["rows"] == {"train": 4}
 
 
 def test_stopped_and_resumed(
