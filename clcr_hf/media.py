@@ -603,7 +603,8 @@ class _Samples:
     def add(self, frame: Any, time: float | None) -> None:
         if self.resampler is None:
             layout = frame.layout.name
-            self.resampler = _import_av().AudioResampler(format="fltp", layout=layout, rate=self.rate)
+            # Interleaved: of eight channels or more in planes, PyAV (18.1 at least) reads planes that are not there.
+            self.resampler = _import_av().AudioResampler(format="flt", layout=layout, rate=self.rate)
             time = 0.0 if time is None else time
             self.position = round((time - self.plan.start) * self.rate)
             self._check_room(frame, 0)
@@ -611,7 +612,11 @@ class _Samples:
                 self.parts.append(np.zeros((len(frame.layout.channels), self.position), np.float32))
         self._check_room(frame, frame.samples * self.rate / frame.sample_rate)
         frame.pts = None  # the resampler would fill gaps by it; the sound is laid end to end
-        self._take(self.resampler.resample(frame))
+        try:
+            parts = self.resampler.resample(frame)
+        except ValueError as error:  # another rate or other channels than in the frames before
+            raise _damaged(self.name, f"its sound changes its form at {time or 0:.2f} s ({error})") from error
+        self._take(parts)
 
     def _check_room(self, frame: Any, samples: float) -> None:
         """Refuses what `samples` more would make of the sound kept; a file may state any rate and any start."""
@@ -621,7 +626,7 @@ class _Samples:
 
     def _take(self, frames: list[Any]) -> None:
         for frame in frames:
-            part = frame.to_ndarray()
+            part = frame.to_ndarray().reshape(frame.samples, frame.layout.nb_channels).T
             begin = min(max(-self.position, 0), part.shape[1])
             self.position += part.shape[1]
             if self.plan.mono:

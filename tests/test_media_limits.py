@@ -186,6 +186,21 @@ def test_memory_stays_bounded_whatever_a_header_claims(tmp_path: Path) -> None:
     assert all(name in message for name, message in found.items() if message)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 6, 8, 9, 32])
+def test_sounds_of_many_channels(channels: int, tmp_path: Path) -> None:
+    """Eight and more are no harder than two: PyAV's planes of them cannot be read without a crash of the process."""
+    data = np.tile(np.arange(channels, dtype="<i2") * 512, (1600, 1))
+    layout = struct.pack("<IHHIIHH", 16, 1, channels, 16_000, 32_000 * channels, 2 * channels, 16)
+    body = b"WAVEfmt " + layout + b"data" + struct.pack("<I", data.nbytes) + data.tobytes()
+    path = tmp_path / "many.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    sound = load_audio(path, sampling_rate=16_000, mono=False)
+    assert sound.shape == (channels, 1600) and sound.dtype == np.float32
+    np.testing.assert_allclose(sound.T * 32_768, data, atol=1e-3)
+    np.testing.assert_allclose(load_audio(path, sampling_rate=16_000) * 32_768, data.mean(1), atol=1e-3)
+    assert load_audio(path, sampling_rate=8000).shape == (800,)
+
+
 def test_limits_can_be_lowered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", GREY, 10, np.zeros(8000, np.float32), 16_000)
     monkeypatch.setattr(media, "MAX_BYTES", 3 * GREY[0].nbytes)
