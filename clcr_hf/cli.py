@@ -164,9 +164,50 @@ def extract(
         return
     counts = record["counts"]
     rows = ", ".join(f"{name} {count}" for name, count in counts["rows"].items()) or "no rows"
-    Console().print(f"{out}: {rows}; {counts['failed']} clips failed", highlight=False)
-    for reason, count in counts["lacking"].items():
-        Console().print(f"  {reason}: {count} rows (see {out}/failures-*.jsonl)", highlight=False)
+    faults = {"clips that failed": counts["failed"], **counts["lacking"]}
+    listed = ", ".join(f"{name} {count}" for name, count in faults.items() if count)
+    Console().print(f"{out}: {rows}" + (f"; {listed} (see failures-*.jsonl there)" if listed else ""), highlight=False)
+
+
+@app.command()
+def convert(
+    layout: Annotated[
+        str, typer.Argument(help="mmsa, csd, cremad, kinetics_sounds, ave, ave_h5, ucf101, manifest or utterances.")
+    ],
+    source: Annotated[str, typer.Argument(help="The data set: its folder, pickle, table or npz.")],
+    out: Annotated[str, typer.Argument(help="Folder of the shards.")],
+    option: Annotated[
+        list[str] | None, typer.Option(help="Argument of the loader as name=value; may be given several times.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="parquet, or safetensors for features.")] = "parquet",
+    embed_media: Annotated[bool, typer.Option(help="Put videos, sounds and pictures into the shards.")] = False,
+    rows_per_shard: Annotated[int, typer.Option(help="Rows a file.", min=1)] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Turn a data set into shards, once; train with `--dataset shards`. Goes on where it was stopped."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .convert import convert as convert_rows
+    from .convert import read_options
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        rows = bar.add_task("rows", total=None)
+        record = convert_rows(
+            layout,
+            source,
+            out,
+            options=read_options(option or ()),
+            format=format,
+            embed_media=embed_media,
+            rows_per_shard=rows_per_shard,
+            progress=lambda done, total: bar.update(rows, completed=done, total=total),
+        )
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+        return
+    counts = ", ".join(f"{name} {count}" for name, count in record["rows"].items())
+    Console().print(f"{out}: {counts}", highlight=False)
 
 
 @app.command()
