@@ -199,6 +199,29 @@ CLCRProcessor.from_pretrained({str(trained)!r}).push_to_hub({NAME!r})
     assert "transformers_modules" in run(without, hub.environment(tmp_path / "reader"))
 
 
+def test_the_trainer_sends_the_code_too(hub, tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch
+from model_utils import batch, feature_config
+from clcr_hf import CLCRForSequenceClassification, CLCRProcessor, CLCRTrainer, CLCRTrainingArguments
+rows = batch(text=False)
+rows = [{{key: value[index] for key, value in rows.items()}} for index in range(6)]
+args = CLCRTrainingArguments(
+    {str(tmp_path / "run")!r}, max_steps=1, push_to_hub=True, hub_model_id={NAME!r}, use_cpu=True, report_to="none"
+)
+trainer = CLCRTrainer(
+    CLCRForSequenceClassification(feature_config()), args, train_dataset=rows, processing_class=CLCRProcessor()
+)
+trainer.train()
+print(trainer.push_to_hub())
+"""
+    assert "/commit/" in run(code, hub.environment(tmp_path / "sender"))
+    files = hub.repositories[NAME].resolve("main")[1]
+    assert {"model.safetensors", "modeling_clcr.py", "processor_config.json", "handler.py"} <= set(files)
+
+
 def test_a_model_loaded_by_its_own_code_can_be_published_again(trained, hub, tmp_path):
     send(trained, hub, tmp_path / "sender")
     code = WITHOUT_PACKAGE + f"""
