@@ -1,7 +1,7 @@
-"""A stand-in for the Hub on loopback: the HTTP that huggingface_hub really sends, for model and Space repositories.
+"""A stand-in for the Hub on loopback: the HTTP that huggingface_hub really sends, for models and Spaces.
 
-Repositories live in memory as Git would have them: blobs by their hash, commits as a mapping of paths to blobs, branches
-and tags as names of commits. Set `HF_ENDPOINT` to `StandInHub.url` and `HF_HUB_DISABLE_XET=1` (the newer storage needs a
+Repositories live in memory as Git would have them: blobs by their hash, commits as a mapping of paths to blobs,
+branches and tags as names of commits. `StandInHub.environment` gives the variables (the newer storage, xet, needs a
 service of its own; the Hub still speaks LFS to clients without it).
 """
 
