@@ -141,12 +141,6 @@ def test_word_timing_by_hand(script) -> None:
     np.testing.assert_allclose(first[:, 6], [0.0, 1.0])
 
 
-def test_word_form_by_hand(script) -> None:
-    form = script.word_form("Not OK, 10 no!")
-    np.testing.assert_array_equal(form[:, 1:], [[1, 0, 0, 0, 0], [1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
-    assert script.word_form("").shape == (0, 6)
-
-
 @pytest.mark.parametrize("size", [1, 4, 50])
 def test_batches_hold_every_sentence_once(script, size: int) -> None:
     rows = [{"input_ids": [1] * length} for length in (3, 1, 7, 2, 2, 9, 4)]
