@@ -48,6 +48,9 @@ class DataArguments:
         default=None,
         metadata={"help": "More arguments of the data set's loader (clcr_hf.data.load_...), e.g. 'fold=2'."},
     )
+    class_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of several labels (emotions) where the data hold numbers alone."}
+    )
     num_train_clips: int = field(default=1000, metadata={"help": "talking_faces: clips to generate for training."})
     num_validation_clips: int = field(default=100, metadata={"help": "talking_faces: the same for validation."})
     num_test_clips: int = field(default=200, metadata={"help": "talking_faces: the same for test."})
@@ -187,6 +190,7 @@ def load_data(args: DataArguments, modalities: Sequence[str] | None = None) -> L
         ValueError: an option that the loader does not have.
     """
     data = SOURCES[args.dataset](args, modalities)
+    data.label_names = args.class_names or data.label_names
     if args.compute_flow and (modalities is None or "flow" in modalities):
         cache = args.flow_cache_dir or _cache_folder() / "flow"
         workers = os.cpu_count() or 1
@@ -334,7 +338,19 @@ def _shards(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData
     if args.dialogue_column is not None:
         splits = as_dialogues(splits, dialogue_column=args.dialogue_column, turn_column=args.turn_column)
     segments = None if args.dialogue_column else _constant_segments(splits)
-    return LoadedData(splits, Path(args.dataset_dir or "").resolve().name, num_segments=segments)
+    folder = Path(args.dataset_dir or "").resolve()
+    names = _converted_label_names(folder) if _is_multi_label(splits) else None
+    return LoadedData(splits, folder.name, label_names=names, num_segments=segments)
+
+
+def _converted_label_names(folder: Path) -> Sequence[str] | None:
+    """Names of the labels of CMU-MOSEI's emotions, where `clcr convert` made the shards from them."""
+    from .convert import RECORD
+    from .data.csd import MOSEI_EMOTIONS
+
+    record = folder / RECORD
+    converted = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return MOSEI_EMOTIONS if converted.get("layout") == "csd" else None
 
 
 def _label_by_folder(splits: DatasetDict) -> DatasetDict:
@@ -409,6 +425,8 @@ def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> Label
             return LabelKind("single_label_classification", list(kind.names), False)
         if _is_multi_label(splits):
             count = len(train["label"][0])
+            if names is not None and len(names) != count:
+                raise ValueError(f"{len(names)} names for {count} labels: {', '.join(names)}")
             return LabelKind("multi_label_classification", list(names or map(str, range(count))), False)
         return LabelKind("regression", None, False)
     if "labels" not in train.features:

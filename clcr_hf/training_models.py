@@ -272,9 +272,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> P
     """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    counts = Counter(
-        word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-    )
+    counts = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     letters = sorted({letter for word in counts for letter in word})
     words = sorted((word for word, count in counts.items() if count > 1), key=lambda word: (-counts[word], word))
     entries = [*special.values(), *letters, *(f"##{letter}" for letter in letters), *words]

@@ -13,12 +13,15 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, L
 from extract_backbones import save_audio, save_vision
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts.csd import make_csd
 from PIL import Image as Picture
 
 import clcr_hf.training_rows as module
 from clcr_hf.augmentation import FrameAugmentation
 from clcr_hf.collator import CLCRDataCollator
+from clcr_hf.convert import convert
 from clcr_hf.data.columns import make_dataset
+from clcr_hf.data.csd import MOSEI_EMOTIONS
 from clcr_hf.data.shards import ShardWriter
 from clcr_hf.extract import extract_features
 from clcr_hf.flow import save_flow
@@ -255,6 +258,8 @@ def test_kinds_of_labels():
     several = label_kind(splits("label", List(Value("float32"), length=2), [[0, 1], [1, 1]]), ["sad", "glad"])
     assert (several.problem_type, several.names) == ("multi_label_classification", ["sad", "glad"])
     assert label_kind(splits("label", List(Value("float32")), [[0, 1, 0]])).names == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="1 names for 3 labels"):
+        label_kind(splits("label", List(Value("float32")), [[0, 1, 0]]), ["sad"])
     segments = label_kind(splits("labels", List(ClassLabel(names=["x", "y"])), [[0, 1, -100]]))
     assert segments.per_segment and segments.names == ["x", "y"]
     assert label_kind(splits("label", Value("float32"), [0.5])).num_labels == 1
@@ -407,3 +412,15 @@ def test_dialogues_of_a_table(tmp_path, through_shards):
     assert metrics["test_samples"] == 2
     assert metrics["train_samples"] + metrics["eval_samples"] == 6
     assert json.loads((out / "config.json").read_text())["num_segments"] is None
+
+
+@pytest.mark.parametrize("given", [[], ["--class_names", *"abcdef"]])
+def test_converted_emotions_keep_their_names(tmp_path, given):
+    folder = make_csd(tmp_path / "csd", dataset="mosei")
+    convert("csd", folder, tmp_path / "shards", options={"labels": "emotion"})
+    out = tmp_path / "run"
+    source = ["--dataset", "shards", "--dataset_dir", str(tmp_path / "shards"), "--modalities", "vision", "audio"]
+    metrics = main([*source, *given, *SMALL, "--output_dir", str(out)])
+    assert 0 <= metrics["test_weighted_f1"] <= 1
+    names = json.loads((out / "config.json").read_text())["id2label"]
+    assert [names[str(number)] for number in range(6)] == list("abcdef" if given else MOSEI_EMOTIONS)
