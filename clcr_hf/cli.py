@@ -243,6 +243,35 @@ def publish(
     typer.echo(address)
 
 
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
+    share: Annotated[bool, typer.Option("--share", help="Make a public address through gradio's servers.")] = False,
+    max_size: Annotated[float, typer.Option(help="Most megabytes of an upload.")] = 50.0,
+    max_seconds: Annotated[float, typer.Option(help="Length of the longest clip that is read.")] = 60.0,
+    transcribe: Annotated[str | None, typer.Option(help="Speech recogniser for transcripts: Whisper or CTC.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+) -> None:
+    """Serve a page that scores a clip and shows what decided it. Ctrl-C ends it."""
+    _quiet()
+    from .demo import serve
+
+    serve(
+        model,
+        host=host,
+        port=port,
+        share=share,
+        max_size=max_size,
+        max_seconds=max_seconds,
+        transcribe=transcribe,
+        trust_remote_code=trust_remote_code,
+    )
+
+
 def _quiet() -> None:
     """Nothing but the answer on the terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

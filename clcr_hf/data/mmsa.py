@@ -25,7 +25,7 @@ from .columns import (
 )
 from .safe_pickle import MAX_PICKLE_BYTES, load_pickle_safely, release_pages
 
-_BLOCK_BYTES = 16 * 2**20
+_BLOCK_BYTES = 4 * 2**20
 _MOST_STEPS = 2**24
 _LONGEST_ID = 1000
 _MOST_CHARACTERS = 2**30
@@ -155,7 +155,7 @@ class MmsaRows:
         for rows in _blocks(self.counts[split], sequences):
             yield {key: _block(value, rows) for key, value in table.items()}
             for array in sequences:
-                release_pages(array[rows])
+                release_pages(array[: rows.stop])  # what lies before may have been mapped along
 
 
 def _blocks(size: int, arrays: Sequence[np.ndarray]) -> Iterator[slice]:
@@ -354,7 +354,7 @@ class _SplitReader:
         bad = 0
         for rows in _blocks(len(array), [array]):
             values, count = replace_non_finite(array[rows])
-            release_pages(array[rows])
+            release_pages(array[: rows.stop])  # what lies before may have been mapped along
             bad += count
             if array.shape[1]:
                 real = np.any(values != 0, axis=2)

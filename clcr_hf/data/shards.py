@@ -38,8 +38,9 @@ from safetensors.numpy import save_file
 from .columns import SPLITS, DataFormatError, raise_problems
 
 ROWS_PER_SHARD = 256
-# A row group is held in memory while it is written, and again when a row of it is read in streaming.
-_GROUP_BYTES = 32 * 2**20
+# A row group is held in memory while it is written, some four times over, and when a row of it is read in streaming.
+_GROUP_BYTES = 4 * 2**20
+_TENSOR_SHARD_BYTES = 32 * 2**20
 _NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.(parquet|safetensors)")
 _TENSOR_TYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "I64": "int64", "I32": "int32", "U8": "uint8"}
 
@@ -47,9 +48,9 @@ _TENSOR_TYPES = {"F32": "float32", "F64": "float64", "F16": "float16", "I64": "i
 class ShardWriter:
     """Writes the rows of one split as shards; one writer a process.
 
-    Memory stays at about 32 MiB and one row, whatever `rows_per_shard`. A writer opened on a folder that has shards
-    goes on after them, and removes what an interrupted one of its rank left behind. As a context manager it closes the
-    last shard also when an exception ends the block: the rows written before it are whole.
+    Memory stays at some tens of megabytes and one row, whatever `rows_per_shard`. A writer opened on a folder that has
+    shards goes on after them, and removes what an interrupted one of its rank left behind. As a context manager it
+    closes the last shard also when an exception ends the block: the rows written before it are whole.
 
     Args:
         folder: root of all splits; made when absent.
@@ -120,7 +121,7 @@ class ShardWriter:
         self._batches.append(batch)
         self._bytes += batch.nbytes
         self._rows += 1
-        if self._bytes >= _GROUP_BYTES:
+        if self._bytes >= self._most_bytes():
             self._write_group()
         if self._rows >= self.rows_per_shard:
             self._finish_shard()
@@ -144,13 +145,18 @@ class ShardWriter:
                 f"row {row['id']!r} of {self.split}: column {name!r} does not hold {self.features[name]} ({error})"
             ) from error
 
+    def _most_bytes(self) -> int:
+        return _GROUP_BYTES
+
     def _target(self) -> Path:
         return self.folder / f"{self.split}-{self.rank:03d}-{self._index:05d}.{self.suffix}"
 
     def _write_group(self) -> None:
         if self._file is None:
-            self._file = pq.ParquetWriter(f"{self._target()}.tmp", self._schema)
-        self._file.write_table(pa.Table.from_batches(self._batches, self._schema).combine_chunks())
+            # Measurements hardly repeat: a dictionary of them is work for nothing.
+            repeated = [name for name in self._schema.names if not is_numbers(self._schema.field(name).type)]
+            self._file = pq.ParquetWriter(f"{self._target()}.tmp", self._schema, use_dictionary=repeated)
+        self._file.write_table(pa.Table.from_batches(self._batches, self._schema))
         self._batches, self._bytes = [], 0
 
     def _finish_shard(self) -> None:
@@ -183,6 +189,9 @@ class TensorShardWriter(ShardWriter):
         if media:
             raise DataFormatError(f"columns of media ({', '.join(media)}) need Parquet; safetensors hold features")
         super().__init__(folder, split, features, **options)
+
+    def _most_bytes(self) -> int:
+        return _TENSOR_SHARD_BYTES
 
     def _write_group(self) -> None:
         self._finish_shard()
