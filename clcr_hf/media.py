@@ -228,6 +228,28 @@ def load_image(source: MediaSource) -> np.ndarray:
         raise _damaged(name, str(error)) from error
 
 
+def media_duration(source: MediaSource) -> float:
+    """Seconds from the beginning of a clip or sound to the end of its last track, told from its packets: nothing is
+    decoded, and the length that its header states is not believed.
+
+    Args:
+        source: path, bytes, or binary file object.
+
+    Raises:
+        MediaError: the file is missing, empty, broken, cut short, or has neither a video nor an audio track.
+        ImportError: PyAV is not installed.
+    """
+    av = _import_av()
+    name = _name(source)
+    try:
+        scan = _scan(av, _openable(source, name), _Plan(), name)
+    except (av.error.FFmpegError, EOFError) as error:
+        raise _damaged(name, getattr(error, "strerror", None) or str(error)) from error
+    if scan.end is None:
+        raise MediaError(f"{name} has neither a video nor an audio track")
+    return scan.end
+
+
 def resample_audio(array: Any, orig_sr: int, sampling_rate: int) -> np.ndarray:
     """Mixes a waveform to mono and resamples it (band-limited, FFmpeg's resampler).
 
@@ -375,10 +397,11 @@ def _damaged(name: str, why: str) -> MediaError:
 @dataclass
 class _Scan:
     """What the packets of a file tell, in seconds: which track is its pictures' and when they end, how much sound
-    there is, and (for torchcodec) when each frame is shown."""
+    there is, when the last track ends (None without a track), and (for torchcodec) when each frame is shown."""
 
     video_index: int | None
     origin: float = 0.0
+    end: float | None = None
     video_end: float = 0.0
     sound: float = 0.0
     times: list[float] = field(default_factory=list)
@@ -410,6 +433,7 @@ def _scan(av: ModuleType, stream: Any, plan: _Plan, name: str) -> _Scan:
                 break
         else:
             _check_tail(container, max(ends.values(), default=0.0) + scan.origin, name)
+        scan.end = max(ends.values(), default=None)
         scan.video_end = ends[video.index] if video is not None else 0.0
         return scan
 

@@ -1,0 +1,222 @@
+"""The page of `clcr demo`, and its server."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..media import load_audio
+from ..pipeline_clcr import TASK, CLCRPipeline
+from .pictures import draw_reading
+from .reading import check_duration, read_clip
+
+INTRODUCTION = """# CLCR: a clip's score, and what decided it
+
+Give a clip of a person who speaks, and what they say; any of the three (words, pictures, sound) may be missing.
+
+**Take the answer with caution.** Reading emotion from people is uncertain: the same face or voice means different
+things in different people, cultures and moments, and a model repeats the biases of its data. Do not judge anyone by
+it, and show it only people who agreed.
+"""
+WAITING = "<p>The answer appears here.</p>"
+_STYLE = Path(__file__).parent / "style.css"
+_SWEEP = 600  # seconds between two looks for old uploads
+_OLD = 3600  # seconds after which an upload is removed though its page is still open
+_WAITING_LINE = 32  # visitors who may wait for the model at once
+_LONGEST_TEXT = 2000  # characters
+
+
+def build_page(
+    pipe: CLCRPipeline,
+    *,
+    max_seconds: float = 60.0,
+    recognise: Callable[[str], str] | None = None,
+    name: str = "",
+) -> Any:
+    """The page as `gradio.Blocks`, not yet served.
+
+    Args:
+        pipe: a pipeline "multimodal-sentiment".
+        max_seconds: length of the longest clip that is read.
+        recognise: path of a clip or sound to its transcript; without it there is no such button.
+        name: of the model, shown on the page.
+
+    Raises:
+        ImportError: gradio is not installed.
+    """
+    gr = _import_gradio()
+    uploads = _Uploads()
+
+    def keep(clip: str | None, sound: str | None, request: gr.Request) -> None:  # type: ignore[name-defined]
+        uploads.keep(request.session_hash, clip, sound)
+
+    def leave(request: gr.Request) -> None:  # type: ignore[name-defined]
+        uploads.keep(request.session_hash)
+
+    def read(clip: str | None, sound: str | None, text: str | None) -> str:
+        with _told(gr, clip, sound):
+            return draw_reading(read_clip(pipe, clip, sound, text, max_seconds=max_seconds))
+
+    def transcribe(clip: str | None, sound: str | None) -> str:
+        with _told(gr, clip, sound):
+            return _transcript(recognise, sound or clip, max_seconds)
+
+    with gr.Blocks(title="CLCR demo", analytics_enabled=False, delete_cache=(_SWEEP, _OLD)) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column(min_width=280):
+                clip = gr.Video(
+                    label=f"Clip: pictures and sound, at most {max_seconds:g} s", sources=["upload", "webcam"]
+                )
+                sound = gr.Audio(
+                    label="Sound alone, or in place of the clip's", sources=["upload", "microphone"], type="filepath"
+                )
+                text = gr.Textbox(
+                    label="Transcript: what is said", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript"
+                )
+                if recognise is not None:
+                    hear = gr.Button("Recognise the transcript", elem_id="recognise")
+                    hear.click(transcribe, [clip, sound], text, api_visibility="private", concurrency_id="model")
+                button = gr.Button("Read the clip", variant="primary", elem_id="read")
+                gr.Markdown(f"Model: `{name}`" if name else "")
+            with gr.Column(min_width=280, scale=2):
+                answer = gr.HTML(WAITING, elem_id="answer")
+        button.click(
+            read, [clip, sound, text], answer, api_visibility="private", concurrency_id="model", concurrency_limit=1
+        )
+        for given in (clip, sound):
+            given.change(keep, [clip, sound], None, api_visibility="private", show_progress="hidden", queue=False)
+        page.unload(leave)
+    page.queue(max_size=_WAITING_LINE)
+    return page
+
+
+def serve(
+    model: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    max_size: float = 50.0,
+    max_seconds: float = 60.0,
+    transcribe: str | None = None,
+    trust_remote_code: bool = False,
+) -> None:
+    """Serves the page until SIGINT (Ctrl-C) or SIGTERM. What visitors upload lies in a temporary folder of its own,
+    which is removed at the end; an upload goes before that when its page is closed, it is replaced, or an hour is over.
+
+    Args:
+        model: folder or Hub name of a trained model.
+        host, port: where; 127.0.0.1 is reached from this machine alone.
+        share: make a public address through gradio's own servers.
+        max_size: most megabytes of an upload.
+        max_seconds: length of the longest clip that is read.
+        transcribe: folder or Hub name of a speech recogniser (Whisper, or a CTC model); without it there is no
+            button for it.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        ImportError: gradio is not installed.
+        OSError: the model or the recogniser is not found, or the port is taken.
+    """
+    if max_size <= 0 or max_seconds <= 0:
+        raise ValueError(f"max_size and max_seconds must be positive, got {max_size:g} and {max_seconds:g}")
+    with _own_folder():
+        gr = _import_gradio()
+        from transformers import pipeline
+
+        pipe = pipeline(TASK, model=model, trust_remote_code=trust_remote_code)
+        recognise = _recogniser(transcribe) if transcribe else None
+        page = build_page(pipe, max_seconds=max_seconds, recognise=recognise, name=Path(model).name)
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        _, address, public = page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            max_file_size=round(max_size * 2**20),
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            footer_links=[],
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none fetched
+            css_paths=[_STYLE],
+        )
+        print(f"{public or address} reads clips with {model} (Ctrl-C ends it)", flush=True)
+        ended.wait()
+        page.close(verbose=False)
+
+
+class _Uploads:
+    """Files that visitors have on their pages, removed when the last of them lets go: gradio names an upload after its
+    content, so two visitors can hold the same file."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, set[Path]] = {}
+        self._lock = threading.Lock()
+
+    def keep(self, visitor: str | None, *paths: str | None) -> None:
+        """`visitor` holds `paths` now and nothing else."""
+        with self._lock:
+            before = self._held.pop(visitor or "", set())
+            now = {Path(path) for path in paths if path}
+            if now:
+                self._held[visitor or ""] = now
+            for path in before.difference(*self._held.values()):
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(gr: Any, *paths: str | None) -> Iterator[None]:
+    """What a visitor can mend is told on the page; where the server keeps the files at `paths` is not."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message = str(error)
+        for path in filter(None, paths):
+            message = message.replace(path, Path(path).name)
+        raise gr.Error(escape(message, quote=False), duration=None, print_exception=False) from error
+
+
+def _transcript(recognise: Callable[[str], str] | None, path: str | None, max_seconds: float) -> str:
+    if path is None or recognise is None:
+        raise ValueError("There is nothing to hear yet: give a clip or a sound.")
+    check_duration(path, max_seconds)
+    return recognise(path)
+
+
+def _recogniser(source: str) -> Callable[[str], str]:
+    from ..speech import SpeechRecogniser
+
+    hear = SpeechRecogniser(source)
+    return lambda path: hear(load_audio(path, sampling_rate=hear.sampling_rate)).text
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """A new folder for the temporary files of gradio and of Python, removed at the end. gradio looks for it as it is
+    imported."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="clcr-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+            del os.environ["GRADIO_TEMP_DIR"]
+
+
+def _import_gradio() -> Any:
+    """gradio, without its telemetry."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError as error:
+        raise ImportError('the demo needs gradio, which is not installed: pip install "clcr-hf[demo]"') from error
+    return gradio
