@@ -166,11 +166,13 @@ def run_training(
         if wanted and split in datasets:
             measured = trainer.predict(datasets[split], metric_key_prefix=prefix).metrics
             metrics |= _report(trainer, prefix, {**measured, f"{prefix}_samples": len(datasets[split])})
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record
     if trainer.is_world_process_zero():
         record = _record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)
         _write_json(Path(training_args.output_dir) / RUN_FILE, record)
         write_model_card(training_args.output_dir)
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
     return metrics
 
 
