@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: an error that a user can mend is one line on the standard error, with exit code 1."""
     try:
         app(None if argv is None else list(argv))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         Console(stderr=True, highlight=False).print("error:", str(error), markup=False, soft_wrap=True)
         sys.exit(1)
 

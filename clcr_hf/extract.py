@@ -106,8 +106,9 @@ def extract_features(
 
     Raises:
         ValueError: settings that contradict each other.
-        DataFormatError: no clips, or `out` holds features of other settings.
-        OSError: no such model.
+        DataFormatError: no clips, `out` holds features of other settings, or the first clips all fail alike, which is a
+            setting's fault.
+        OSError: no such model, or a full disk.
         ImportError: an extra that is not installed.
     """
     smile = "lld" if opensmile is True else opensmile or None

@@ -24,6 +24,7 @@ from .media import (
     _name,
     _open,
     _openable,
+    _origin,
     _tracks,
     load_audio,
     load_image,
@@ -101,8 +102,9 @@ class Piece:
 
 
 def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
-    """Seconds of the video and of the audio track, as the header states them (counted off the packets where it
-    states none, or where it is a WAV's, which may be wrong); None for a track that is not there.
+    """Where the video and the audio track end, in seconds from the clip's beginning; None for a track not there.
+
+    The header states it; where it does not (Matroska, WebM), or may be wrong (WAV), packets are counted.
 
     Raises:
         MediaError: the file is missing, empty or no media file.
@@ -112,24 +114,22 @@ def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
     try:
         with _open(av, _openable(source, name)) as container:
             video, audio = _tracks(container)
-            stated = None if container.duration is None or _is(container, {"wav"}) else container.duration / 1e6
-            if stated is None:
-                ends = {track.index: 0.0 for track in (video, audio) if track is not None}
-                for packet in container.demux(*(track for track in (video, audio) if track is not None)):
-                    if packet.pts is not None:
-                        end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                        ends[packet.stream.index] = max(ends[packet.stream.index], end)
-                stated = max(ends.values(), default=0.0)
-            lengths = [None if track is None else _track_seconds(track, stated) for track in (video, audio)]
+            tracks = [track for track in (video, audio) if track is not None]
+            told = all(track.duration is not None for track in tracks) and not _is(container, {"wav"})
+            origin = _origin(container)
+            ends = {track.index: _stated_end(track) - origin if told else 0.0 for track in tracks}
+            for packet in container.demux(*tracks) if tracks and not told else ():
+                if packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin
+                    ends[packet.stream.index] = max(ends[packet.stream.index], end)
+            lengths = [None if track is None else ends[track.index] for track in (video, audio)]
     except (av.error.FFmpegError, EOFError) as error:
         raise MediaError(f"cannot read {name}: {error}; it is damaged, cut short or no media file") from error
     return lengths[0], lengths[1]
 
 
-def _track_seconds(track: Any, stated: float) -> float:
-    if track.duration is None or track.time_base is None:
-        return stated
-    return min(float(track.duration * track.time_base), stated)
+def _stated_end(track: Any) -> float:
+    return float(((track.start_time or 0) + track.duration) * track.time_base)
 
 
 class ClipReader:

@@ -69,6 +69,7 @@ class FailureList:
     def add(self, clip: Clip, error: BaseException) -> None:
         """A clip is skipped."""
         logger.warning("%s is skipped: %s: %s", clip.id, type(error).__name__, error)
+        logger.debug("where %s failed", clip.id, exc_info=error)
         self._line(clip, type(error).__name__, str(error), written=False)
 
     def note(self, clip: Clip, error: str, message: str) -> None:

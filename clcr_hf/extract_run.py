@@ -1,5 +1,6 @@
 """The run of `clcr extract`: the backbones loaded once, pieces of clips through them in batches, rows out."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from .speech import OPENSMILE_LEVELS, OpenSmile, SpeechRecogniser
 
 # Tokens of sound a second: a syllable lasts about 0.2 s, and speech backbones give 50 tokens a second.
 AUDIO_RATE = 5.0
+# So many first clips that fail with one and the same message end the run.
+_ALIKE = 20
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -162,6 +165,8 @@ class Extractor:
         self.batch_size = batch_size
         self.open: ClipTokens | None = None  # the clip whose pieces are coming
         self.broken: str | None = None  # id of a clip that failed in one of its pieces
+        self.complaints: Counter[str] = Counter()  # of the clips that failed before the first row
+        self.written = False
 
     def run(self, pieces: Iterable[Piece]) -> None:
         """Writes the rows of all clips whose pieces come, in order."""
@@ -233,7 +238,7 @@ class Extractor:
         except DEVICE_ERRORS:
             raise
         except CLIP_ERRORS as error:
-            self.failures.add(clip, error)
+            self._fail(clip, error)
             self.open, self.broken = None, clip.id
             return None
         if not piece.job.last:
@@ -262,14 +267,28 @@ class Extractor:
                     raise text
                 row = make_row(clip, self.shards.features, text, self.settings.align == "words")
             except CLIP_ERRORS as error:
-                self.failures.add(clip.clip, error)
+                self._fail(clip.clip, error)
                 continue
             try:
                 self.shards.write(clip.clip.split, row)
             except DataFormatError as error:  # not OSError: a full disk ends the run
-                self.failures.add(clip.clip, error)
+                self._fail(clip.clip, error)
                 continue
+            self.written = True
             self._note_lacks(clip.clip, row, text is not None and text.truncated)
+
+    def _fail(self, clip: Clip, error: Exception) -> None:
+        """Lists a clip as failed. When the first ones all fail alike, a setting is at fault and not the clips: what is
+        said of a file names it, and so differs."""
+        self.failures.add(clip, error)
+        if self.written:
+            return
+        self.complaints[f"{type(error).__name__}: {error}"] += 1
+        (complaint, count), *others = self.complaints.most_common(2)
+        if count >= _ALIKE and not others:
+            raise DataFormatError(
+                f"the first {count} clips all failed alike ({complaint}). Mend that, then run again with retry_failed"
+            ) from error
 
     def _texts(self, clips: list[ClipTokens]) -> list[TextTokens | Exception | None]:
         """Tokens of each clip's text, or what went wrong with it; None where there is none."""

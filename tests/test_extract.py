@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -226,6 +227,28 @@ def test_long_video_in_stretches(
         assert row["vision_features"].shape[1] == 4 * (2.0 + int(name[1]) / 2)
         np.testing.assert_allclose(parts[name]["vision_features"], row["vision_features"], atol=1e-5)
         np.testing.assert_allclose(parts[name]["vision_intervals"], row["vision_intervals"], atol=1e-5)
+
+
+def test_tracks_of_unequal_length(models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matroska states one length for all: frames and sound are read as far as each goes."""
+    folder = tmp_path / "clips"
+    frames = np.random.default_rng(0).integers(0, 255, (8, 24, 32, 3), dtype=np.uint8)
+    wave = 0.1 * np.random.default_rng(0).standard_normal(3 * RATE)
+    write_video(tmp_path / "both.mp4", frames, FPS, wave, RATE)
+    folder.mkdir()
+    with av.open(str(tmp_path / "both.mp4")) as source, av.open(str(folder / "both.mkv"), "w") as target:
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    monkeypatch.setattr("clcr_hf.extract_media._FRAMES_AT_ONCE", 4)
+    options = {"vision": models["vision"], "audio": models["audio"], "fps": 8, "window_seconds": 1}
+    assert extract(folder, tmp_path / "out", **options)["counts"] == {"rows": {"train": 1}, "failed": 0, "lacking": {}}
+    row = rows_of(tmp_path / "out")["both"]
+    # The sound's encoder delay, which Matroska keeps, shifts the frames.
+    assert row["vision_intervals"][-1, 1] == pytest.approx(1.0, abs=0.08)
+    assert row["audio_intervals"][-1, 1] == pytest.approx(3.0, abs=0.08)
 
 
 def test_stretch_of_a_file(models: dict[str, str], clips: Path, tmp_path: Path) -> None:
@@ -486,6 +509,15 @@ def test_a_full_device_or_disk_ends_the_run(
     assert (tmp_path / "out" / "failures-000.jsonl").read_text() == ""
     monkeypatch.undo()
     assert extract(clips, tmp_path / "out", vision=models["vision"])["counts"]["rows"] == {"train": 4}
+
+
+def test_a_setting_at_fault_ends_the_run(models: dict[str, str], tmp_path: Path) -> None:
+    """Words are to be aligned and no row has any: 20 rows are enough to see it."""
+    table = tmp_path / "t.csv"
+    table.write_text("text\n" + "good\n" * 50)
+    with pytest.raises(DataFormatError, match="first 20 clips all failed alike .*no words with times"):
+        extract(table, tmp_path / "out", text=models["text"], align="words")
+    assert len((tmp_path / "out" / "failures-000.jsonl").read_text().splitlines()) == 20
 
 
 def test_stopped_and_resumed(
