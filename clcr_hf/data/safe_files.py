@@ -354,7 +354,8 @@ def _read_npy(path: str | os.PathLike, archive: zipfile.ZipFile, info: zipfile.Z
     with archive.open(info) as file:
         try:
             shape, fortran, dtype = _npy_header(file)
-        except (ValueError, SyntaxError, TypeError) as error:
+        except Exception as error:
+            # NumPy parses the header as Python text; tokenizer, parser and checks each have errors of their own.
             raise DataFormatError(f"{where} has no readable header ({str(error)[:200]})") from error
         if dtype.hasobject:
             raise UnsafeFileError(f"{where} is an object array. Object arrays are never unpickled: save plain ones")
