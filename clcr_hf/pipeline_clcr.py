@@ -1,53 +1,80 @@
 """`CLCRPipeline`, task "multimodal-sentiment": a clip with speech to a score or label, and what decided it."""
 
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, Pipeline
+from torch.utils.data import DataLoader, Dataset
+from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .collator import CLCRDataCollator
-from .media import VideoClip, load_audio, load_media, load_video
+from .configuration_clcr import CLCRConfig
+from .modeling_clcr import head_class
+from .pipeline_inputs import SampleReader, is_file
 
 TASK = "multimodal-sentiment"
-_SENTIMENT_RANGE = 3.0
-_RAW_KEYS = ("media", "video", "audio", "text", "sampling_rate")
+SENTIMENT_RANGE = (-3.0, 3.0)
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+_ON_ERROR = ("raise", "skip")
 
 
 class CLCRPipeline(Pipeline):
     r"""
-    Reads a clip with [`CLCRForSequenceClassification`] and its processor.
+    Reads clips with a CLCR model that has a head, and its processor.
 
     ```python
     pipe = pipeline("multimodal-sentiment", model="path/to/model")
     pipe({"media": "clip.mp4", "text": "what a lovely day"}, return_explanation=True)
     ```
 
-    An input is one of, or a list of:
+    An input is one of:
 
-    - a path to a media file, or its bytes: its frames and its sound;
-    - a dict with any of `media` (path or bytes, frames and sound), `video` (path, bytes, or uint8 frames
-      `(F, H, W, 3)`), `audio` (path, bytes, or float waveform `(samples,)` at the dict's `sampling_rate`, by default
-      the feature extractor's), `text` (str), and ready features `<modality>_features (T, D)`. What is left out counts
-      as a missing modality.
+    - a media file, read for its frames and its sound: its path, an http(s) address, its bytes, an open binary file, a
+      data URI, or base64 text (where no such path exists and the text cannot be taken for anything else);
+    - a dict with any of `media` (as above), `video` (as above, or uint8 frames `(F, H, W, 3)`), `audio` (as above, or a
+      float waveform `(samples,)` at the dict's `sampling_rate`, by default the feature extractor's), `images` (a list
+      of pictures, one a frame), `flow` (array or path), `text` (str), ready features `<modality>_features (T, D)`, and
+      token ids (`input_ids`). Undecoded media of `datasets` (`{"path", "bytes"}`) will do, and columns that only
+      training reads (id, label, labels, words, intervals) are left alone: a row of a data set is an input. What is
+      left out, None or "" counts as missing, and what the model does not read is passed over.
+
+    A list gives a list. A stream (`datasets.Dataset` or `IterableDataset`, `KeyDataset`, a generator or other iterator)
+    gives an iterator that reads as it goes. With `batch_size=`, so many clips share a forward pass; results do not
+    depend on it.
 
     A result is a dict:
 
-    - regression: `score` (float, kept in [-3, 3]) and `label`: `"negative"`, `"neutral"` (the score rounds to 0) or
-      `"positive"`;
+    - regression: `score` (float, kept in `score_range`) and `label`: `"negative"`, `"neutral"` (within a sixth of the
+      half range around its middle: [-0.5, 0.5] for [-3, 3]) or `"positive"`. Without a range, `label` is the name of
+      the output. Several outputs: `scores` by name;
     - one label: `label`, `score` (its probability) and `probabilities` (all labels);
-    - several labels: `label` and `score` of the likeliest, `labels` (those above 0.5) and `probabilities`.
+    - several labels: `label` and `score` of the likeliest, `labels` (those above 0.5) and `probabilities`;
+    - a label a segment ([`CLCRForTokenClassification`]): `segments`, a list of dicts with `start` and `end` in seconds
+      (`index` where the length is not known, as with features) and `label` and `score` as above;
+    - with `on_error="skip"`, for an input that cannot be read: `error`, the reason.
 
-    With `return_explanation=True` it also holds `level_weights` (one float a level, shallow first),
-    `modality_weights` and `private_gates` (by modality), and `tokens`: by modality a list of dicts with `budget` (one
-    float a level, how much of the token was exchanged), and `token` (text), `time` in seconds (frames, sound) or
-    `index` (features).
+    Parameters, of the pipeline or of a call:
+
+    - `return_explanation` (bool): adds `level_weights` (one float a level, shallow first), `modality_weights` and
+      `private_gates` (by modality), in each segment where there are segments; and `tokens`: by modality a list of dicts
+      with `budget` (one float a level, how much of the token was exchanged), and `token` (text), `time` in seconds
+      (frames, sound) or `index` (features);
+    - `top_k` (int): `probabilities` holds so many labels, likeliest first; segments get them too;
+    - `score_range` (two numbers or None): of a regression. Default: [-3, 3], and None for a model whose output has a
+      name of its own (`config.id2label`);
+    - `on_error` (`"raise"` or `"skip"`): what an input that cannot be read does: ends the call, or only itself fails;
+    - `max_seconds` (float): only so much of the beginning of a file is read;
+    - `max_bytes` (int), `timeout` (seconds): limits for addresses and base64, see [`~clcr_hf.fetch.fetch`];
+    - `local_files` (bool): False refuses paths, for input from strangers. A string alone is then text, unless it is an
+      address, a data URI or a media file in base64.
 
     Raises:
-        ValueError: an input of another kind or with unknown keys, or one with nothing to read in it.
-        MediaError: a file that cannot be read.
+        ValueError: an input of another kind or with unknown keys, one with nothing to read in it, a file or an address
+            that cannot be read (`MediaError`, `FetchError`), an unknown parameter.
     """
 
     _load_processor = True
@@ -60,97 +87,181 @@ class CLCRPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("CLCRPipeline needs a processor: pass processor=CLCRProcessor(...) beside the model")
+        if not hasattr(self.model, "classifier"):
+            raise ValueError(
+                f"{type(self.model).__name__} has no head; load CLCRForSequenceClassification, for example"
+            )
         self.model.eval()  # one that was just built or trained still has its dropout on
-        self._collator = CLCRDataCollator()
+        pad = getattr(self.processor.tokenizer, "pad_token_id", None)
+        self._collator = CLCRDataCollator(tokenizer_pad_id=pad or 0)
+        self._reader = SampleReader(self.processor, self.model.config.modalities)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves model and processor. (transformers' own would leave the processor out and ask for remote code.)"""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
-    def _sanitize_parameters(
-        self, return_explanation: bool | None = None, **unknown: Any
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    def __call__(
+        self, inputs: Any, *args: Any, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Results of one input, a list or a stream; see the class. `num_workers` processes read ahead."""
+        given = self._sanitize_parameters(**kwargs)
+        kept = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        parameters = [{**old, **new} for old, new in zip(kept, given, strict=True)]
+        several = isinstance(inputs, list | tuple)
+        if not several and not _is_stream(inputs):
+            return self.run_single(inputs, *parameters)
+        workers = num_workers if num_workers is not None else self._num_workers or 0
+        results = self.get_iterator(inputs, workers, batch_size or self._batch_size or 1, *parameters)
+        return list(results) if several else results
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[dict[str, Any]]:
+        """Results in the order of the inputs, made as they are asked for. (transformers' own has its own padding.)"""
+        if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
+            dataset: Any = PipelineDataset(inputs, self.preprocess, preprocess_params)
+        else:
+            dataset, num_workers = PipelineIterator(inputs, self.preprocess, preprocess_params), min(num_workers, 1)
+        for batch in DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_joined):
+            for output in self.forward(batch, **forward_params)["outputs"]:
+                yield self.postprocess({"outputs": [output]}, **postprocess_params)
+
+    def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        unknown = sorted(set(given) - set(_PARAMETERS))
         if unknown:
-            raise ValueError(f"CLCRPipeline has no parameter {sorted(unknown)}; it takes return_explanation")
-        forward = {} if return_explanation is None else {"return_explanation": return_explanation}
-        return {}, forward, {}
+            raise ValueError(f"CLCRPipeline has no parameter {unknown}; it takes {', '.join(sorted(_PARAMETERS))}")
+        steps: tuple[dict[str, Any], ...] = ({}, {}, {})
+        for name, value in given.items():
+            check, wanted, places = _PARAMETERS[name]
+            if not check(value):
+                raise ValueError(f"{name} must be {wanted}, got {value!r}")
+            for place in places:
+                steps[place][name] = value
+        return steps[0], steps[1], steps[2]
 
-    def preprocess(self, input_: Any) -> dict[str, Any]:
-        """Decodes and processes one input; no batch axis in the result's tensors."""
-        sample = self._decode(_as_sample(input_))
-        frame_times, duration = sample.pop("frame_times", None), sample.pop("duration", None)
-        batch = self.processor(**sample, return_tensors="pt")
-        features = {key: value[0] for key, value in batch.items()}
-        # A nested dict, so that transformers' own padding, which knows other keys, leaves it alone.
-        return {"sample": {"features": features, "frame_times": frame_times, "duration": duration}}
+    # -- one input -----------------------------------------------------------------------------------------------
 
-    def _decode(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Arguments of the processor, plus `frame_times (F,)` and `duration`, both in seconds, where known."""
-        decoded: dict[str, Any] = {
-            key: [np.asarray(value)] for key, value in sample.items() if key.endswith("_features")
+    def preprocess(self, input_: Any, on_error: str = "raise", **reading: Any) -> dict[str, Any]:
+        """Decodes and processes one input: its arrays without a batch axis and its times, or the reason why not."""
+        try:
+            return {"samples": [self._reader(input_, **reading)]}
+        except ImportError:
+            raise  # a missing package, not a bad input
+        except Exception as error:
+            if on_error == "skip":
+                return {"samples": [{"error": _reason(error)}]}
+            if isinstance(error, OSError | TypeError):
+                raise ValueError(f"the input cannot be read: {error}") from error
+            raise
+
+    def _forward(
+        self, model_inputs: dict[str, Any], return_explanation: bool = False, on_error: str = "raise"
+    ) -> dict[str, Any]:
+        """Of each sample its `logits (C,)` or `(G, C)`, times and explanation; errors are passed on."""
+        samples = model_inputs["samples"]
+        outputs: list[dict[str, Any]] = list(samples)
+        places = [place for place, sample in enumerate(samples) if "error" not in sample]
+        for place, output in zip(
+            places, self._run([samples[place] for place in places], return_explanation, on_error), strict=True
+        ):
+            outputs[place] = output
+        return {"outputs": outputs}
+
+    def _run(self, samples: list[dict[str, Any]], explain: bool, on_error: str) -> list[dict[str, Any]]:
+        if not samples:
+            return []
+        try:
+            return self._run_batch(samples, explain)
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            if len(samples) == 1:
+                return [{"error": _reason(error)}]
+        return [output for sample in samples for output in self._run([sample], explain, on_error)]
+
+    def _run_batch(self, samples: list[dict[str, Any]], explain: bool) -> list[dict[str, Any]]:
+        inputs = self._collator([sample["arrays"] for sample in samples])
+        floats = {"dtype": self.model.dtype}
+        inputs = {
+            name: value.to(self.device, **(floats if value.is_floating_point() else {}))
+            for name, value in inputs.items()
         }
-        if sample.get("text") is not None:
-            decoded["text"] = [sample["text"]]
-        video, audio = sample.get("video"), sample.get("audio")
-        extractor = getattr(self.processor, "feature_extractor", None)
-        own_rate: int = getattr(extractor, "sampling_rate", 16_000)
-        rate = int(sample.get("sampling_rate", own_rate) or own_rate)
-        sees = getattr(self.processor, "image_processor", None) or getattr(self.processor, "video_processor", None)
-        if sample.get("media") is not None:
-            frames = self._frames() if sees else {"num_frames": 1}
-            clip = load_media(sample["media"], sampling_rate=rate, **frames)
-            video = clip.video if video is None else video
-            audio = clip.audio if audio is None else audio
-        if video is not None and sees:
-            video = load_video(video, **self._frames()) if _is_file(video) else video
-            decoded |= _distinct_frames(video) if isinstance(video, VideoClip) else {"videos": [video]}
-        if audio is not None and extractor is not None:
-            audio = load_audio(audio, sampling_rate=rate) if _is_file(audio) else np.asarray(audio, dtype=np.float32)
-            longest = self.processor.max_audio_seconds or float("inf")
-            decoded |= {"audio": [audio], "sampling_rate": rate, "duration": min(len(audio) / rate, longest)}
-        return decoded
-
-    def _frames(self) -> dict[str, Any]:
-        """How the processor samples frames of a file."""
-        fps = self.processor.video_fps
-        return {"num_frames": self.processor.video_num_frames} if fps is None else {"fps": fps}
-
-    def _forward(self, model_inputs: dict[str, Any], return_explanation: bool = False) -> dict[str, Any]:
-        """Logits `(B, C)` and, for each sample, its explanation or None."""
-        samples = model_inputs["sample"]
-        single = isinstance(samples, dict)
-        samples = [samples] if single else samples
-        inputs = self._collator([sample["features"] for sample in samples])
-        inputs = {name: value.to(self.device) for name, value in inputs.items()}
         outputs = self.model(**inputs)
-        explanations: list[dict[str, Any] | None] = [None] * len(samples)
-        if return_explanation:
-            explanations = [self._explain(outputs, inputs, row, sample) for row, sample in enumerate(samples)]
-        return {"logits": outputs.logits, "explanation": explanations[0] if single else explanations}
+        logits = outputs.logits.float().cpu()
+        steps = self._real_steps(inputs, logits)
+        made = []
+        for row, sample in enumerate(samples):
+            own = logits[row, : steps[row]] if logits.dim() == 3 else logits[row]
+            explanation = self._explain(outputs, inputs, row, sample, len(own)) if explain else None
+            made.append({"logits": own, "seconds": sample["seconds"], "explanation": explanation})
+        return made
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
+    def _real_steps(self, inputs: dict[str, torch.Tensor], logits: torch.Tensor) -> list[int]:
+        """Segments of each sample that are no padding: all of them, except where there is one a time step."""
+        count = logits.shape[1]
+        if self.model.config.num_segments is not None or logits.dim() < 3:
+            return [count] * len(logits)
+        keys = {_mask_key(name, inputs) for name in self.model.config.modalities} & inputs.keys()
+        return [max(_share(count, inputs[key][row]) for key in keys) for row in range(len(logits))]
+
+    # -- results -------------------------------------------------------------------------------------------------
+
+    def postprocess(
+        self, model_outputs: dict[str, Any], top_k: int | None = None, score_range: Any = "default"
+    ) -> dict[str, Any]:
         """Plain Python numbers and strings for one sample."""
-        logits = model_outputs["logits"][0].float()
-        return {**self._read_logits(logits), **(model_outputs["explanation"] or {})}
+        (output,) = model_outputs["outputs"]
+        if "error" in output:
+            return output
+        if isinstance(score_range, str):
+            score_range = self._own_range()
+        logits, explanation = output["logits"], dict(output["explanation"] or {})
+        if logits.dim() == 1:
+            return {**self._read_logits(logits, top_k, score_range), **explanation}
+        weights = explanation.pop("segments", [{}] * len(logits))
+        segments = []
+        for index, (row, own) in enumerate(zip(logits, weights, strict=True)):
+            read = self._read_logits(row, top_k, score_range)
+            if top_k is None:
+                read.pop("probabilities", None)
+            segments.append({**_when(index, len(logits), output["seconds"]), **read, **own})
+        return {"segments": segments, **explanation}
 
-    def _read_logits(self, logits: torch.Tensor) -> dict[str, Any]:
+    def _own_range(self) -> tuple[float, float] | None:
+        """The range of sentiment, unless the model's output has a name of its own."""
+        return SENTIMENT_RANGE if self.model.config.id2label[0] in ("LABEL_0", "sentiment") else None
+
+    def _read_logits(self, logits: torch.Tensor, top_k: int | None, score_range: Sequence[float] | None) -> dict:
         config = self.model.config
         problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
-        if problem == "regression" and logits.numel() == 1:
-            score = min(max(logits.item(), -_SENTIMENT_RANGE), _SENTIMENT_RANGE)
-            return {"label": ("neutral", "positive", "negative")[int(np.sign(round(score)))], "score": score}
         names = [config.id2label[index] for index in range(logits.numel())]
+        if problem == "regression" and logits.numel() == 1:
+            if score_range is None:
+                return {"label": names[0], "score": logits.item()}
+            low, high = score_range
+            score = min(max(logits.item(), low), high)
+            side = round(3 * (2 * score - low - high) / (high - low))
+            return {"label": ("neutral", "positive", "negative")[int(np.sign(side))], "score": score}
         if problem == "regression":
             return {"scores": dict(zip(names, logits.tolist(), strict=True))}
         several = problem == "multi_label_classification"
         values = (logits.sigmoid() if several else logits.softmax(-1)).tolist()
         probabilities = dict(zip(names, values, strict=True))
-        best = max(probabilities, key=probabilities.__getitem__)
-        result = {"label": best, "score": probabilities[best], "probabilities": probabilities}
+        ranked = sorted(names, key=probabilities.__getitem__, reverse=True)
+        shown = probabilities if top_k is None else {name: probabilities[name] for name in ranked[:top_k]}
+        result = {"label": ranked[0], "score": probabilities[ranked[0]], "probabilities": shown}
         return {**result, "labels": [name for name in names if probabilities[name] > 0.5]} if several else result
 
-    def _explain(self, outputs: Any, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any]) -> dict:
+    def _explain(
+        self, outputs: Any, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any], segments: int
+    ) -> dict[str, Any]:
         """What decided sample `row` of a batch; see the class."""
         names = self.model.config.modalities
         tokens = {}
@@ -160,25 +271,30 @@ class CLCRPipeline(Pipeline):
                 continue
             budgets = torch.stack([level[name][row] for level in outputs.token_budgets]).float()  # (L, T)
             # Strides and grids keep proportions, so the share of real input steps is the share of real tokens.
-            real = int(np.ceil(budgets.shape[1] * mask[row].float().mean().item()))
+            real = _share(budgets.shape[1], mask[row])
             described = self._describe_tokens(name, real, inputs, row, sample)
             columns = budgets[:, :real].T.tolist()
             tokens[name] = [{**what, "budget": column} for what, column in zip(described, columns, strict=True)]
-        return {
-            "level_weights": outputs.level_weights[row].float().tolist(),
-            "modality_weights": dict(zip(names, outputs.modality_weights[row].float().tolist(), strict=True)),
-            "private_gates": dict(zip(names, outputs.private_gates[row].float().tolist(), strict=True)),
-            "tokens": tokens,
-        }
+        fields = (outputs.level_weights, outputs.modality_weights, outputs.private_gates)
+        levels, modalities, gates = (field[row].float().tolist() for field in fields)
+
+        def weights(level: Any, modality: Any, gate: Any) -> dict[str, Any]:
+            shared, private = dict(zip(names, modality, strict=True)), dict(zip(names, gate, strict=True))
+            return {"level_weights": level, "modality_weights": shared, "private_gates": private}
+
+        if outputs.logits.dim() == 2:
+            return {**weights(levels, modalities, gates), "tokens": tokens}
+        each = list(map(weights, levels[:segments], modalities[:segments], gates[:segments]))
+        return {"segments": each, "tokens": tokens}
 
     def _describe_tokens(
         self, name: str, count: int, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any]
     ) -> list[dict[str, Any]]:
         """What each of the first `count` tokens of modality `name` is."""
-        if name == "text" and "input_ids" in inputs:
+        if name == "text" and "input_ids" in inputs and self.processor.tokenizer is not None:
             ids = inputs["input_ids"][row, :count].tolist()
             return [{"token": token} for token in self.processor.tokenizer.convert_ids_to_tokens(ids)]
-        times, duration = sample["frame_times"], sample["duration"]
+        times, duration = sample["frame_times"], sample["sound_seconds"]
         if name == "vision" and times is not None and count:
             return [{"time": float(times[index * len(times) // count])} for index in range(count)]
         if name == "audio" and duration is not None:
@@ -186,39 +302,91 @@ class CLCRPipeline(Pipeline):
         return [{"index": index} for index in range(count)]
 
 
-def _as_sample(value: Any) -> dict[str, Any]:
-    """Any accepted input as a dict; see [`CLCRPipeline`]."""
-    if _is_file(value):
-        return {"media": value}
-    if not isinstance(value, dict):
-        raise ValueError(f"an input must be a path, bytes or a dict, got {type(value).__name__}")
-    unknown = [key for key in value if key not in _RAW_KEYS and not key.endswith("_features")]
-    if unknown:
-        raise ValueError(f"unknown keys {unknown} in the input; known: {', '.join(_RAW_KEYS)}, <modality>_features")
-    if not any(value.get(key) is not None for key in value if key != "sampling_rate"):
-        raise ValueError("the input holds nothing to read: give media, video, audio, text or features")
-    return value
+# -- batches and results ---------------------------------------------------------------------------------------------
 
 
-def _is_file(value: Any) -> bool:
-    return isinstance(value, (str, os.PathLike, bytes))
+def _is_stream(value: Any) -> bool:
+    """Whether this is many inputs, one after the other."""
+    if isinstance(value, Mapping | np.ndarray | torch.Tensor) or is_file(value):
+        return False
+    return isinstance(value, Dataset) or hasattr(value, "__iter__")
 
 
-def _distinct_frames(clip: VideoClip) -> dict[str, Any]:
-    """Frames without the repeats of a clip with fewer frames than were asked for, as the processor reads files."""
-    times, index = np.unique(clip.timestamps, return_index=True)
-    return {"videos": [clip.frames[index]], "frame_times": times}
+def _joined(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The samples of one batch."""
+    return {"samples": [one for sample in samples for one in sample["samples"]]}
+
+
+def _when(index: int, count: int, seconds: float | None) -> dict[str, Any]:
+    """Where segment `index` of `count` lies in a clip of so many seconds."""
+    if seconds is None:
+        return {"index": index}
+    return {"start": index * seconds / count, "end": (index + 1) * seconds / count}
+
+
+def _share(count: int, mask: torch.Tensor) -> int:
+    """So many of `count` tokens as there are ones in `mask (T,)`, rounded up."""
+    return -(-count * int(mask.sum()) // len(mask))
 
 
 def _mask_key(name: str, inputs: dict[str, torch.Tensor]) -> str:
     return "attention_mask" if name == "text" and "input_ids" in inputs else f"{name}_attention_mask"
 
 
+def _reason(error: Exception) -> str:
+    """One line that says what was wrong."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+# -- parameters and registration -------------------------------------------------------------------------------------
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_range(value: Any) -> bool:
+    numbers = (
+        isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(each, int | float) for each in value)
+    )
+    return value is None or (numbers and value[0] < value[1])
+
+
+# Of each parameter: its check, what it must be, and the steps (0 reading, 1 model, 2 result) that take it.
+_PARAMETERS: dict[str, tuple[Any, str, tuple[int, ...]]] = {
+    "return_explanation": (_is_flag, "true or false", (1,)),
+    "top_k": (_is_count, "a whole number of at least 1", (2,)),
+    "score_range": (_is_range, "two rising numbers or None", (2,)),
+    "on_error": (lambda value: value in _ON_ERROR, "'raise' or 'skip'", (0, 1)),
+    "local_files": (_is_flag, "true or false", (0,)),
+    "max_bytes": (_is_count, "a whole number of at least 1", (0,)),
+    "timeout": (_is_positive, "a positive number of seconds", (0,)),
+    "max_seconds": (_is_positive, "a positive number of seconds", (0,)),
+}
+
+
+class _HeadOfConfig:
+    """Stands where transformers asks for an Auto class: loads the class that the saved configuration names. (An Auto
+    class would put its own head on the weights of the other, whose names are the same.)"""
+
+    @staticmethod
+    def from_pretrained(name: str, **kwargs: Any) -> Any:
+        options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
+        return head_class(CLCRConfig.from_pretrained(name, **options)).from_pretrained(name, **kwargs)
+
+
 def register() -> None:
     """Makes `pipeline("multimodal-sentiment")` known to transformers; called when `clcr_hf` is imported."""
-    PIPELINE_REGISTRY.register_pipeline(
-        TASK, pipeline_class=CLCRPipeline, pt_model=AutoModelForSequenceClassification, type="multimodal"
-    )
+    PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=CLCRPipeline, pt_model=_HeadOfConfig, type="multimodal")
 
 
 __all__ = ["TASK", "CLCRPipeline", "register"]

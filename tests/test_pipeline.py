@@ -185,7 +185,7 @@ def test_features_without_any_processor_part():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (3, "path, bytes or a dict"),
+        (3, "a path, an address, bytes or a dict"),
         ({"smell": 1}, "smell"),
         ({}, "nothing to read"),
         ({"text": None}, "nothing to read"),
