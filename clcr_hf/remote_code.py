@@ -38,11 +38,13 @@ def auto_classes() -> dict[str, type]:
     }
 
 
-def _references() -> tuple[dict[str, str], dict[str, Any]]:
-    """`auto_map` and `custom_pipelines` of `config.json`: classes as `file.Class`."""
+def _references(architecture: str | None) -> tuple[dict[str, str], dict[str, Any]]:
+    """`auto_map` and `custom_pipelines` of `config.json`: classes as `file.Class`, the pipeline with the Auto class of
+    the model's own head."""
     names = {key: f"{each.__module__.split('.')[-1]}.{each.__name__}" for key, each in auto_classes().items()}
     task = next(key for key in names if not key.startswith("Auto"))
-    pipeline = {"impl": names.pop(task), "pt": ["AutoModelForSequenceClassification"], "type": "multimodal"}
+    own = next((key for key, name in names.items() if name.split(".")[-1] == architecture), None)
+    pipeline = {"impl": names.pop(task), "pt": [own or "AutoModelForSequenceClassification"], "type": "multimodal"}
     return names, {task: pipeline}
 
 
@@ -68,15 +70,16 @@ def add_remote_code(folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder)
     config, processor = folder / "config.json", folder / "processor_config.json"
-    auto_map, custom_pipelines = _references()
     if not config.is_file() and not processor.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json: save a CLCR model there first")
     if config.is_file():
         content = json.loads(config.read_text(encoding="utf-8"))
         if content.get("model_type") != "clcr":
             raise ValueError(f"{config} is of a model of type {content.get('model_type')!r}, not 'clcr'")
+        auto_map, custom_pipelines = _references(next(iter(content.get("architectures") or ()), None))
         _write(config, {**content, "auto_map": auto_map, "custom_pipelines": custom_pipelines})
     if processor.is_file():
+        auto_map, _ = _references(None)
         _write(processor, _with_auto_map(json.loads(processor.read_text(encoding="utf-8")), auto_map))
     return [Path(shutil.copyfile(file, folder / file.name)) for file in remote_code_files()]
 
