@@ -23,7 +23,7 @@ import clcr_hf.data as loaders
 from clcr_hf import convert as module
 from clcr_hf.cli import app
 from clcr_hf.convert import convert, read_options
-from clcr_hf.data import load_shards
+from clcr_hf.data import load_shards, shards
 from clcr_hf.data.columns import DataFormatError
 
 
@@ -193,6 +193,28 @@ def test_a_source_that_changed_is_noticed(tmp_path, monkeypatch):
     convert("manifest", source, tmp_path / "out", rows_per_shard=2)
     convert("manifest", source, tmp_path / "whole", rows_per_shard=2)
     assert same_rows(load_shards(tmp_path / "out"), load_shards(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("broken", ["save_file", "replace_durably"])
+def test_tensors_stopped_in_the_middle_of_a_shard(tmp_path, monkeypatch, broken):
+    source = make_mmsa(tmp_path, clips=(8, 4, 4))
+    options = {"options": {"text": "text"}, "format": "safetensors", "rows_per_shard": 3}
+    real, calls = getattr(shards, broken), []
+
+    def fail_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise OSError("No space left on device")
+        real(*arguments)
+
+    monkeypatch.setattr(shards, broken, fail_once)
+    with pytest.raises(OSError, match="No space"):
+        convert("mmsa", source, tmp_path / "out", **options)
+    with pytest.raises(DataFormatError, match="has not finished"):
+        load_shards(tmp_path / "out")
+    convert("mmsa", source, tmp_path / "out", **options)
+    assert same_rows(load_shards(tmp_path / "out"), loaders.load_mmsa(source, text="text"))
+    assert not list(tmp_path.glob("out/*/*.tmp"))
 
 
 # -- in a process of its own -------------------------------------------------------------------------------------------

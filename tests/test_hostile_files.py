@@ -4,7 +4,6 @@ tests/test_safe_pickle.py has the catalogue of calls and opcodes; here are whole
 """
 
 import builtins
-import collections
 import copyreg
 import functools
 import io
@@ -54,7 +53,9 @@ def little_memory(most: int = MOST_BYTES) -> Iterator[None]:
     assert peak < most, f"{peak:,} bytes"
 
 
-def refuse(read: Callable[[], Any], canary: Path, error: type[Exception] = UnsafeFileError, match: str = "") -> None:
+def refuse(
+    read: Callable[[], Any], canary: Path, error: type[Exception] = UnsafeFileError, match: str | None = None
+) -> None:
     with little_memory(), pytest.raises(error, match=match):
         read()
     assert not canary.exists()
@@ -105,14 +106,14 @@ def calls(canary: Path) -> dict[str, Any]:
         "numpy.ctypeslib": Reduce(np.ctypeslib.load_library, ("libc.so.6", "/")),
         "zlib bomb": Reduce(zlib.decompress, (zlib.compress(bytes(10**6)),)),
         "io.open": Reduce(io.open, (str(canary), "w")),
-        "copyreg": Reduce(copyreg.__newobj__, (collections.Counter,)),
+        "copyreg": Reduce(copyreg.__newobj__, (Reduce,)),
         "copyreg._reconstructor": Reduce(copyreg._reconstructor, (Holder, object, None)),
         "instance": Holder(1),
         "state setter": Reduce(list, (), None, None, None, operator.setitem),
         "list items": Reduce(list, (), None, iter([1])),
         "type": Reduce(type, ("X", (object,), {})),
         "types": Reduce(types.SimpleNamespace, ()),
-        "torch storage": torch.zeros(2).storage()._untyped_storage,
+        "torch storage": torch.zeros(2).untyped_storage(),
         "torch tensor": torch.zeros(2),
         "torch rebuild": Reduce(
             torch._utils._rebuild_tensor_v2, (torch.zeros(2).untyped_storage(), 0, (2,), (1,), False, {})
@@ -303,7 +304,7 @@ def archive(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZI
     return path
 
 
-def refuse_npz(path: Path, canary: Path, error: type[Exception] = UnsafeFileError, match: str = "") -> None:
+def refuse_npz(path: Path, canary: Path, error: type[Exception] = UnsafeFileError, match: str | None = None) -> None:
     refuse(lambda: load_npz_safely(path), canary, error, match)
     refuse(lambda: load_utterances(path), canary, DataFormatError)
 

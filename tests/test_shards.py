@@ -201,6 +201,24 @@ def test_an_exception_keeps_the_rows_before_it(tmp_path):
     assert ids(tmp_path) == ["clip 0"]
 
 
+def test_a_failed_write_gives_up_its_shard(tmp_path, monkeypatch):
+    real, calls = shards.pq.ParquetWriter.write_table, []
+
+    def fail(self, table):
+        calls.append(table)
+        if len(calls) == 2:
+            real(self, table)
+            raise OSError("No space left on device")
+        real(self, table)
+
+    monkeypatch.setattr(shards.pq.ParquetWriter, "write_table", fail)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path, range(5), rows_per_shard=2)
+    assert ids(tmp_path) == ["clip 0", "clip 1"]
+    write(tmp_path, range(2, 5), rows_per_shard=2)
+    assert ids(tmp_path) == [f"clip {i}" for i in range(5)] and not list(tmp_path.rglob("*.tmp"))
+
+
 def test_large_rows_are_written_in_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "_GROUP_BYTES", 10_000)
     big = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)

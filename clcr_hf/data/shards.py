@@ -50,7 +50,7 @@ class ShardWriter:
 
     Memory stays at some tens of megabytes and one row, whatever `rows_per_shard`. A writer opened on a folder that has
     shards goes on after them, and removes what an interrupted one of its rank left behind. As a context manager it
-    closes the last shard also when an exception ends the block: the rows written before it are whole.
+    closes the last shard also when an exception ends the block, unless a write failed: the rows before it are whole.
 
     Args:
         folder: root of all splits; made when absent.
@@ -89,6 +89,7 @@ class ShardWriter:
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
         self._rows = 0
+        self._broken = False
         self._file: pq.ParquetWriter | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(f"{split}-{rank:03d}-*.tmp"):
@@ -121,13 +122,19 @@ class ShardWriter:
         self._batches.append(batch)
         self._bytes += batch.nbytes
         self._rows += 1
-        if self._bytes >= self._most_bytes():
-            self._write_group()
-        if self._rows >= self.rows_per_shard:
-            self._finish_shard()
+        try:
+            if self._bytes >= self._most_bytes():
+                self._write_group()
+            if self._rows >= self.rows_per_shard:
+                self._finish_shard()
+        except BaseException:
+            self._broken = True
+            raise
 
     def close(self) -> None:
-        """Write what is left as the last shard."""
+        """Write what is left as the last shard; after a failed write, give up the shard that was being written."""
+        if self._broken:
+            self._rows, self._batches = 0, []
         if self._rows:
             self._finish_shard()
 
