@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ import transformers
 from extract_backbones import save_audio, save_text, save_vision, save_whisper
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts.ave import make_ave
+from layouts.cremad import make_cremad
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data import CLCRDataCollator, DataFormatError
@@ -416,9 +419,7 @@ def test_folder(tmp_path: Path) -> None:
 
 
 def test_layout(models: dict[str, str], tmp_path: Path) -> None:
-    """A benchmark's own folder; its labels and further columns are carried over."""
-    from layouts.cremad import make_cremad
-
+    """A benchmark's own folder, with frames as pictures; its labels and further columns are carried over."""
     root = make_cremad(tmp_path / "cremad", clips=24)
     record = extract(root, tmp_path / "out", layout="cremad", audio=models["audio"], vision=models["vision"], limit=6)
     rows = load_shards(tmp_path / "out")["train"]
@@ -426,6 +427,17 @@ def test_layout(models: dict[str, str], tmp_path: Path) -> None:
     assert rows.features["label"].names == ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
     assert {"actor", "sentence", "vision_features", "audio_features"} <= set(rows.column_names)
     assert all(row["vision_features"] is not None for row in rows)
+
+
+def test_layout_of_segments(models: dict[str, str], tmp_path: Path) -> None:
+    """AVE: videos, a label a segment, and a `start` and `end` of the event, which do not cut the clip."""
+    root = make_ave(tmp_path / "ave", clips=6)
+    extract(root, tmp_path / "out", layout="ave", audio=models["audio"], vision=models["vision"], num_frames=2)
+    for split in load_shards(tmp_path / "out").values():
+        for row in split:
+            assert len(row["labels"]) == 10 and {"start", "end"} <= set(row)
+            seconds = load_video(row["path"]).timestamps[-1]
+            assert row["vision_intervals"][-1][1] == pytest.approx(seconds, abs=0.6)
 
 
 def test_table_of_100_000_clips_stays_out_of_memory(tmp_path: Path) -> None:
@@ -520,27 +532,37 @@ def test_a_setting_at_fault_ends_the_run(models: dict[str, str], tmp_path: Path)
     assert len((tmp_path / "out" / "failures-000.jsonl").read_text().splitlines()) == 20
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["interrupted", "killed"])
 def test_stopped_and_resumed(
-    models: dict[str, str], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killed: bool, models: dict[str, str], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was written stays, what was not is done, and the rows are those of a run in one go."""
-    options = {"vision": models["vision"], "audio": models["audio"], "rows_per_shard": 1}
+    """Complete shards stay, the rest is done anew, and the rows are those of a run in one go."""
+    options = {"vision": models["vision"], "audio": models["audio"], "rows_per_shard": 2}
     extract(clips, tmp_path / "whole", **options)
     write = ShardSet.write
     seen: list[str] = []
 
-    def write_two(self: ShardSet, split: str, row: Any) -> None:
-        if len(seen) == 2:
+    def write_three(self: ShardSet, split: str, row: Any) -> None:
+        if len(seen) == 3:
+            if killed:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise KeyboardInterrupt
         seen.append(row["id"])
         write(self, split, row)
 
-    monkeypatch.setattr(ShardSet, "write", write_two)
-    with pytest.raises(KeyboardInterrupt):
-        extract(clips, tmp_path / "out", batch_size=1, **options)
+    monkeypatch.setattr(ShardSet, "write", write_three)
+    if killed:
+        child = os.fork()
+        if child == 0:
+            extract(clips, tmp_path / "out", batch_size=1, **options)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            extract(clips, tmp_path / "out", batch_size=1, **options)
     monkeypatch.undo()
     kept = {path: path.read_bytes() for path in shard_files(tmp_path / "out", "train")}
-    assert len(kept) == 2
+    assert len(kept) == (1 if killed else 2)
     with pytest.raises(DataFormatError, match="has not finished"):
         load_shards(tmp_path / "out")
     record = extract(clips, tmp_path / "out", num_workers=2, **options)
