@@ -95,6 +95,7 @@ class CLCRPipeline(Pipeline):
         pad = getattr(self.processor.tokenizer, "pad_token_id", None)
         self._collator = CLCRDataCollator(tokenizer_pad_id=pad or 0)
         self._reader = SampleReader(self.processor, self.model.config.modalities)
+        self._same_length = _inputs_that_padding_reaches(self.model)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves model and processor. (transformers' own would leave the processor out and ask for remote code.)"""
@@ -175,8 +176,17 @@ class CLCRPipeline(Pipeline):
         return {"outputs": outputs}
 
     def _run(self, samples: list[dict[str, Any]], explain: bool, on_error: str) -> list[dict[str, Any]]:
-        if not samples:
-            return []
+        """Outputs in order, of batches in which padding changes nothing."""
+        shapes = [tuple(np.shape(sample["arrays"].get(name)) for name in self._same_length) for sample in samples]
+        outputs: list[dict[str, Any]] = [{}] * len(samples)
+        for shape in dict.fromkeys(shapes):
+            places = [place for place, other in enumerate(shapes) if other == shape]
+            made = self._run_or_skip([samples[place] for place in places], explain, on_error)
+            for place, output in zip(places, made, strict=True):
+                outputs[place] = output
+        return outputs
+
+    def _run_or_skip(self, samples: list[dict[str, Any]], explain: bool, on_error: str) -> list[dict[str, Any]]:
         try:
             return self._run_batch(samples, explain)
         except Exception as error:
@@ -184,7 +194,7 @@ class CLCRPipeline(Pipeline):
                 raise
             if len(samples) == 1:
                 return [{"error": _reason(error)}]
-        return [output for sample in samples for output in self._run([sample], explain, on_error)]
+        return [output for sample in samples for output in self._run_or_skip([sample], explain, on_error)]
 
     def _run_batch(self, samples: list[dict[str, Any]], explain: bool) -> list[dict[str, Any]]:
         inputs = self._collator([sample["arrays"] for sample in samples])
@@ -322,6 +332,23 @@ def _when(index: int, count: int, seconds: float | None) -> dict[str, Any]:
     if seconds is None:
         return {"index": index}
     return {"start": index * seconds / count, "end": (index + 1) * seconds / count}
+
+
+def _inputs_that_padding_reaches(model: Any) -> list[str]:
+    """Raw inputs whose backbone lets what lies behind the end of a short sample reach it: sounds that are normalised
+    over time (wav2vec 2.0 base) or read without a mask (spectrograms), frames that are read as whole clips."""
+    names = []
+    for name, encoder in model.base_model.hierarchy.encoders.items():
+        reader = getattr(encoder, "reader", None)
+        if reader is None or name == "text":
+            continue
+        if name == "audio":
+            normalised = any(isinstance(part, torch.nn.GroupNorm) for part in reader.backbone.modules())
+            if normalised or not reader.accepts_mask or reader.input_name != "input_values":
+                names.append("input_values")
+        elif reader.reads_clips:
+            names.append({"vision": "pixel_values", "flow": "flow_pixel_values"}[name])
+    return names
 
 
 def _share(count: int, mask: torch.Tensor) -> int:
