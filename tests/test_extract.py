@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 from extract_backbones import save_audio, save_text, save_vision, save_whisper
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts.ave import make_ave
 from layouts.cremad import make_cremad
@@ -267,6 +267,7 @@ def test_stretch_of_a_file(models: dict[str, str], clips: Path, tmp_path: Path) 
     assert rows["b"]["vision_intervals"][-1, 1] == pytest.approx(2.0, abs=0.01)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 200),
     st.sampled_from([0.02, 0.05, 0.1]),
