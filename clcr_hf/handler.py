@@ -1,8 +1,22 @@
-"""Inference Endpoints: `publish` copies this file beside the model; the endpoint's server imports `EndpointHandler`."""
+"""Inference Endpoints: `publish` copies this file beside the model; the endpoint's server imports `EndpointHandler`.
 
+It uses the code in its own folder alone, so `clcr_hf` need not be installed there. Every mistake in a request is a
+`ValueError` with one clear line, which the server turns into status 400 and `{"error": ...}`.
+"""
+
+import os
 from typing import Any
 
+import torch
 from transformers import pipeline
+
+MAX_INPUTS = 32  # of one request
+MAX_TEXT = 100_000  # characters
+MAX_BYTES = 200_000_000  # of one media file
+MAX_SECONDS = 600.0  # of a clip that are read
+_BODY = ("inputs", "parameters", "options")
+_PARAMETERS = ("return_explanation", "top_k", "score_range", "on_error")
+_KEYS = ("text", "media", "video", "audio")
 
 
 class EndpointHandler:
@@ -10,12 +24,77 @@ class EndpointHandler:
     Answers requests to an endpoint.
 
     Args:
-        path: Folder of the model's repository.
+        path: Folder of the model's repository. Its code is run.
     """
 
     def __init__(self, path: str = "") -> None:
-        self.pipeline = pipeline("multimodal-sentiment", model=path, trust_remote_code=True)
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        task = "multimodal-sentiment"
+        self.pipeline = pipeline(task, model=os.fspath(path), device=device, trust_remote_code=True)
 
     def __call__(self, data: dict[str, Any]) -> Any:
-        """`{"inputs": ..., "parameters": {...}}` to what [`CLCRPipeline`] returns."""
-        return self.pipeline(data["inputs"], **(data.get("parameters") or {}))
+        """
+        Args:
+            data: `{"inputs": ..., "parameters": {...}}`.
+
+                `inputs`: a dict with any of `text`, `media` (frames and sound), `video`, `audio` and ready features
+                (`<modality>_features`, nested lists of numbers); a string alone: an http(s) address, a data URI or
+                base64 of a media file, otherwise text; the bytes of a media file (a body of type audio/* or video/*);
+                or a list of these. Media in a dict are addresses, data URIs, base64 or bytes. Files of the server are
+                never read.
+
+                `parameters`: `return_explanation`, `top_k`, `score_range`, `on_error`, as of `CLCRPipeline`.
+
+        Returns:
+            What `CLCRPipeline` returns, a list for a list: dicts, lists, strings and numbers.
+
+        Raises:
+            ValueError: a request of another form, an unknown parameter, media that cannot be had or read, or too much
+                at once.
+        """
+        inputs, parameters = _checked(data)
+        limits = {"local_files": False, "max_bytes": MAX_BYTES, "max_seconds": MAX_SECONDS}
+        return self.pipeline(inputs, **limits, **parameters)
+
+
+def _checked(data: Any) -> tuple[Any, dict[str, Any]]:
+    """Inputs and parameters of a request."""
+    if not isinstance(data, dict) or data.get("inputs") is None:
+        raise ValueError('a request has the form {"inputs": ..., "parameters": {...}}')
+    _refuse_unknown("keys of the request", data, _BODY)
+    parameters = data.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise ValueError(f"parameters must be an object, got {type(parameters).__name__}")
+    _refuse_unknown("parameters", parameters, _PARAMETERS)
+    inputs = data["inputs"]
+    if isinstance(inputs, list) and not 0 < len(inputs) <= MAX_INPUTS:
+        raise ValueError(f"a request holds 1 to {MAX_INPUTS} inputs, got {len(inputs)}")
+    for one in inputs if isinstance(inputs, list) else [inputs]:
+        _check_input(one)
+    return inputs, parameters
+
+
+def _check_input(value: Any) -> None:
+    """Only what a request can mean; what the strings and features hold is checked where they are read."""
+    if not isinstance(value, dict):
+        _check_part("an input alone", value, (str, bytes))
+        return
+    features = [key for key in value if isinstance(key, str) and key.endswith("_features")]
+    _refuse_unknown("keys in inputs", value, (*_KEYS, *features))
+    for key in _KEYS:
+        if value.get(key) is not None:
+            _check_part(key, value[key], (str,) if key == "text" else (str, bytes))
+    if len(value.get("text") or "") > MAX_TEXT:
+        raise ValueError(f"text has {len(value['text'])} characters; at most {MAX_TEXT} are read")
+
+
+def _check_part(name: str, value: Any, kinds: tuple[type, ...]) -> None:
+    if not isinstance(value, kinds):
+        wanted = "a string" if kinds == (str,) else "a string or the bytes of a file"
+        raise ValueError(f"{name} must be {wanted}, got {type(value).__name__}")
+
+
+def _refuse_unknown(what: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
+    unknown = [str(key)[:40] for key in given if key not in known]
+    if unknown:
+        raise ValueError(f"unknown {what}: {', '.join(unknown[:5])}; known: {', '.join(known)}")

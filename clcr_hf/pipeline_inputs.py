@@ -41,6 +41,8 @@ class SampleReader:
         where they are known, else None."""
         source = _Source(local_files, max_bytes, timeout)
         sample = self._checked(_as_sample(value, source))
+        if not local_files and set(sample) & set(_TOKEN_KEYS):
+            raise ValueError("token ids are not read here; send text")  # a wrong id ends all work of a GPU
         for key in _MEDIA_KEYS:
             if sample.get(key) is not None:
                 sample[key] = [source(each) for each in sample[key]] if key == "images" else source(sample[key])
@@ -125,7 +127,7 @@ class SampleReader:
     def _sound(self, audio: Any, rate: Any, times: dict[str, Any], max_seconds: float | None) -> dict[str, Any]:
         assert self.rate is not None
         if isinstance(audio, Mapping):  # decoded by `datasets`
-            audio, rate = audio["array"], audio.get("sampling_rate", rate)
+            audio, rate = np.asarray(audio["array"]), audio.get("sampling_rate") or rate
         rate = int(rate or self.rate)
         if is_file(audio):
             rate = self.rate
@@ -139,7 +141,7 @@ class SampleReader:
 
 class _Source:
     """Makes what stands for a media file into what can be opened: bytes, a path or an open file. All else (arrays)
-    stays as it is."""
+    stays as it is. Without local files, what comes out names no file, however deep it is nested."""
 
     def __init__(self, local_files: bool, max_bytes: int, timeout: float) -> None:
         self.local_files, self.max_bytes, self.timeout = local_files, max_bytes, timeout
@@ -154,7 +156,13 @@ class _Source:
             value = os.fspath(value)
             if not self.local_files:
                 raise ValueError("paths are not read here; send the file itself (bytes or base64) or its address")
-        return self._from_string(value) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return self._from_string(value)
+        if self.local_files or value is None or isinstance(value, bytes | bytearray | memoryview):
+            return value
+        if isinstance(value, Mapping):
+            return {"array": _numbers(value["array"]), "sampling_rate": value.get("sampling_rate")}
+        return _numbers(value)
 
     def _from_string(self, value: str) -> bytes | str:
         remote = self.remote(value)
@@ -176,6 +184,14 @@ class _Source:
         if value[:5].lower() == "data:":
             return read_data_uri(value, max_bytes=self.max_bytes)
         return None
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """`value` as an array of numbers, and of nothing that could name a file."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"a media file is bytes, base64 or an address, or else an array, got {type(value).__name__}")
+    return array
 
 
 def _as_sample(value: Any, source: _Source) -> dict[str, Any]:
