@@ -359,7 +359,8 @@ class CLCRModel(CLCRPreTrainedModel):
         if not inputs:
             raise ValueError(f"No input: give at least one modality of {self.config.modalities}")
         sizes = {name: mask.shape[0] for name, mask in masks.items()}
-        if len(set(sizes.values())) > 1:
+        first = next(iter(sizes.values()))
+        if any(size != first for size in sizes.values()):  # no set: sizes are symbols under torch.export
             raise ValueError(f"Batch sizes differ between modalities: {sizes}")
         return inputs, masks
 
@@ -442,14 +443,14 @@ class CLCRModel(CLCRPreTrainedModel):
         return overlap & member[:, :, None]
 
     def _one_segment_a_step(self, encoded: HierarchyTokens, member: torch.Tensor) -> torch.Tensor:
-        steps = {length for length in encoded.lengths if length}
-        if len(steps) > 1:
+        steps = [length for length in encoded.lengths if length]
+        if any(length != steps[0] for length in steps):
             lengths = dict(zip(self.config.modalities, encoded.lengths, strict=True))
             raise ValueError(
                 f"`num_segments=None` labels each time step, so all modalities must have as many steps, got {lengths}; "
                 "set `config.num_segments`"
             )
-        (length,) = steps
+        length = steps[0]
         step = torch.arange(member.shape[-1], device=member.device) % length
         return member[:, :, None] & (step == torch.arange(length, device=member.device)[:, None])
 

@@ -90,6 +90,28 @@ def _sort(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     return shifted, torch.where(free > 0, line, step)
 
 
+def _sort_breaks(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Threshold of binding rows by sorting all breaks, with operations that ONNX has too. Returns as ``_bisect``.
+
+    As ``_sort``, but x_j and x_j - 1 are sorted together: going down from one break to the next, g grows by their
+    distance times the number of free tokens between them, which is one more below each x_j and one less below each
+    x_j - 1. No place has to be searched, for the price of a second and longer sort.
+    """
+    size = scores.shape[-1]
+    pivot = scores.sort(dim=-1, descending=True).values.gather(
+        -1, level.ceil().clamp(1, size).long().unsqueeze(-1) - 1
+    )
+    shifted = _wide((scores - pivot).clamp(-3, 2))
+    breaks, order = torch.cat((shifted, shifted - 1), dim=-1).sort(dim=-1, descending=True)
+    free = torch.where(order < size, 1, -1).cumsum(-1)  # tokens strictly between 0 and 1 just below each break
+    # g at each break
+    grown = torch.nn.functional.pad((breaks[..., :-1] - breaks[..., 1:]) * free[..., :-1], (1, 0)).cumsum(-1)
+    goal = level.unsqueeze(-1)
+    place = (grown <= goal).sum(-1, keepdim=True) - 1
+    tau, slope = breaks.gather(-1, place), free.gather(-1, place)
+    return shifted, torch.where(slope > 0, tau - (goal - grown.gather(-1, place)) / slope.clamp(min=1), tau)
+
+
 def _polish(shifted: Tensor, tau: Tensor, level: Tensor) -> Tensor:
     """One Newton step on the free set at ``tau``: exact on its straight line, and free of long sums' rounding."""
     value = shifted - tau
@@ -98,6 +120,15 @@ def _polish(shifted: Tensor, tau: Tensor, level: Tensor) -> Tensor:
     total = torch.where(inside, value, 0).sum(-1, keepdim=True)
     left = level.unsqueeze(-1) - (value >= 1).sum(-1, keepdim=True)
     return torch.where(count > 0, tau + (total - left) / count.clamp(min=1), tau)
+
+
+def _threshold(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """The way to the threshold that suits: all three are exact."""
+    if torch.compiler.is_exporting():
+        return _sort_breaks(scores, level)
+    # Unrolled under torch.compile the bisection would take minutes to compile.
+    bisect = scores.device.type == "cpu" and not torch.compiler.is_compiling()
+    return (_bisect if bisect else _sort)(scores, level)
 
 
 class _CappedSimplexProjection(torch.autograd.Function):
@@ -110,12 +141,10 @@ class _CappedSimplexProjection(torch.autograd.Function):
         invalid = ((scores.isnan() & mask).any(-1) | budget.isnan()).unsqueeze(-1)
         lowest, highest = torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).max
         real = torch.where(mask, scores.nan_to_num(0.0, highest, lowest), lowest)
-        level = _wide(budget.nan_to_num(0.0, float(scores.shape[-1]), 0.0)).clamp(0, scores.shape[-1])
+        level = _wide(budget.nan_to_num(0.0, highest, 0.0)).clamp(0, scores.shape[-1])
         clipped = real.clamp(0, 1)
         binding = _wide(clipped).sum(-1) > level
-        # Unrolled under torch.compile the bisection would take minutes to compile.
-        bisect = scores.device.type == "cpu" and not torch.compiler.is_compiling()
-        shifted, tau = (_bisect if bisect else _sort)(real, level)
+        shifted, tau = _threshold(real, level)
         bound = (shifted - _polish(shifted, tau, level)).clamp(0, 1).to(scores.dtype)
         result = torch.where(binding.unsqueeze(-1), bound, clipped)
         result = torch.where(mask, result, 0)

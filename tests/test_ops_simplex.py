@@ -15,11 +15,11 @@ from clcr_hf.ops import project_capped_simplex
 CLOSE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
-@pytest.fixture(params=["bisection", "sorting"])
+@pytest.fixture(params=["bisection", "sorting", "sorting of breaks"])
 def algorithm(request, monkeypatch):
-    """Both ways to the threshold; a CPU would else never take the one of accelerators."""
-    if request.param == "sorting":
-        monkeypatch.setattr(ops, "_bisect", ops._sort)
+    """All ways to the threshold; a CPU would else never take those of accelerators and of exported graphs."""
+    if request.param != "bisection":
+        monkeypatch.setattr(ops, "_bisect", ops._sort if request.param == "sorting" else ops._sort_breaks)
     return request.param
 
 
@@ -61,15 +61,16 @@ def test_equals_the_reference_with_ties_and_kinks(values, budget, step):
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(-8, 12), min_size=1, max_size=12), st.integers(0, 40))
-def test_both_algorithms_agree(values, budget):
+def test_all_algorithms_agree(values, budget):
     real, level = torch.tensor([values], dtype=torch.float64) / 4, torch.tensor([budget / 4.0], dtype=torch.float64)
     if real.clamp(0, 1).sum() <= level:
         return
     results = []
-    for algorithm in (ops._bisect, ops._sort):
+    for algorithm in (ops._bisect, ops._sort, ops._sort_breaks):
         shifted, tau = algorithm(real, level)
         results.append((shifted - ops._polish(shifted, tau, level)).clamp(0, 1))
-    torch.testing.assert_close(*results, rtol=0, atol=1e-12)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
