@@ -27,11 +27,11 @@ from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data import CLCRDataCollator, DataFormatError
 from clcr_hf.data.shards import load_shards, shard_files
 from clcr_hf.extract import extract_features
-from clcr_hf.extract_backbones import TextTokens, VisionBackbone, pool_to_rate
-from clcr_hf.extract_media import ClipReader
-from clcr_hf.extract_output import ShardSet
-from clcr_hf.extract_rows import average_words, token_intervals, tokens_to_words, word_spans
-from clcr_hf.extract_sources import open_source
+from clcr_hf.extract.backbones import TextTokens, VisionBackbone, pool_to_rate
+from clcr_hf.extract.clips import ClipReader
+from clcr_hf.extract.output import ShardSet
+from clcr_hf.extract.rows import average_words, token_intervals, tokens_to_words, word_spans
+from clcr_hf.extract.sources import open_source
 from clcr_hf.media import load_audio, load_video, write_video
 from clcr_hf.speech import OpenSmile, SpeechRecogniser, tidy_transcript
 
@@ -223,7 +223,7 @@ def test_long_video_in_stretches(
 ) -> None:
     """Three frames at a time give the same as all at once."""
     extract(clips, tmp_path / "whole", vision=models["vision"], fps=4)
-    monkeypatch.setattr("clcr_hf.extract_media._FRAMES_AT_ONCE", 3)
+    monkeypatch.setattr("clcr_hf.extract.clips._FRAMES_AT_ONCE", 3)
     extract(clips, tmp_path / "parts", vision=models["vision"], fps=4, batch_size=5, num_workers=3)
     whole, parts = rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts")
     for name, row in whole.items():
@@ -245,7 +245,7 @@ def test_tracks_of_unequal_length(models: dict[str, str], tmp_path: Path, monkey
             if packet.dts is not None:
                 packet.stream = streams[packet.stream.index]
                 target.mux(packet)
-    monkeypatch.setattr("clcr_hf.extract_media._FRAMES_AT_ONCE", 4)
+    monkeypatch.setattr("clcr_hf.extract.clips._FRAMES_AT_ONCE", 4)
     options = {"vision": models["vision"], "audio": models["audio"], "fps": 8, "window_seconds": 1}
     assert extract(folder, tmp_path / "out", **options)["counts"] == {"rows": {"train": 1}, "failed": 0, "lacking": {}}
     row = rows_of(tmp_path / "out")["both"]

@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, A
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .configuration_clcr import CLCRModalityConfig
-from .hierarchy import BackboneReader, backbone_depth, default_taps, tap_width, tower_config
-from .processing_clcr import CLCRProcessor
+from ..configuration_clcr import CLCRModalityConfig
+from ..hierarchy import BackboneReader, backbone_depth, default_taps, tap_width, tower_config
+from ..processing_clcr import CLCRProcessor
 
 logger = logging.getLogger("clcr_hf.extract")
 

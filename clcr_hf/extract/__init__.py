@@ -20,11 +20,11 @@ import torch
 from accelerate import PartialState
 from datasets import DatasetDict
 
-from .data.shards import ROWS_PER_SHARD
-from .extract_media import read_ahead
-from .extract_output import RECORD, FailureList, ShardSet, claim, done_ids, finish
-from .extract_run import AUDIO_RATE, Extractor, ExtractSettings, Readers
-from .extract_sources import Clip, open_source
+from ..data.shards import ROWS_PER_SHARD
+from .clips import read_ahead
+from .output import RECORD, FailureList, ShardSet, claim, done_ids, finish
+from .run import AUDIO_RATE, Extractor, ExtractSettings, Readers
+from .sources import Clip, open_source
 
 # Processes that finish early wait for the others at the end.
 _PATIENCE = timedelta(days=14)
@@ -73,7 +73,7 @@ def extract_features(
 
     Args:
         source: a folder of clips, a table of clips, a benchmark's folder (with `layout`), or loaded rows; it and
-            `layout`, `layout_options`, `split`: see [`~clcr_hf.extract_sources.open_source`].
+            `layout`, `layout_options`, `split`: see [`~clcr_hf.extract.sources.open_source`].
         label_column, label_names, label_separator, task, keep_columns: of a table, see `load_manifest`.
         out: folder of the shards; made when absent.
         text, vision, audio: hub name or local folder of a transformers backbone for transcripts, frames, sound.
@@ -188,14 +188,10 @@ def _with_bar(clips: Iterable[Clip], total: int | None, progress: bool, state: P
 
 def main(argv: Sequence[str] | None = None) -> None:
     """`python -m clcr_hf.extract`, for launchers of several processes; the arguments are those of `clcr extract`."""
-    from .cli import main as command
+    from ..cli import main as command
 
     try:
         command(["extract", *(sys.argv[1:] if argv is None else argv)])
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

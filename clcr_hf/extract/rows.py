@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from datasets import Features, List, Value
 
-from .data.alignment import average_over
-from .extract_backbones import TextTokens
-from .extract_sources import Clip
-from .speech import Transcript
+from ..data.alignment import average_over
+from ..speech import Transcript
+from .backbones import TextTokens
+from .sources import Clip
 
 _INTERVALS = List(List(Value("float32"), length=2))
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict, Features
 
-from . import data as loaders
-from .data.columns import SPLIT_ALIASES, DataFormatError, split_name
-from .data.manifest import open_manifest
-from .data.tables import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
+from .. import data as loaders
+from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
+from ..data.manifest import open_manifest
+from ..data.tables import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp")
 SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")

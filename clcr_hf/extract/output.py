@@ -15,9 +15,9 @@ import torch
 from accelerate import PartialState
 from datasets import Features
 
-from .data.columns import SPLITS, DataFormatError
-from .data.shards import ShardWriter, count_rows, written_ids
-from .extract_sources import Clip
+from ..data.columns import SPLITS, DataFormatError
+from ..data.shards import ShardWriter, count_rows, written_ids
+from .sources import Clip
 
 logger = logging.getLogger("clcr_hf.extract")
 
@@ -180,7 +180,7 @@ def _versions() -> dict[str, str]:
     import datasets
     import transformers
 
-    from . import __version__
+    from .. import __version__
 
     found = {"clcr_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return {**found, "datasets": datasets.__version__, "python": platform.python_version()}

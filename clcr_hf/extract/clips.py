@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from .extract_backbones import AudioBackbone, VisionBackbone
-from .extract_sources import Clip
-from .media import (
+from ..media import (
     MediaError,
     MediaSource,
     VideoClip,
@@ -32,7 +30,9 @@ from .media import (
     load_video,
     resample_audio,
 )
-from .speech import OpenSmile
+from ..speech import OpenSmile
+from .backbones import AudioBackbone, VisionBackbone
+from .sources import Clip
 
 # What may be wrong with one clip, without a fault of ours or of the installation. MediaError and UnicodeDecodeError are
 # ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors.
