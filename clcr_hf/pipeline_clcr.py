@@ -277,7 +277,7 @@ class CLCRPipeline(Pipeline):
         tokens = {}
         for name in names:
             mask = inputs.get(_mask_key(name, inputs))
-            if mask is None or name not in outputs.token_budgets[0]:
+            if mask is None or not mask[row].any() or name not in outputs.token_budgets[0]:
                 continue
             budgets = torch.stack([level[name][row] for level in outputs.token_budgets]).float()  # (L, T)
             # Strides and grids keep proportions, so the share of real input steps is the share of real tokens.

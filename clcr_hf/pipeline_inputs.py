@@ -114,15 +114,18 @@ class SampleReader:
         return decoded
 
     def _pictures(self, video: Any, times: dict[str, Any]) -> dict[str, Any]:
-        """Frames without the repeats of a clip with fewer frames than were asked for, as the processor reads files."""
+        """Frames as the processor takes them of a file: by number, those that a short clip repeats are dropped."""
         if not isinstance(video, VideoClip):
-            return {"videos": [video]}
-        moments, index = np.unique(video.timestamps, return_index=True)
+            return {"videos": [video["array"] if isinstance(video, Mapping) else video]}
+        moments, frames = video.timestamps, video.frames
+        if "fps" not in self.frames:
+            moments, index = np.unique(moments, return_index=True)
+            frames = frames[index]
         times["frame_times"] = moments
-        if times["seconds"] is None and len(moments) > 1:  # until the sound says better
+        if len(moments) > 1:  # until the sound says better
             step = (moments[-1] - moments[0]) / (len(moments) - 1)
             times["seconds"] = float(moments[-1] + (step if "fps" in self.frames else step / 2))
-        return {"videos": [video.frames[index]]}
+        return {"videos": [frames]}
 
     def _sound(self, audio: Any, rate: Any, times: dict[str, Any], max_seconds: float | None) -> dict[str, Any]:
         assert self.rate is not None
