@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from transformers import AutoProcessor
 
 from .configuration_clcr import CLCRConfig
-from .model_card import RUN_FILE, card_from_run, read_run
+from .model_card import RUN_FILE, card_from_run, copy_card_files, read_run
 from .modeling_clcr import head_class
 from .remote_code import add_remote_code
 
@@ -73,8 +73,8 @@ def build_release(
     """
     Writes to `target` what [`publish`] sends: weights (safetensors, sharded when large), configuration, processor,
     card, the code for `trust_remote_code`, `handler.py` and `requirements.txt` for Inference Endpoints, `run.json` and
-    the results of each split. Checkpoints, optimiser states and pickles stay behind, and so do the folders that the
-    run's arguments name: a path is cut to its last part.
+    the results of each split, and what the card shows (pictures, examples). Checkpoints, optimiser states and pickles
+    stay behind, and so do the folders that the run's arguments name: a path is cut to its last part.
 
     Args:
         folder: A model saved by `save_pretrained` or a training run.
@@ -103,6 +103,7 @@ def build_release(
     (target / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
     for name in filter(lambda name: (folder / name).is_file(), _RESULTS):
         shutil.copyfile(folder / name, target / name)
+    copy_card_files(folder, target)
     _write_record(folder, target, model_id)
     return target
 
