@@ -15,19 +15,22 @@ from ..pipeline_clcr import TASK, CLCRPipeline
 from .pictures import draw_reading
 from .reading import check_duration, read_clip
 
-INTRODUCTION = """# CLCR: a clip's score, and what decided it
+_INTRODUCTION = """# CLCR: a clip's score, and what decided it
 
-Give a clip of a person who speaks, and what they say; any of the three (words, pictures, sound) may be missing.
+Give a clip of a person who speaks, and what they say. Any of the three, pictures, sound and words, may be missing;
+a sound given by itself takes the place of the clip's.
 
 **Take the answer with caution.** Reading emotion from people is uncertain: the same face or voice means different
 things in different people, cultures and moments, and a model repeats the biases of its data. Do not judge anyone by
 it, and show it only people who agreed.
 """
-WAITING = "<p>The answer appears here.</p>"
+# Screen readers tell the answer when it comes.
+_SPEAK = "() => { document.getElementById('answer').setAttribute('aria-live', 'polite') }"
+_WAITING = "<p>The answer appears here.</p>"
 _STYLE = Path(__file__).parent / "style.css"
 _SWEEP = 600  # seconds between two looks for old uploads
 _OLD = 3600  # seconds after which an upload is removed though its page is still open
-_WAITING_LINE = 32  # visitors who may wait for the model at once
+_QUEUE = 32  # visitors who may wait for the model at once
 _LONGEST_TEXT = 2000  # characters
 
 
@@ -58,7 +61,7 @@ def build_page(
     def leave(request: gr.Request) -> None:  # type: ignore[name-defined]
         uploads.keep(request.session_hash)
 
-    def read(clip: str | None, sound: str | None, text: str | None) -> str:
+    def read(clip: str | None, sound: str | None, text: str | None) -> tuple[str, str]:
         with _told(gr, clip, sound):
             return draw_reading(read_clip(pipe, clip, sound, text, max_seconds=max_seconds))
 
@@ -67,32 +70,35 @@ def build_page(
             return _transcript(recognise, sound or clip, max_seconds)
 
     with gr.Blocks(title="CLCR demo", analytics_enabled=False, delete_cache=(_SWEEP, _OLD)) as page:
-        gr.Markdown(INTRODUCTION)
+        gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=280):
-                clip = gr.Video(
-                    label=f"Clip: pictures and sound, at most {max_seconds:g} s", sources=["upload", "webcam"]
-                )
+                clip = gr.Video(label=f"Clip, at most {max_seconds:g} s", sources=["upload", "webcam"], elem_id="clip")
                 sound = gr.Audio(
-                    label="Sound alone, or in place of the clip's", sources=["upload", "microphone"], type="filepath"
+                    label="Other sound (optional)", sources=["upload", "microphone"], type="filepath", elem_id="sound"
                 )
-                text = gr.Textbox(
-                    label="Transcript: what is said", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript"
-                )
+                text = gr.Textbox(label="Transcript", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript")
                 if recognise is not None:
                     hear = gr.Button("Recognise the transcript", elem_id="recognise")
                     hear.click(transcribe, [clip, sound], text, api_visibility="private", concurrency_id="model")
                 button = gr.Button("Read the clip", variant="primary", elem_id="read")
                 gr.Markdown(f"Model: `{name}`" if name else "")
             with gr.Column(min_width=280, scale=2):
-                answer = gr.HTML(WAITING, elem_id="answer")
+                answer = gr.HTML(_WAITING, elem_id="answer")
+                reasons = gr.HTML(elem_id="reasons")
         button.click(
-            read, [clip, sound, text], answer, api_visibility="private", concurrency_id="model", concurrency_limit=1
+            read,
+            [clip, sound, text],
+            [answer, reasons],
+            api_visibility="private",
+            concurrency_id="model",
+            concurrency_limit=1,
         )
         for given in (clip, sound):
             given.change(keep, [clip, sound], None, api_visibility="private", show_progress="hidden", queue=False)
         page.unload(leave)
-    page.queue(max_size=_WAITING_LINE)
+        page.load(None, js=_SPEAK)
+    page.queue(max_size=_QUEUE)
     return page
 
 
@@ -133,9 +139,6 @@ def serve(
         pipe = pipeline(TASK, model=model, trust_remote_code=trust_remote_code)
         recognise = _recogniser(transcribe) if transcribe else None
         page = build_page(pipe, max_seconds=max_seconds, recognise=recognise, name=Path(model).name)
-        ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())
         _, address, public = page.launch(
             server_name=host,
             server_port=port,
@@ -145,12 +148,26 @@ def serve(
             quiet=True,
             ssr_mode=False,
             footer_links=[],
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),  # none fetched
+            theme=_theme(gr),
             css_paths=[_STYLE],
         )
+        ended = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
         print(f"{public or address} reads clips with {model} (Ctrl-C ends it)", flush=True)
         ended.wait()
         page.close(verbose=False)
+
+
+def _theme(gr: Any) -> Any:
+    """Fonts of the visitor's system, so that none are fetched; a button dark enough for its white text."""
+    theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return theme.set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
 
 
 class _Uploads:

@@ -12,43 +12,48 @@ from typing import Any
 from .reading import Reading
 
 _NAMES = {"text": "Text", "vision": "Vision", "audio": "Audio", "flow": "Motion"}
+_SENTIMENTS = ("negative", "neutral", "positive")
 _SCALE = 3.0  # the answers of a sentiment model lie in [-3, 3]
 _TICKS = 5
 
 
-def draw_reading(reading: Reading) -> str:
-    """The whole answer as HTML."""
+def draw_reading(reading: Reading) -> tuple[str, str]:
+    """The answer, and the reasons for it, as HTML."""
     result = reading.result
-    return "\n".join(
-        (
-            '<div class="clcr">',
-            draw_answer(result),
-            draw_left_out(reading),
-            draw_timeline(result["tokens"], reading.seconds),
-            draw_weights(result),
-            "</div>",
-        )
+    reasons = (
+        draw_left_out(reading),
+        draw_timeline(result["tokens"], reading.seconds),
+        draw_weights(mean_weights(result)),
     )
+    return f'<div class="clcr">{draw_answer(result)}</div>', f'<div class="clcr">{"".join(reasons)}</div>'
 
 
 def draw_answer(result: dict[str, Any]) -> str:
-    """Score on its scale, or label and probabilities."""
+    """Score on its scale, label and probabilities, or a table of segments."""
+    if "segments" in result:
+        rows = "".join(f"<tr>{_head(_when(part))}<td>{escape(_short(part))}</td></tr>" for part in result["segments"])
+        return _section("Answer", _table("Each segment", rows))
+    if "scores" in result:
+        rows = "".join(f"<tr>{_head(name)}<td>{value:+.2f}</td></tr>" for name, value in result["scores"].items())
+        return _section("Answer", _table("Score of each quantity", rows))
     if "probabilities" in result:
         several = ", ".join(result.get("labels", ())) or "none above 0.5"
         head = several if "labels" in result else result["label"]
         body = _bars("Probability of each label", result["probabilities"])
         return _section("Answer", f'<p class="clcr-score">{escape(head)}</p>{body}')
-    if "scores" in result:
-        rows = "".join(f"<tr>{_head(name)}<td>{value:+.2f}</td></tr>" for name, value in result["scores"].items())
-        return _section("Answer", _table("Score of each quantity", rows))
-    score = result["score"]
+    scale = _scale(result["score"]) if result["label"] in _SENTIMENTS else ""
+    return _section(
+        "Answer", f'<p class="clcr-score">{result["score"]:+.2f} <b>{escape(result["label"])}</b></p>{scale}'
+    )
+
+
+def _scale(score: float) -> str:
     place = 50 * (1 + max(-_SCALE, min(_SCALE, score)) / _SCALE)
-    scale = (
+    return (
         f'<div class="clcr-scale" role="img" aria-label="{score:+.2f} on a scale from -3 to 3">'
         f'<i style="left:{place:.1f}%"></i></div>'
         '<div class="clcr-ends"><span>-3 negative</span><span>0</span><span>positive +3</span></div>'
     )
-    return _section("Answer", f'<p class="clcr-score">{score:+.2f} <b>{escape(result["label"])}</b></p>{scale}')
 
 
 def draw_left_out(reading: Reading) -> str:
@@ -61,7 +66,7 @@ def draw_left_out(reading: Reading) -> str:
     what = next(iter(compared.values()))[0]
     rows = "".join(
         f"<tr>{_head(_name(gone))}<td>{escape(_short(reading.without[gone]))}</td>"
-        f"<td>{value:+.3f}</td><td>{_signed_bar(value / largest)}</td></tr>"
+        f'<td>{value:+.3f}</td><td class="clcr-drawn">{_signed_bar(value / largest)}</td></tr>'
         for gone, (_, value) in compared.items()
     )
     heads = f"<tr><th>Without</th><th>Answer</th><th>{escape(what)}</th><th></th></tr>"
@@ -70,7 +75,10 @@ def draw_left_out(reading: Reading) -> str:
 
 def change(full: dict[str, Any], other: dict[str, Any]) -> tuple[str, float]:
     """What differs, in words, and by how much from `full` to `other`: the score, the probability of `full`'s label,
-    or of several scores the one that moves most."""
+    of several scores the one that moves most, or of segments the share whose label becomes another."""
+    if "segments" in full:
+        pairs = list(zip(full["segments"], other["segments"], strict=False))
+        return "Share of labels changed", sum(a["label"] != b["label"] for a, b in pairs) / max(len(pairs), 1)
     if "probabilities" in full:
         label = full["label"]
         return f"Change of P({label})", other["probabilities"][label] - full["probabilities"][label]
@@ -151,29 +159,48 @@ def _words(tokens: list[dict[str, Any]]) -> str:
     return f'<p class="clcr-words">{"".join(spans)}</p>'
 
 
-def draw_weights(result: dict[str, Any]) -> str:
+def mean_weights(result: dict[str, Any]) -> dict[str, Any]:
+    """`level_weights`, `modality_weights` and `private_gates` of a result; of segments, their means."""
+    parts = result.get("segments", [result])
+    weights: dict[str, Any] = {
+        name: {key: sum(part[name][key] for part in parts) / len(parts) for key in parts[0][name]}
+        for name in ("modality_weights", "private_gates")
+    }
+    levels = zip(*(part["level_weights"] for part in parts), strict=True)
+    return {"level_weights": [sum(level) / len(parts) for level in levels], **weights}
+
+
+def draw_weights(weights: dict[str, Any]) -> str:
     """Which level and which modality decided, and how far private cues were let through."""
-    levels = {f"level {level}": weight for level, weight in enumerate(result["level_weights"], start=1)}
+    levels = {f"level {level}": weight for level, weight in enumerate(weights["level_weights"], start=1)}
     return _section(
         "What decided",
         _bars("Weight of each level (1 is the shallowest)", levels)
-        + _bars("Weight of each modality, of what they share", _named(result["modality_weights"]))
-        + _bars("Gate of each modality's private part (0 shut, 1 open)", _named(result["private_gates"])),
+        + _bars("Weight of each modality, of what they share", _named(weights["modality_weights"]))
+        + _bars("Gate of each modality's private part (0 shut, 1 open)", _named(weights["private_gates"])),
     )
 
 
 def _short(result: dict[str, Any]) -> str:
     """An answer in a table's cell."""
+    if "segments" in result:
+        return ", ".join(dict.fromkeys(part["label"] for part in result["segments"]))
     if "scores" in result:
         return ", ".join(f"{name} {value:+.2f}" for name, value in result["scores"].items())
-    value = f"{result['score']:.2f}" if "probabilities" in result else f"{result['score']:+.2f}"
-    return f"{value} {result['label']}"
+    sign = "+" if result["label"] in _SENTIMENTS else ""
+    return f"{result['score']:{sign}.2f} {result['label']}"
+
+
+def _when(segment: dict[str, Any]) -> str:
+    if "start" in segment:
+        return f"{segment['start']:.1f} to {segment['end']:.1f} s"
+    return f"segment {segment['index'] + 1}"
 
 
 def _bars(caption: str, values: dict[str, float]) -> str:
     rows = "".join(
-        f'<tr>{_head(name)}<td>{value:.3f}</td><td><div class="clcr-bar"><i style="width:{100 * value:.1f}%"></i></div>'
-        "</td></tr>"
+        f'<tr>{_head(name)}<td>{value:.3f}</td><td class="clcr-drawn">'
+        f'<div class="clcr-bar"><i style="width:{100 * value:.1f}%"></i></div></td></tr>'
         for name, value in values.items()
     )
     return _table(caption, rows)
