@@ -59,26 +59,30 @@ def evaluate(
 
 @app.command()
 def predict(
-    clip: Annotated[Path | None, typer.Argument(help="Video with speech: its frames and its sound are read.")] = None,
+    clip: Annotated[
+        str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and sound are read.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="What is said in the clip.")] = None,
     model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
     top: Annotated[int, typer.Option(help="Most exchanged tokens to show for each modality.", min=0)] = 5,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Score a clip, and say what decided it."""
+    """Score a clip, or each of its segments, and say what decided it."""
     if clip is None and text is None:
         raise ValueError("nothing to read: give a clip, or --text, or both")
-    if clip is not None and not clip.is_file():
+    from .fetch import is_url
+
+    if clip is not None and not is_url(clip) and not Path(clip).is_file():
         raise FileNotFoundError(f"{clip} is not a file")
+    _check_device(device)
     _quiet()
     from transformers import pipeline
 
     from .pipeline_clcr import TASK
 
-    sample = {"media": None if clip is None else str(clip), "text": text}
-    result = pipeline(TASK, model=model, device="cpu")(
-        {key: value for key, value in sample.items() if value is not None}, return_explanation=True
-    )
+    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
+    result = pipeline(TASK, model=model, device=device)(sample, return_explanation=True)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
@@ -281,7 +285,23 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
+def _check_device(device: str) -> None:
+    """One clear line for a name that is none, and for a GPU that is not there."""
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"--device takes cpu, cuda or cuda:1, got {device!r}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {device}: torch finds no GPU here; use --device cpu")
+
+
 def _print_result(console: Console, result: dict[str, Any], top: int) -> None:
+    if "segments" in result:
+        console.print(_segment_table(result["segments"]))
+        _print_tokens(console, result["tokens"], top)
+        return
     if "score" in result:
         console.print(f"[bold]score[/bold] {result['score']:+.3f}   [bold]label[/bold] {result['label']}")
     for name, value in result.get("probabilities", result.get("scores", {})).items():
@@ -290,10 +310,29 @@ def _print_result(console: Console, result: dict[str, Any], top: int) -> None:
     console.print(_bars("which level decided (1 is the shallowest)", levels))
     console.print(_bars("which modality decided, shared", result["modality_weights"]))
     console.print(_bars("how far private cues were let through", result["private_gates"]))
-    for name, tokens in result["tokens"].items():
+    _print_tokens(console, result["tokens"], top)
+
+
+def _print_tokens(console: Console, by_modality: dict[str, list[dict[str, Any]]], top: int) -> None:
+    for name, tokens in by_modality.items():
         best = sorted(tokens, key=lambda token: -sum(token["budget"]))[:top]
         if best:
             console.print(_token_table(name, best))
+
+
+def _segment_table(segments: list[dict[str, Any]]) -> Table:
+    """A line a segment: when, what, and which modality decided most."""
+    table = Table(title="segments", title_justify="left", box=None)
+    for name in ("time", "label", "score", "decided most by"):
+        table.add_column(name, justify="left" if name in ("label", "decided most by") else "right")
+    for one in segments:
+        time = f"{one['start']:.2f}-{one['end']:.2f} s" if "start" in one else str(one["index"])
+        label = ", ".join(one["labels"]) if one.get("labels") else one.get("label", "")
+        scores = one.get("scores") or {"": one["score"]}
+        score = " ".join(f"{value:.3f}" for value in scores.values())
+        name, weight = max(one["modality_weights"].items(), key=lambda item: item[1])
+        table.add_row(time, label.replace("[", r"\["), score, f"{name} ({weight:.2f})")
+    return table
 
 
 def _bars(title: str, values: dict[str, float]) -> Table:
