@@ -7,19 +7,19 @@ goes on where its last whole shard ends.
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, DatasetDict, Features, List, Value
+from datasets import DatasetDict, Features, List
 
 from . import __version__
 from . import data as loaders
-from .data.columns import SPLITS, DataFormatError, logger, sequence_feature
+from .data.columns import SPLITS, DataFormatError
+from .data.files import report_missing
 from .data.shards import (
     ROWS_PER_SHARD,
     ShardWriter,
@@ -30,12 +30,13 @@ from .data.shards import (
     shard_files,
     shard_ids,
 )
+from .data.table_cells import cell_paths
 
 RECORD = "convert.json"
 PARTIAL = "convert.partial.json"
 FORMATS: dict[str, type[ShardWriter]] = {"parquet": ShardWriter, "safetensors": TensorShardWriter}
 # Options that need the whole table at once, and what streams it without them.
-_WHOLE_TABLE = {"validation_fraction", "seed", "dialogue_column", "turn_column"}
+_WHOLE_TABLE = {"validation_fraction", "seed", "group_column", "dialogue_column", "turn_column"}
 # Arrow counts the bytes of a column's batch in 32 bits.
 _MOST_MEDIA_BYTES = 2**31 - 2**20
 
@@ -51,11 +52,13 @@ class RowSource:
         features: types of the columns.
         rows: called for a fresh iterator of (split, row), in the same order each time.
         total: how many rows, where that is known beforehand.
+        label_names: names of several labels, whose column cannot hold them.
     """
 
     features: Features
     rows: Callable[[], Iterator[tuple[str, Row]]]
     total: int | None = None
+    label_names: Sequence[str] | None = None
 
 
 def convert(
@@ -80,7 +83,8 @@ def convert(
         out: folder of the shards, new or of an earlier run of the same call.
         options: more arguments of the loader (`clcr_hf.data.load_<layout>`). Tables (layout manifest) are streamed in
             the splits that they name, and files of theirs are looked for; to carve validation, or to put dialogues
-            together, give validation_fraction, seed, dialogue_column or turn_column: the table is then read as a whole.
+            together, give validation_fraction, seed, group_column, dialogue_column or turn_column: the table is then
+            read as a whole.
         format: "parquet", or "safetensors" for layouts without media.
         embed_media: put the bytes of videos, sounds and pictures into the shards, so that these can be moved. By
             default the shards hold absolute paths. Files of optical flow stay outside.
@@ -88,7 +92,8 @@ def convert(
         progress: called with the rows done and the rows in all (None where unknown) after each row.
 
     Returns:
-        The record that is kept in `convert.json`: layout, source, options, rows of each split, versions.
+        The record that is kept in `convert.json`: layout, source, options, rows of each split, names of several
+        labels, versions.
 
     Raises:
         DataFormatError: an unknown layout, format or option, a folder with other content, a source that changed since
@@ -118,6 +123,7 @@ def convert(
     _write_rows(folder, rows, task, progress)
     record = task | {
         "rows": {split: count for split in SPLITS if (count := count_rows(folder, split))},
+        "label_names": None if rows.label_names is None else list(rows.label_names),
         "versions": {"clcr_hf": __version__} | {name: version(name) for name in ("datasets", "pyarrow", "numpy")},
     }
     if not record["rows"]:
@@ -125,24 +131,6 @@ def convert(
     _write_json(folder / RECORD, record)
     (folder / PARTIAL).unlink()
     return record
-
-
-def read_options(pairs: Iterable[str]) -> dict[str, Any]:
-    """Options from texts `name=value`; values are read as JSON where they are JSON, else as text.
-
-    Raises:
-        DataFormatError: no name, no `=`, or a name that comes twice.
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name or name in found:
-            raise DataFormatError(f"option {pair!r}; options are name=value, each once")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
 
 
 def _check_arguments(
@@ -272,49 +260,48 @@ def _mmsa(source: str | os.PathLike, options: Mapping[str, Any]) -> RowSource:
 
 
 def _csd(source: str | os.PathLike, options: Mapping[str, Any]) -> RowSource:
+    from .data.csd import MOSEI_EMOTIONS
+
     rows = loaders.iter_csd(source, **options)
-    return RowSource(rows.features, lambda: iter(rows))
+    names = MOSEI_EMOTIONS if options.get("labels") == "emotion" else None
+    return RowSource(rows.features, lambda: iter(rows), label_names=names)
 
 
 def _ave_h5(source: str | os.PathLike, options: Mapping[str, Any]) -> RowSource:
-    from .data.ave import AVE_SEGMENT_CLASSES
+    from .data.ave import H5_FEATURES
 
-    features = Features(
-        {
-            "id": Value("string"),
-            "vision_features": sequence_feature("float32", 512),
-            "audio_features": sequence_feature("float32", 128),
-            "labels": List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
-        }
-    )
-    return RowSource(features, lambda: loaders.iter_ave_h5(source, **options))
+    return RowSource(H5_FEATURES, lambda: loaders.iter_ave_h5(source, **options))
 
 
 def _manifest(source: str | os.PathLike, options: Mapping[str, Any]) -> RowSource:
+    opened = {name: value for name, value in options.items() if name not in _WHOLE_TABLE | {"skip_missing"}}
     if _WHOLE_TABLE & options.keys():
-        return _loaded("manifest")(source, options)
-    rest = dict(options)
-    skip = bool(rest.pop("skip_missing", False))
-    manifest = loaders.open_manifest(source, **rest)
+        whole = _loaded("manifest")(source, options)
+        several = isinstance(whole.features.get("label"), List)
+        return replace(whole, label_names=loaders.open_manifest(source, **opened).label_names if several else None)
+    manifest = loaders.open_manifest(source, **opened)
+    skip = bool(options.get("skip_missing", False))
 
     def rows() -> Iterator[tuple[str, Row]]:
         missing: list[str] = []
+        owner: dict[int, str] = {}
         for row in manifest.rows(missing):
-            _refuse_missing(source, missing, skip)
-            yield row["split"], {name: row[name] for name in manifest.features}
-        _refuse_missing(source, missing, skip)
-        if missing:
-            logger.warning("%s: %d rows with missing files are left out", source, len(missing))
+            _check_leak(source, owner, row)
+            if skip or not missing:  # else the rest is looked through to count what else is missing
+                yield row["split"], {name: row[name] for name in manifest.features}
+        report_missing(source, missing, len(manifest), skip, "Give paths relative to the table")
 
-    return RowSource(manifest.features, rows, len(manifest))
+    several = isinstance(manifest.features.get("label"), List)
+    return RowSource(manifest.features, rows, len(manifest), manifest.label_names if several else None)
 
 
-def _refuse_missing(source: str | os.PathLike, missing: list[str], skip: bool) -> None:
-    if missing and not skip:
-        raise DataFormatError(
-            f"{source}: missing file {', '.join(islice(missing, 5))}. Give paths relative to the table, or pass "
-            "skip_missing"
-        )
+def _check_leak(source: str | os.PathLike, owner: dict[int, str], row: Row) -> None:
+    """Refuse one file in two splits; a number is kept of each path, for there may be many."""
+    for path in cell_paths(row):
+        if owner.setdefault(hash(path), row["split"]) != row["split"]:
+            raise DataFormatError(
+                f"{source}: {path} is in both {owner[hash(path)]} and {row['split']}; a clip belongs to one split"
+            )
 
 
 LAYOUTS: dict[str, Callable[[str | os.PathLike, Mapping[str, Any]], RowSource]] = {

@@ -16,6 +16,7 @@ from .data import load_manifest, load_mmsa, load_utterances
 from .data.columns import SPLIT_ALIASES, carve_groups, logger, make_dataset, ordered_splits
 from .data.talking_faces import GENERATOR_VERSION, MARKER, generate_talking_faces
 from .flow import add_flow
+from .options import split_options
 
 # Columns that a modality may be read from, the one that says most about it first.
 _RAW_COLUMNS = {
@@ -46,7 +47,10 @@ class DataArguments:
     data_file: str | None = field(default=None, metadata={"help": "The pickle, table or npz to read."})
     dataset_options: str | None = field(
         default=None,
-        metadata={"help": "More arguments of the data set's loader (clcr_hf.data.load_...), e.g. 'fold=2'."},
+        metadata={
+            "help": "More arguments of the data set's loader (clcr_hf.data.load_...), with commas between them, e.g. "
+            "'fold=2'; values may be JSON."
+        },
     )
     class_names: list[str] | None = field(
         default=None, metadata={"help": "Names of several labels (emotions) where the data hold numbers alone."}
@@ -124,16 +128,7 @@ class DataArguments:
 
     def options(self) -> dict[str, Any]:
         """`dataset_options` as arguments of the loader; ValueError where they are no `name=value` pairs."""
-        found = {}
-        for pair in filter(None, (self.dataset_options or "").split(",")):
-            name, separator, value = pair.partition("=")
-            if not separator:
-                raise ValueError(f"--dataset_options wants name=value pairs with commas between them, got {pair!r}")
-            try:
-                found[name.strip()] = json.loads(value)
-            except json.JSONDecodeError:
-                found[name.strip()] = value.strip()
-        return found
+        return split_options(self.dataset_options, "--dataset_options")
 
 
 @dataclass
@@ -344,13 +339,11 @@ def _shards(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData
 
 
 def _converted_label_names(folder: Path) -> Sequence[str] | None:
-    """Names of the labels of CMU-MOSEI's emotions, where `clcr convert` made the shards from them."""
+    """Names of several labels, where `clcr convert` made the shards and its source had them."""
     from .convert import RECORD
-    from .data.csd import MOSEI_EMOTIONS
 
     record = folder / RECORD
-    converted = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    return MOSEI_EMOTIONS if converted.get("layout") == "csd" else None
+    return json.loads(record.read_text(encoding="utf-8")).get("label_names") if record.is_file() else None
 
 
 def _label_by_folder(splits: DatasetDict) -> DatasetDict:

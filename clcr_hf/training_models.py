@@ -1,6 +1,5 @@
 """Model and processor of a training run: from scratch, around pretrained backbones, or a saved CLCR to go on from."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from .configuration_clcr import STANDARD_MODALITIES, CLCRConfig
 from .feature_extraction_clcr import CLCRFeatureExtractor
 from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, head_class
+from .options import split_options
 from .processing_clcr import CLCRProcessor
 from .training_data import DataArguments, LoadedData, feature_shapes, is_raw
 
@@ -109,11 +109,7 @@ class ModelArguments:
     def fusion_fields(self) -> dict[str, Any]:
         """Fields of `CLCRConfig` that these arguments set, the ablation's and the overrides among them."""
         fields = {"hidden_size": self.hidden_size, "dropout": self.dropout, **ABLATIONS.get(self.ablation or "", {})}
-        for pair in filter(None, (self.config_overrides or "").split(",")):
-            name, separator, value = pair.partition("=")
-            if not separator:
-                raise ValueError(f"--config_overrides wants name=value pairs with commas between them, got {pair!r}")
-            fields[name.strip()] = _parsed(value.strip())
+        fields |= split_options(self.config_overrides, "--config_overrides")
         return fields
 
     def width(self, kind: str) -> int:
@@ -303,14 +299,6 @@ def _feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> 
     return SeamlessM4TFeatureExtractor(
         feature_size=_MEL_BINS, num_mel_bins=_MEL_BINS, sampling_rate=data_args.sampling_rate, stride=_MEL_STRIDE
     )
-
-
-def _parsed(text: str) -> Any:
-    """A JSON value (number, true, null), or the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 __all__ = [

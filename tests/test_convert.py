@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 import clcr_hf.data as loaders
 from clcr_hf import convert as module
 from clcr_hf.cli import app
-from clcr_hf.convert import convert, read_options
+from clcr_hf.convert import convert
 from clcr_hf.data import load_shards, shards
 from clcr_hf.data.columns import DataFormatError
+from clcr_hf.options import read_options
 
 
 @pytest.fixture(autouse=True)
@@ -111,14 +112,30 @@ def test_tables_are_streamed_in_their_own_splits(tmp_path, monkeypatch):
 def test_missing_files_of_a_table(tmp_path):
     source = make_table(tmp_path)
     (tmp_path / "5.mp4").unlink()
-    with pytest.raises(DataFormatError, match=r"5\.mp4"):
+    (tmp_path / "8.mp4").write_bytes(b"")
+    with pytest.raises(DataFormatError, match=r"2 of 10 files are missing: .*5\.mp4, .*8\.mp4 \(empty\)"):
         convert("manifest", source, tmp_path / "out")
+    (tmp_path / "8.mp4").write_bytes(b"not decoded here")
     with pytest.raises(DataFormatError, match="has not finished"):
         load_shards(tmp_path / "out")
     record = convert("manifest", source, tmp_path / "other", options={"skip_missing": True})
     assert sum(record["rows"].values()) == 9
     (tmp_path / "5.mp4").write_bytes(b"found again")
     assert sum(convert("manifest", source, tmp_path / "out")["rows"].values()) == 10
+
+
+def test_a_file_in_two_splits_is_refused_in_streaming_too(tmp_path):
+    source = make_table(tmp_path)
+    with open(source, "a") as file:
+        file.write("0.mp4,said again,1,test\n")
+    with pytest.raises(DataFormatError, match=r"0\.mp4 is in both train and test"):
+        convert("manifest", source, tmp_path / "out")
+
+
+def test_groups_of_a_table_are_kept_apart(tmp_path):
+    (tmp_path / "clips.csv").write_text("text,label,who\n" + "".join(f"t{i},{i % 3},w{i // 4}\n" for i in range(16)))
+    convert("manifest", tmp_path / "clips.csv", tmp_path / "out", options={"group_column": "who"})
+    assert {name: len(rows) for name, rows in load_shards(tmp_path / "out").items()} == {"train": 12, "validation": 4}
 
 
 def test_embedded_media_outlive_the_files(tmp_path):

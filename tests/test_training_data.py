@@ -424,3 +424,27 @@ def test_converted_emotions_keep_their_names(tmp_path, given):
     assert 0 <= metrics["test_weighted_f1"] <= 1
     names = json.loads((out / "config.json").read_text())["id2label"]
     assert [names[str(number)] for number in range(6)] == list("abcdef" if given else MOSEI_EMOTIONS)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, {}),
+        ("fold=2", {"fold": 2}),
+        ("label_separator=|,task=multi_label", {"label_separator": "|", "task": "multi_label"}),
+        (
+            'columns={"audio": [1, 3], "vision": [0, 2]},align=none',
+            {"columns": {"audio": [1, 3], "vision": [0, 2]}, "align": "none"},
+        ),
+        ("label_range=[-1, 1], text=text", {"label_range": [-1, 1], "text": "text"}),
+        ('{"task": "clip", "skip_missing": true}', {"task": "clip", "skip_missing": True}),
+    ],
+)
+def test_options_of_a_loader_may_be_lists_and_mappings(text, expected):
+    assert DataArguments(dataset_options=text).options() == expected
+
+
+@pytest.mark.parametrize("text", ["fold", "{fold: 2", "fold=1,fold=2"])
+def test_options_of_a_loader_that_are_none(text):
+    with pytest.raises(ValueError, match="--dataset_options wants name=value"):
+        DataArguments(dataset_options=text).options()

@@ -79,6 +79,14 @@ BACKGROUND = len(AVE_EVENTS)
 AVE_SEGMENT_CLASSES = (*AVE_EVENTS, "Background")
 LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.txt"}
 ORDERS = {"train": "train_order.h5", "validation": "val_order.h5", "test": "test_order.h5"}
+H5_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "vision_features": sequence_feature("float32", 512),
+        "audio_features": sequence_feature("float32", 128),
+        "labels": List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
+    }
+)
 _ADVICE = "Put the videos into the folder AVE as <VideoID>.mp4"
 _ROWS_A_CHUNK = 64
 
@@ -308,15 +316,6 @@ def load_ave_h5(
             without one class.
         ImportError: h5py is not installed.
     """
-    width = 512
-    features = Features(
-        {
-            "id": Value("string"),
-            "vision_features": sequence_feature("float32", width),
-            "audio_features": sequence_feature("float32", 128),
-            "labels": List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
-        }
-    )
     chunks: dict[str, list[Dataset]] = {split: [] for split in ORDERS}
     waiting: list[dict[str, Any]] = []
     last = ""
@@ -328,7 +327,7 @@ def load_ave_h5(
                 stacked = np.stack([row[name] for row in waiting])
                 zeros = np.zeros(len(waiting), dtype=np.int64)
                 columns[name] = sequence_column(stacked, zeros, zeros + stacked.shape[1])
-            chunks[last].append(make_dataset({name: columns[name] for name in features}, features))
+            chunks[last].append(make_dataset({name: columns[name] for name in H5_FEATURES}, H5_FEATURES))
             waiting.clear()
 
     for split, row in iter_ave_h5(root, visual=visual, labels_file=labels_file, settle_labels=settle_labels):
