@@ -4,14 +4,23 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from clcr_hf import CLCRConfig, CLCRForTokenClassification, CLCRProcessor
 from clcr_hf.cli import main
 from clcr_hf.data.talking_faces import generate_talking_faces
 
 SIZES = ("--num_train_clips", "4", "--num_validation_clips", "2", "--num_test_clips", "2")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 def clcr(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
@@ -83,6 +92,34 @@ def test_predict_from_text_alone(model, inside):
     assert result["modality_weights"]["vision"] == 0
 
 
+def test_predict_from_an_address(model, clip, inside, monkeypatch):
+    folder = partial(_Quiet, directory=str(Path(clip).parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        arguments = ("--model", str(model), "--device", "cpu", "--json")
+        address = f"http://127.0.0.1:{server.server_address[1]}/{Path(clip).name}"
+        code, _, errors = inside("predict", address, *arguments)
+        assert code == 1 and "private network" in errors
+        monkeypatch.setenv("CLCR_ALLOW_PRIVATE_URLS", "1")
+        found = json.loads(inside("predict", address, *arguments)[1])
+        server.shutdown()
+    assert found == json.loads(inside("predict", clip, *arguments)[1])
+
+
+def test_predict_prints_segments(model, clip, inside, tmp_path):
+    names = {0: "bell", 1: "dog"}
+    changes = {"num_segments": 4, "num_labels": 2, "id2label": names, "problem_type": "single_label_classification"}
+    CLCRForTokenClassification(CLCRConfig.from_pretrained(model, **changes)).save_pretrained(tmp_path)
+    CLCRProcessor.from_pretrained(model).save_pretrained(tmp_path)
+    arguments = ("predict", clip, "--model", str(tmp_path))
+    segments = json.loads(inside(*arguments, "--json")[1])["segments"]
+    code, text, _ = inside(*arguments, "--top", "1")
+    assert code == 0 and len(segments) == 4
+    for one in segments:
+        assert f"{one['start']:.2f}-{one['end']:.2f} s" in text and f"{one['score']:.3f}" in text
+    assert "bell" in text or "dog" in text
+
+
 def test_evaluate_matches_the_run(model, corpus, inside):
     _, text, _ = inside("evaluate", "--model", str(model), "--dataset-dir", str(corpus), "--json")
     found = json.loads(text)
@@ -97,6 +134,7 @@ def test_evaluate_matches_the_run(model, corpus, inside):
     [
         (["predict", "absent.mp4"], "absent.mp4 is not a file"),
         (["predict"], "nothing to read"),
+        (["predict", "--text", "a", "--device", "abacus"], "--device takes cpu"),
         (["predict", "--text", "a", "--model", "/nonexistent/model"], "/nonexistent/model"),
         (["evaluate", "--model", "x", "--dataset", "mmsa"], "--data_file"),
     ],
