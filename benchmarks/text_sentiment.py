@@ -472,7 +472,9 @@ def run(args: argparse.Namespace) -> None:
         for name in args.search or CANDIDATES:
             for kind in kinds:
                 if kind in args.models:
-                    run_row(report, f"{kind}, {name}", jobs(kind, replace(chosen, **CANDIDATES[name])), splits)
+                    run_row(
+                        report, f"{kind}, {name}{args.label}", jobs(kind, replace(chosen, **CANDIDATES[name])), splits
+                    )
         return
     report = Report(args.dataset, "test", args.output)
     if "ridge" in args.models:
