@@ -69,24 +69,75 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Score a clip, or each of its segments, and say what decided it."""
-    if clip is None and text is None:
-        raise ValueError("nothing to read: give a clip, or --text, or both")
-    from .fetch import is_url
-
-    if clip is not None and not is_url(clip) and not Path(clip).is_file():
-        raise FileNotFoundError(f"{clip} is not a file")
-    _check_device(device)
-    _quiet()
-    from transformers import pipeline
-
-    from .pipeline_clcr import TASK
-
-    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
-    result = pipeline(TASK, model=model, device=device)(sample, return_explanation=True)
+    pipe, sample = _reader(clip, text, model, device)
+    result = pipe(sample, return_explanation=True)
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
         _print_result(Console(), result, top)
+
+
+@app.command()
+def explain(
+    clip: Annotated[
+        str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and sound are read.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="What is said in the clip.")] = None,
+    model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
+    output: Annotated[
+        Path | None, typer.Option(help="Picture to write: png, svg or pdf. Default: explanation.png; none with --json.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Draw what decided the score of a clip: weights, tokens over time, and what changes without each modality."""
+    pipe, sample = _reader(clip, text, model, device)
+    from .explain import explain as read_and_compare
+
+    decision = read_and_compare(pipe, sample)
+    if output is not None or not as_json:
+        from .pictures import draw_decision
+
+        title = ": ".join(filter(None, (clip and Path(clip).name, text and f"“{text}”")))
+        path = draw_decision(decision, output or "explanation.png", title)
+        if not as_json:
+            typer.echo(str(path))
+    if as_json:
+        typer.echo(json.dumps(decision.to_dict(), indent=2))
+
+
+@app.command()
+def card(
+    folder: Annotated[Path, typer.Argument(help="Where training left the model and run.json.")],
+    model_id: Annotated[str | None, typer.Option(help="org/name that the card's examples load.")] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Measure on the run's data how the model decides, and draw it.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="Where to measure that: train, validation or test.")] = "test",
+    limit: Annotated[int, typer.Option(help="On how many examples.", min=1)] = 200,
+    license: Annotated[str | None, typer.Option(help="The weights' licence, as the Hub names it.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="What it learned: mosi, mosei, cremad, kinetics_sounds, ave or ucf101.")
+    ] = None,
+    dataset_id: Annotated[str | None, typer.Option(help="The data set's name on the Hub.")] = None,
+    example: Annotated[Path | None, typer.Option(help="A clip to publish as example for the widget.")] = None,
+    text: Annotated[str | None, typer.Option(help="What is said in it; or an example without a clip.")] = None,
+) -> None:
+    """Write a trained model's card anew. What is said here is kept in card.json beside it."""
+    _quiet()
+    from .model_card import read_run, set_card_options, write_model_card
+
+    read_run(folder)
+    set_card_options(folder, license=license, benchmark=benchmark, dataset_id=dataset_id)
+    if example is not None or text is not None:
+        from .explain import add_example
+
+        add_example(folder, example, text)
+    if pictures:
+        from .explain import build_card_pictures
+
+        build_card_pictures(folder, split=split, limit=limit)
+    typer.echo(str(write_model_card(folder, model_id)))
 
 
 @app.command()
@@ -283,6 +334,24 @@ def _quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _reader(clip: str | None, text: str | None, model: str, device: str) -> tuple[Any, dict[str, str]]:
+    """A pipeline, and an input of it."""
+    if clip is None and text is None:
+        raise ValueError("nothing to read: give a clip, or --text, or both")
+    from .fetch import is_url
+
+    if clip is not None and not is_url(clip) and not Path(clip).is_file():
+        raise FileNotFoundError(f"{clip} is not a file")
+    _check_device(device)
+    _quiet()
+    from transformers import pipeline
+
+    from .pipeline_clcr import TASK
+
+    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
+    return pipeline(TASK, model=model, device=device), sample
 
 
 def _check_device(device: str) -> None:

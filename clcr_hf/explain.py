@@ -1,0 +1,297 @@
+"""What decided an answer: weights, token budgets, and the answer with each modality left out; for one clip, or as means
+over a data set for the model card. Made of what [`CLCRPipeline`] returns with `return_explanation=True`; the pictures
+are drawn by `pictures.py`."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import pipeline
+
+from .media import MediaError, media_duration
+from .model_card import (
+    EXAMPLES_FOLDER,
+    PICTURE_FILE,
+    WEIGHTS_FILE,
+    read_card_options,
+    set_card_options,
+)
+from .pipeline_clcr import TASK, CLCRPipeline
+
+# What each modality is read from, besides its features and `media`.
+_INPUTS = {
+    "text": ("text", "input_ids", "attention_mask", "token_type_ids"),
+    "vision": ("video", "images"),
+    "audio": ("audio", "sampling_rate"),
+    "flow": ("flow",),
+}
+# What of a `media` file is left for when one of its two is taken away.
+_REST_OF_MEDIA = {"vision": "audio", "audio": "video"}
+_WEIGHTS = ("level_weights", "modality_weights", "private_gates")
+
+
+@dataclass
+class Decision:
+    """
+    One answer and what decided it.
+
+    Args:
+        result: the pipeline's, with its explanation.
+        without: its results without explanation, by the modality left out; empty where there is one modality alone.
+        seconds: how long the clip lasts, where that is known.
+    """
+
+    result: dict[str, Any]
+    without: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float | None = None
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """`level_weights`, `modality_weights` and `private_gates`; of a model with segments, the means over them."""
+        return decided_by(self.result)
+
+    @property
+    def changes(self) -> dict[str, float]:
+        """How the answer changes without each modality; see [`change`]."""
+        return {name: change(self.result, other)[1] for name, other in self.without.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings: the result, and `without` with the answer and the `change` for each modality."""
+        without = {name: {**other, "change": self.changes[name]} for name, other in self.without.items()}
+        return {**self.result, "seconds": self.seconds, "without": without}
+
+
+def explain(pipe: CLCRPipeline, sample: Any) -> Decision:
+    """
+    Reads `sample` once as it is, and once without each modality that the model found in it.
+
+    Args:
+        pipe: a pipeline "multimodal-sentiment".
+        sample: one of its inputs.
+
+    Raises:
+        ValueError, MediaError: as the pipeline.
+    """
+    result = pipe(sample, return_explanation=True)
+    given = dict(sample) if isinstance(sample, Mapping) else {"media": sample}
+    present = [name for name, tokens in result["tokens"].items() if tokens]
+    without = {name: pipe(leave_out(given, name)) for name in present} if len(present) > 1 else {}
+    return Decision(result, without, _seconds(given, result))
+
+
+def leave_out(sample: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """
+    The input without one modality: of a `media` file, the other track stays.
+
+    Args:
+        sample: a dict as [`CLCRPipeline`] takes it.
+        modality: text, vision, audio, flow, or a name of your own.
+    """
+    gone = (*_INPUTS.get(modality, ()), f"{modality}_features", f"{modality}_attention_mask")
+    rest = {name: value for name, value in sample.items() if name not in gone}
+    if rest.get("media") is not None and modality in _REST_OF_MEDIA:
+        media, other = rest.pop("media"), _REST_OF_MEDIA[modality]
+        if all(rest.get(name) is None for name in _INPUTS["vision" if other == "video" else other]):
+            rest[other] = media
+    return rest
+
+
+def change(full: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, float]:
+    """
+    What differs between two results, in words, and by how much: the score; the probability of `full`'s label; of
+    several scores the one that moves most; of segments the share whose label is another.
+    """
+    if "segments" in full:
+        pairs = zip(full["segments"], other["segments"], strict=True)
+        return "segments with another answer", float(np.mean([one["label"] != two["label"] for one, two in pairs]))
+    if "probabilities" in full:
+        label = full["label"]
+        return f"change of P({label})", other["probabilities"][label] - full["probabilities"][label]
+    if "scores" in full:
+        moved = (other["scores"][name] - value for name, value in full["scores"].items())
+        return "largest change of a score", max(moved, key=abs)
+    return "change of the score", other["score"] - full["score"]
+
+
+def decided_by(result: Mapping[str, Any]) -> dict[str, Any]:
+    """`level_weights` (list), `modality_weights` and `private_gates` (by modality) of a pipeline's result; of one with
+    segments, the means over them."""
+    parts = result.get("segments", [result])
+    return {
+        "level_weights": np.mean([part["level_weights"] for part in parts], axis=0).tolist(),
+        **{
+            name: {key: float(np.mean([part[name][key] for part in parts])) for key in parts[0][name]}
+            for name in _WEIGHTS[1:]
+        },
+    }
+
+
+def _seconds(sample: Mapping[str, Any], result: Mapping[str, Any]) -> float | None:
+    """Length of the longest file in the sample; else a little more than the last moment that is named."""
+    found = []
+    for source in (sample.get(name) for name in ("media", "video", "audio")):
+        if isinstance(source, str | os.PathLike) and os.path.isfile(source):
+            try:
+                found.append(media_duration(source))
+            except MediaError:  # a file without a stated length
+                continue
+    if found:
+        return max(found)
+    times = [token["time"] for tokens in result["tokens"].values() for token in tokens if "time" in token]
+    return max(times) + (times[-1] - times[-2] if len(times) > 1 else 1.0) / 2 if times else None
+
+
+# -- means over a data set ---------------------------------------------------------------------------------------------
+
+
+def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """
+    Means and standard deviations over the pipeline's results with explanations; those with an `error` are passed over.
+
+    Returns:
+        `rows` (int) and `level_weights` (a list), `modality_weights` and `private_gates` (by modality), each value a
+        dict of `mean` and `std`; of a modality, over the results in which it is present.
+
+    Raises:
+        ValueError: no result without an error.
+    """
+    levels: list[list[float]] = []
+    named: dict[str, dict[str, list[float]]] = {"modality_weights": {}, "private_gates": {}}
+    for result in results:
+        if "error" in result:
+            continue
+        weights = decided_by(result)
+        levels.append(weights["level_weights"])
+        for kind, values in named.items():
+            for name, value in weights[kind].items():
+                if result["tokens"].get(name):
+                    values.setdefault(name, []).append(value)
+    if not levels:
+        raise ValueError("there is no result to take means of")
+    return {
+        "rows": len(levels),
+        "level_weights": [_mean_and_std(column) for column in np.transpose(levels)],
+        **{kind: {name: _mean_and_std(found) for name, found in values.items()} for kind, values in named.items()},
+    }
+
+
+def build_card_pictures(
+    folder: str | os.PathLike,
+    rows: Iterable[Any] | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = 200,
+    batch_size: int = 8,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """
+    Measures how a trained model decides, and writes `how_it_decides.json` and `.png` into its folder, where the model
+    card shows them.
+
+    Args:
+        folder: of a training run.
+        rows: inputs of [`CLCRPipeline`]; default: those of the run's own data set.
+        split: of that data set; with `rows`, what the card calls them.
+        limit: only so many, spread evenly over the split (of `rows`, the first).
+        batch_size: inputs in a forward pass.
+        device: as of `pipeline`; default the processor, or the first GPU where there is one.
+
+    Returns:
+        What was written, see [`mean_weights`].
+
+    Raises:
+        ImportError: matplotlib is not there.
+        ValueError: no such split, or no row that could be read.
+    """
+    from .pictures import draw_mean_weights
+
+    folder = Path(folder)
+    chosen = _own_rows(folder, split, limit) if rows is None else list(islice(rows, limit))
+    pipe = pipeline(TASK, model=str(folder), device=device)
+    results = pipe(chosen, batch_size=batch_size, return_explanation=True, on_error="skip")
+    measured = {"split": split, **mean_weights(results)}
+    draw_mean_weights(measured, folder / PICTURE_FILE)
+    temporary = folder / (WEIGHTS_FILE + ".tmp")
+    temporary.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / WEIGHTS_FILE)
+    return measured
+
+
+def _own_rows(folder: Path, split: str, limit: int | None) -> Any:
+    from .training import evaluation_data
+    from .training_data import load_data
+
+    splits = load_data(evaluation_data(str(folder), [])).splits
+    if split not in splits:
+        raise ValueError(f"the data have no split {split!r}, only {', '.join(splits)}")
+    rows = splits[split]
+    if limit is None or limit >= len(rows):
+        return rows
+    return rows.select(np.linspace(0, len(rows) - 1, limit).round().astype(int))
+
+
+def add_example(
+    folder: str | os.PathLike, clip: str | os.PathLike | None = None, text: str | None = None, title: str | None = None
+) -> dict[str, Any]:
+    """
+    Adds an example for the Hub's widget: copies the clip to `examples/` and notes what the model answers.
+
+    Publish only clips that you may publish, and no person who did not agree.
+
+    Args:
+        folder: of a training run.
+        clip: a media file.
+        text: what is said.
+        title: what the widget calls it; default the file's name, or the text's first words.
+
+    Returns:
+        The example, as `card.json` holds it.
+
+    Raises:
+        ValueError, MediaError: as the pipeline.
+    """
+    folder = Path(folder)
+    given = {"media": None if clip is None else str(clip), "text": text}
+    answer = pipeline(TASK, model=str(folder), device="cpu")({key: value for key, value in given.items() if value})
+    example: dict[str, Any] = {"title": title or (Path(clip).stem if clip else " ".join((text or "").split()[:6]))}
+    if clip is not None:
+        target = folder / EXAMPLES_FOLDER / Path(clip).name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(clip, target)
+        example["file"] = f"{EXAMPLES_FOLDER}/{target.name}"
+    example |= {"text": text} if text else {}
+    example["output"] = _labels(answer)
+    kept = [each for each in read_card_options(folder).examples if each.get("title") != example["title"]]
+    set_card_options(folder, examples=[*kept, example])
+    return example
+
+
+def _labels(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A result as the Hub's widgets show it."""
+    if "segments" in result:
+        return [{"label": part["label"], "score": round(part["score"], 4)} for part in result["segments"]]
+    values = result.get("probabilities") or result.get("scores") or {result["label"]: result["score"]}
+    ranked = sorted(values.items(), key=lambda item: -item[1])
+    return [{"label": name, "score": round(value, 4)} for name, value in ranked]
+
+
+def _mean_and_std(values: Any) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+
+
+__all__ = [
+    "Decision",
+    "add_example",
+    "build_card_pictures",
+    "change",
+    "decided_by",
+    "explain",
+    "leave_out",
+    "mean_weights",
+]
