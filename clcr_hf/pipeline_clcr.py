@@ -142,7 +142,7 @@ class CLCRPipeline(Pipeline):
         for name, value in given.items():
             check, wanted, places = _PARAMETERS[name]
             if not check(value):
-                raise ValueError(f"{name} must be {wanted}, got {value!r}")
+                raise ValueError(f"{name} must be {wanted}, got {repr(value)[:60]}")
             for place in places:
                 steps[place][name] = value
         return steps[0], steps[1], steps[2]
@@ -203,23 +203,18 @@ class CLCRPipeline(Pipeline):
             name: value.to(self.device, **(floats if value.is_floating_point() else {}))
             for name, value in inputs.items()
         }
-        outputs = self.model(**inputs)
+        one_a_step = self.model.per_segment and self.model.config.num_segments is None
+        outputs = self.model(**inputs, output_hidden_states=explain or one_a_step)
         logits = outputs.logits.float().cpu()
-        steps = self._real_steps(inputs, logits)
+        counts = _real_tokens(outputs) if explain or one_a_step else {}
         made = []
         for row, sample in enumerate(samples):
-            own = logits[row, : steps[row]] if logits.dim() == 3 else logits[row]
-            explanation = self._explain(outputs, inputs, row, sample, len(own)) if explain else None
+            own, real = logits[row], {name: count[row] for name, count in counts.items()}
+            if one_a_step:
+                own = own[: max(real.values())]
+            explanation = self._explain(outputs, inputs, row, sample, real) if explain else None
             made.append({"logits": own, "seconds": sample["seconds"], "explanation": explanation})
         return made
-
-    def _real_steps(self, inputs: dict[str, torch.Tensor], logits: torch.Tensor) -> list[int]:
-        """Segments of each sample that are no padding: all of them, except where there is one a time step."""
-        count = logits.shape[1]
-        if self.model.config.num_segments is not None or logits.dim() < 3:
-            return [count] * len(logits)
-        keys = {_mask_key(name, inputs) for name in self.model.config.modalities} & inputs.keys()
-        return [max(_share(count, inputs[key][row]) for key in keys) for row in range(len(logits))]
 
     # -- results -------------------------------------------------------------------------------------------------
 
@@ -235,7 +230,7 @@ class CLCRPipeline(Pipeline):
         logits, explanation = output["logits"], dict(output["explanation"] or {})
         if logits.dim() == 1:
             return {**self._read_logits(logits, top_k, score_range), **explanation}
-        weights = explanation.pop("segments", [{}] * len(logits))
+        weights = explanation.pop("segments", [{}] * len(logits))[: len(logits)]
         segments = []
         for index, (row, own) in enumerate(zip(logits, weights, strict=True)):
             read = self._read_logits(row, top_k, score_range)
@@ -270,21 +265,19 @@ class CLCRPipeline(Pipeline):
         return {**result, "labels": [name for name in names if probabilities[name] > 0.5]} if several else result
 
     def _explain(
-        self, outputs: Any, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any], segments: int
+        self, outputs: Any, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any], real: dict[str, int]
     ) -> dict[str, Any]:
-        """What decided sample `row` of a batch; see the class."""
+        """What decided sample `row` of a batch, which has so many real tokens of each modality; see the class."""
         names = self.model.config.modalities
         tokens = {}
-        for name in names:
-            mask = inputs.get(_mask_key(name, inputs))
-            if mask is None or not mask[row].any() or name not in outputs.token_budgets[0]:
+        for name, count in real.items():
+            if not count:
                 continue
-            budgets = torch.stack([level[name][row] for level in outputs.token_budgets]).float()  # (L, T)
-            # Strides and grids keep proportions, so the share of real input steps is the share of real tokens.
-            real = _share(budgets.shape[1], mask[row])
-            described = self._describe_tokens(name, real, inputs, row, sample)
-            columns = budgets[:, :real].T.tolist()
-            tokens[name] = [{**what, "budget": column} for what, column in zip(described, columns, strict=True)]
+            budgets = torch.stack([level[name][row, :count] for level in outputs.token_budgets]).float()  # (L, T)
+            described = self._describe_tokens(name, count, inputs, row, sample)
+            tokens[name] = [
+                {**what, "budget": column} for what, column in zip(described, budgets.T.tolist(), strict=True)
+            ]
         fields = (outputs.level_weights, outputs.modality_weights, outputs.private_gates)
         levels, modalities, gates = (field[row].float().tolist() for field in fields)
 
@@ -294,8 +287,7 @@ class CLCRPipeline(Pipeline):
 
         if outputs.logits.dim() == 2:
             return {**weights(levels, modalities, gates), "tokens": tokens}
-        each = list(map(weights, levels[:segments], modalities[:segments], gates[:segments]))
-        return {"segments": each, "tokens": tokens}
+        return {"segments": list(map(weights, levels, modalities, gates)), "tokens": tokens}
 
     def _describe_tokens(
         self, name: str, count: int, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any]
@@ -351,13 +343,12 @@ def _inputs_that_padding_reaches(model: Any) -> list[str]:
     return names
 
 
-def _share(count: int, mask: torch.Tensor) -> int:
-    """So many of `count` tokens as there are ones in `mask (T,)`, rounded up."""
-    return -(-count * int(mask.sum()) // len(mask))
-
-
-def _mask_key(name: str, inputs: dict[str, torch.Tensor]) -> str:
-    return "attention_mask" if name == "text" and "input_ids" in inputs else f"{name}_attention_mask"
+def _real_tokens(outputs: Any) -> dict[str, list[int]]:
+    """Of each modality, how many tokens of each sample are no padding: padding is exactly zero before the exchange."""
+    lengths = {name: part.shape[1] for name, part in outputs.token_budgets[0].items()}
+    real = torch.stack([level.any(dim=-1) for level in outputs.hidden_states]).any(dim=0)  # (B, S)
+    parts = real.split(list(lengths.values()), dim=1)
+    return {name: part.sum(dim=1).tolist() for name, part in zip(lengths, parts, strict=True)}
 
 
 def _reason(error: Exception) -> str:

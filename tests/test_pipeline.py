@@ -83,7 +83,7 @@ def feature_pipe(head=CLCRForSequenceClassification, **fields) -> CLCRPipeline:
     """Reads features of width 4 (text) and 3 (audio)."""
     set_seed(0)
     sizes = {"text_config": {"feature_size": 4}, "audio_config": {"feature_size": 3}}
-    config = CLCRConfig(**sizes, hidden_size=16, num_attention_heads=2, **{"num_labels": 1, **fields})
+    config = CLCRConfig(hidden_size=16, num_attention_heads=2, **{"num_labels": 1, **sizes, **fields})
     return CLCRPipeline(model=head(config), processor=CLCRProcessor(), device="cpu")
 
 
@@ -343,6 +343,23 @@ def test_one_segment_a_step_leaves_padding_out():
         assert [one["index"] for one in alone] == list(range(len(alone)))
         found = [one["score"] for one in result["segments"]]
         assert found == pytest.approx([one["score"] for one in alone], abs=1e-5)
+
+
+def test_tokens_are_counted_after_strides():
+    """One token for four steps: of 9 steps 3, however long the others of the batch are."""
+    pipe = feature_pipe(text_config={"feature_size": 4, "tcn_stride": 4}, audio_config=None)
+    segmented = feature_pipe(
+        CLCRForTokenClassification,
+        text_config={"feature_size": 4, "tcn_stride": 4},
+        audio_config=None,
+        num_labels=2,
+        num_segments=None,
+    )
+    inputs = [{"text_features": features(steps)["text_features"]} for steps in (9, 101, 4, 103)]
+    for size in (1, 4):
+        results = pipe(inputs, batch_size=size, return_explanation=True)
+        assert [len(one["tokens"]["text"]) for one in results] == [3, 26, 1, 26]
+        assert [len(one["segments"]) for one in segmented(inputs, batch_size=size)] == [3, 26, 1, 26]
 
 
 def test_a_model_without_a_head_is_refused(processor, tmp_path):
