@@ -151,12 +151,11 @@ class TemporalConvNet(nn.Module):
         return levels, mask
 
     def _fold_steps(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        missing = -features.shape[1] % self.stride
-        features = F.pad(features, (0, 0, 0, missing))
-        mask = F.pad(mask, (0, missing))
-        batch, steps, width = features.shape
-        features = features.reshape(batch, steps // self.stride, self.stride * width)
-        return features, mask.reshape(batch, steps // self.stride, self.stride).any(dim=-1)
+        # In this form torch.export keeps any length free.
+        steps = (features.shape[1] + self.stride - 1) // self.stride
+        missing = steps * self.stride - features.shape[1]
+        features = F.pad(features, (0, 0, 0, missing)).unflatten(1, (steps, self.stride)).flatten(2)
+        return features, F.pad(mask, (0, missing)).unflatten(1, (steps, self.stride)).any(dim=-1)
 
 
 def backbone_depth(config: PreTrainedConfig) -> int:
