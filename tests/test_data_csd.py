@@ -606,3 +606,13 @@ def test_real_folds_agree_with_the_other_copies(real_data):
     sentences = read_folds(real_data / "mosei-text" / "label.csv")
     ours = read_folds(standard_folds("mosei"))
     assert sentences.items() <= ours.items() and len(ours.keys() - sentences.keys()) == 10
+
+
+def test_files_in_a_linked_folder_are_found_and_a_circle_of_links_ends(mosi, tmp_path):
+    folder = tmp_path / "Bär und Bör"
+    folder.mkdir()
+    (folder / "streams").symlink_to(mosi)
+    (folder / "up").symlink_to(folder)
+    assert find_csd_files(folder).keys() == find_csd_files(mosi).keys()
+    found, expected = load_csd(folder), load_csd(mosi)
+    assert {name: rows["id"][:] for name, rows in found.items()} == {n: rows["id"][:] for n, rows in expected.items()}

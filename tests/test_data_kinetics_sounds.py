@@ -220,3 +220,16 @@ def test_noise_as_a_list_gives_one_error(tmp_path, noise):
     (tmp_path / "my_train.txt").write_bytes(noise)
     with pytest.raises(DataFormatError):
         load_kinetics_sounds(tmp_path)
+
+
+def test_clips_in_a_linked_folder_are_found(tmp_path):
+    store = make_kinetics_sounds(tmp_path / "store", clips=12)
+    folder = tmp_path / "KS"
+    folder.mkdir()
+    for name in ("my_train.txt", "my_test.txt"):
+        (folder / name).write_bytes((store / name).read_bytes())
+    for name in ("train", "test"):
+        (folder / name).symlink_to(store / name)
+    (folder / "train" / "up").symlink_to(folder)
+    found, expected = load_kinetics_sounds(folder), load_kinetics_sounds(store)
+    assert {name: rows["id"][:] for name, rows in found.items()} == {n: rows["id"][:] for n, rows in expected.items()}

@@ -81,6 +81,35 @@ def frame_files(folder: str | os.PathLike[str]) -> list[str]:
     return sorted(kept, key=natural_order)
 
 
+def files_below(
+    folder: str | os.PathLike[str], suffixes: Sequence[str], *, depth: int | None = None, leave_out: Sequence[str] = ()
+) -> Iterator[str]:
+    """Paths of the files in a folder, and in those inside it, whose names end in one of `suffixes` (in small letters).
+
+    Linked folders are entered, each place once, so that a link to a folder above does no harm. Hidden files and folders
+    are left out. In the order of names.
+
+    Args:
+        depth: how many folders down; None for no limit.
+        leave_out: beginnings of the names of folders that are not entered.
+    """
+    unwanted = (".", *leave_out)
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        down = len(Path(os.path.relpath(place, folder)).parts)
+        deep = depth is not None and down >= depth
+        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith(unwanted))
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            if name[0] != "." and name.lower().endswith(tuple(suffixes)) and os.path.isfile(path):
+                yield path
+
+
 def find_file(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of `names` that is a file in `folder`; None when there is none."""
     return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -31,7 +31,7 @@ from .columns import (
     ordered_splits,
     raise_problems,
 )
-from .files import file_fault, find_file, list_lines, report_missing
+from .files import file_fault, files_below, find_file, list_lines, report_missing
 
 KINETICS_SOUNDS_CLASSES = (
     "blowing nose",
@@ -275,16 +275,10 @@ def _read_classes(folder: Path, class_list: str | os.PathLike | None) -> list[st
 
 
 def _index(folder: Path) -> dict[str, list[str]]:
-    """Stem to paths of every media file down to `_DEPTH` folders, MP4 first, hidden ones left out."""
+    """Stem to paths of every media file down to `_DEPTH` folders, MP4 first."""
     found: dict[str, list[str]] = {}
-    base = len(folder.parts)
-    for place, folders, names in os.walk(folder):
-        deep = len(Path(place).parts) - base >= _DEPTH
-        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith((".", "Image-")))
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in _SUFFIXES and not name.startswith("._"):
-                found.setdefault(stem, []).append(os.path.join(place, name))
+    for path in files_below(folder, _SUFFIXES, depth=_DEPTH, leave_out=("Image-",)):
+        found.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
     for paths in found.values():
         paths.sort(key=lambda path: _SUFFIXES.index(os.path.splitext(path)[1].lower()))
     return found
