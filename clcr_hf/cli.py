@@ -221,7 +221,7 @@ def extract(
     rows = ", ".join(f"{name} {count}" for name, count in counts["rows"].items()) or "no rows"
     faults = {"clips that failed": counts["failed"], **counts["lacking"]}
     listed = ", ".join(f"{name} {count}" for name, count in faults.items() if count)
-    Console().print(f"{out}: {rows}" + (f"; {listed} (see failures-*.jsonl there)" if listed else ""), highlight=False)
+    typer.echo(f"{out}: {rows}" + (f"; {listed} (see failures-*.jsonl there)" if listed else ""))
 
 
 @app.command()
@@ -262,7 +262,7 @@ def convert(
         typer.echo(json.dumps(record, indent=2))
         return
     counts = ", ".join(f"{name} {count}" for name, count in record["rows"].items())
-    Console().print(f"{out}: {counts}", highlight=False)
+    typer.echo(f"{out}: {counts}")
 
 
 @app.command()
