@@ -11,6 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,9 @@ def clips(tmp_path_factory) -> Path:
     write_clip(folder / "other.mp4", seed=1)
     write_clip(folder / "silent.mp4", sound=False)
     write_clip(folder / "long.mp4", MAX_SECONDS + 1)
+    with wave.open(str(folder / "tone.wav"), "wb") as sound:
+        sound.setparams((1, 2, RATE, 0, "NONE", ""))
+        sound.writeframes((8000 * np.sin(np.arange(RATE) / 9)).astype("<i2").tobytes())
     (folder / "empty.mp4").touch()
     (folder / "<b>notes.mp4").write_text("not a video\n" * 50)
     (folder / "heavy.mp4").write_bytes(os.urandom((MAX_MEGABYTES << 20) + 4096))
@@ -503,6 +507,19 @@ def test_a_clip_is_read_and_explained(page, pipe, clips, tmp_path):
     page.browser.save_screenshot(str(tmp_path / "wide.png"))
     strangers = "performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith(location.origin))"
     assert [name for name in page.run(strangers) if not name.startswith(("data:", "blob:"))] == []
+
+
+@in_browser
+def test_sound_alone_is_read(page, pipe, clips):
+    page.find("#sound-part button")[0].click()
+    page.wait(lambda: page.find("#sound input[type=file]"), "the place for a sound")
+    page.find("#sound input[type=file]")[0].send_keys(str(clips / "tone.wav"))
+    page.wait(lambda: page.find("#sound [aria-label='Clear']"), "the upload")
+    page.read()
+    assert page.score() == pytest.approx(pipe({"audio": str(clips / "tone.wav")})["score"], abs=0.011)
+    assert "one modality alone" in page.find("#reasons")[0].text
+    assert not page.find(".clcr-vision, .clcr-text") and page.find(".clcr-audio svg")
+    assert not page.find("#sound [aria-label='Share'], #sound [title='Share']")
 
 
 @in_browser

@@ -73,10 +73,17 @@ def build_page(
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=280):
-                clip = gr.Video(label=f"Clip, at most {max_seconds:g} s", sources=["upload", "webcam"], elem_id="clip")
-                sound = gr.Audio(
-                    label="Other sound (optional)", sources=["upload", "microphone"], type="filepath", elem_id="sound"
+                clip = gr.Video(
+                    label=f"Clip, at most {max_seconds:g} s", sources=["upload", "webcam"], buttons=[], elem_id="clip"
                 )
+                with gr.Accordion("Sound alone, or another sound", open=False, elem_id="sound-part"):
+                    sound = gr.Audio(
+                        label="Sound",
+                        sources=["upload", "microphone"],
+                        type="filepath",
+                        buttons=[],  # gradio's share button would send it to the Hub
+                        elem_id="sound",
+                    )
                 text = gr.Textbox(label="Transcript", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript")
                 if recognise is not None:
                     hear = gr.Button("Recognise the transcript", elem_id="recognise")
@@ -90,6 +97,7 @@ def build_page(
             read,
             [clip, sound, text],
             [answer, reasons],
+            show_progress_on=answer,
             api_visibility="private",
             concurrency_id="model",
             concurrency_limit=1,
