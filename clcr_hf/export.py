@@ -149,7 +149,7 @@ def _raw_input(
         longest = getattr(config, "max_position_embeddings", None)
         return GraphInput(name, "input_ids", "attention_mask", (axis,), 0, 7, config.vocab_size, longest=longest)
     if name == "audio":
-        return GraphInput(name, "input_values", mask, *_sound_shape(reader, axis, mel_bins))
+        return _sound_input(name, mask, reader, axis, mel_bins)
     size = getattr(config, "image_size", None) or image_size or _IMAGE_SIZE
     rows, columns = (size, size) if isinstance(size, int) else size
     frames = config.num_frames if reader.reads_clips else 3 + index
@@ -157,20 +157,23 @@ def _raw_input(
     return GraphInput(name, "flow_pixel_values" if name == "flow" else "pixel_values", mask, shape, 0, frames)
 
 
-def _sound_shape(reader: Any, axis: str, mel_bins: int | None) -> tuple[tuple[str | int, ...], int, int]:
-    """Shape of one sound, its axis of time, and the steps it is traced with."""
+def _sound_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | None) -> GraphInput:
     config = reader.backbone.config
     if reader.time_axis == 2:  # Whisper: a spectrogram of fixed length
         steps = 2 * config.max_source_positions
-        return (config.num_mel_bins, steps), 1, steps
+        return GraphInput(name, "input_values", mask, (config.num_mel_bins, steps), 1, steps)
     if hasattr(config, "frequency_stride"):  # AST: likewise
-        return (config.max_length, config.num_mel_bins), 0, config.max_length
+        return GraphInput(name, "input_values", mask, (config.max_length, config.num_mel_bins), 0, config.max_length)
     if reader.input_name == "pixel_values":
-        return (axis, mel_bins or _MEL_BINS), 0, 32 * _AUDIO_TOKENS
-    samples = _AUDIO_TOKENS
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-        samples = (samples - 1) * stride + kernel
-    return (axis,), 0, samples
+        return GraphInput(name, "input_values", mask, (axis, mel_bins or _MEL_BINS), 0, 32 * _AUDIO_TOKENS)
+
+    def samples(tokens: int) -> int:
+        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+            tokens = (tokens - 1) * stride + kernel
+        return tokens
+
+    # With fewer tokens than three torch.export would have to tell apart lengths that it cannot.
+    return GraphInput(name, "input_values", mask, (axis,), 0, samples(_AUDIO_TOKENS), shortest=samples(3))
 
 
 def _saved_sizes(folder: str) -> dict[str, Any]:
