@@ -107,13 +107,14 @@ def text_table(path: Path) -> dict[str, Any]:
     seeds = sorted({fit["seed"] for row in content["rows"].values() for fit in row.get("fits", [])})
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     return {
-        "about": "Ours: models of the transcripts (and what the rows name beside them) around a pretrained MiniLM of "
-        f"six layers, on the {content['figures_of']} fold. They are not the model of this page, whose features of face "
-        "and voice we do not have, and not to be compared with the paper's figures. Accuracies in percent.",
+        "about": f"Ours: models of the transcripts{_streams(content['rows'])} around a pretrained MiniLM of six "
+        f"layers, on the {content['figures_of']} fold. They are not the model of this page, whose features of face and "
+        "voice we do not have, and not to be compared with the paper's figures. Accuracies in percent; ± over runs.",
         "metrics": list(_TEXT_METRICS.values()),
         "rows": rows,
         "how": f"`python benchmarks/text_sentiment.py --dataset {content['dataset']}`, seeds "
-        f"{', '.join(map(str, seeds))}; {versions}. How the settings were chosen: `docs/results.md`.",
+        f"{', '.join(map(str, seeds))}{_start(content['rows'])}; {versions}. How the settings were chosen: "
+        "`docs/results.md`.",
     }
 
 
@@ -176,6 +177,17 @@ def _mean(row: dict[str, Any], key: str) -> str:
     factor, digits = (100, 1) if key in _PERCENT else (1, 3)
     mean = f"{factor * row['mean'][key]:.{digits}f}"
     return f"{mean} ± {factor * row['std'][key]:.{digits}f}" if key in row["std"] else mean
+
+
+def _streams(rows: dict[str, Any]) -> str:
+    """What the models read beside the words."""
+    found = {stream for row in rows.values() for stream in row.get("settings", {}).get("streams", ())}
+    return " and, as their audio, the timing of the words" if "audio" in found else ""
+
+
+def _start(rows: dict[str, Any]) -> str:
+    started = [name for name, row in rows.items() if any(fit.get("started_from") for fit in row.get("fits", []))]
+    return f" (with `--start` for: {', '.join(started)})" if started else ""
 
 
 def _compute(benchmark: Benchmark) -> str:

@@ -134,7 +134,7 @@ def decided_by(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _seconds(sample: Mapping[str, Any], result: Mapping[str, Any]) -> float | None:
     """Length of the longest file in the sample; else a little more than the last moment that is named."""
-    found = []
+    found = [part["end"] for part in result.get("segments", []) if "end" in part]
     for source in (sample.get(name) for name in ("media", "video", "audio")):
         if isinstance(source, str | os.PathLike) and os.path.isfile(source):
             try:

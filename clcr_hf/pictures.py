@@ -158,7 +158,9 @@ def _draw_strips(
         drawn.set_yticks(range(1, values.shape[1] + 1), map(_level, range(1, values.shape[1] + 1)), fontsize=8)
         if timed:
             drawn.set_xlim(0, seconds or edges[-1])
-        elif "token" in tokens[0]:
+        elif "token" not in tokens[0]:
+            drawn.xaxis.get_major_locator().set_params(integer=True)
+        else:
             turned = 0 if len(tokens) <= _UPRIGHT_WORDS else 90
             words = [_word(token["token"]) for token in tokens]
             drawn.set_xticks(np.arange(len(tokens)) + 0.5, words, rotation=turned, fontsize=8 if len(words) < 60 else 5)
