@@ -155,12 +155,8 @@ class _Source:
             if unknown:
                 raise ValueError(f"a media file in a dict has the keys path and bytes, got {sorted(unknown)}")
             value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
-        if isinstance(value, os.PathLike):
-            value = os.fspath(value)
-            if not self.local_files:
-                raise ValueError("paths are not read here; send the file itself (bytes or base64) or its address")
-        if isinstance(value, str):
-            return self._from_string(value)
+        if isinstance(value, str | os.PathLike):
+            return self._from_string(os.fspath(value))
         if self.local_files or value is None or isinstance(value, bytes | bytearray | memoryview):
             return value
         if isinstance(value, Mapping):
