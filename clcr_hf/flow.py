@@ -30,6 +30,7 @@ logger = logging.getLogger("clcr_hf.flow")
 FlowMethod = Literal["farneback", "dis"]
 MAX_FLOW_BYTES = 2**30  # of the arrays in one file, unpacked
 
+_LONGEST_STEM = 150  # bytes of a clip's name that are kept; file systems allow 255, the draft's ending included
 _VERSION = 1  # of the computation: part of the cache's key
 _WINDOWS = (0.1, 0.4, 1.6, None)  # seconds in which a frame's neighbour is looked for; None: to the end of the clip
 _BEFORE = 1e-4  # seconds; a window that starts this much early has the frame itself in it for certain
@@ -192,21 +193,14 @@ def cached_flow(
         "method": method,
         "max_displacement": max_displacement,
     }
-    path = os.path.abspath(video)
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise MediaError(f"{video} cannot be read: {error.strerror}") from error
-    identity = json.dumps([_VERSION, path, status.st_size, status.st_mtime_ns, options], sort_keys=True)
-    key = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
-    target = Path(cache_dir) / f"{Path(path).stem}-{key}.npz"
+    target = _cache_path(video, cache_dir, options)
     if target.exists():
         try:
             load_flow(target)
             return target
         except MediaError as error:
             logger.warning("%s; it is computed again", error)
-    return save_flow(target, *compute_clip_flow(path, **options))
+    return save_flow(target, *compute_clip_flow(os.path.abspath(video), **options))
 
 
 def add_flow(
@@ -218,23 +212,28 @@ def add_flow(
     size: int | tuple[int, int] | None = 224,
     method: FlowMethod = "farneback",
     max_displacement: float | None = 20.0,
+    share: tuple[int, int] = (0, 1),
+    wait: Callable[[], None] | None = None,
 ) -> Any:
     """Fill the column `flow` of a data set with the flow files of its clips, computing those that are not there.
 
     Rows that have a flow file keep it. Clips that cannot be read get None and are listed in a warning. Stopped work
-    goes on where it stood. With several processes let one go first (`accelerator.main_process_first()`).
+    goes on where it stood. Several processes divide the clips among them by `share` and `wait`; none is done twice.
 
     Args:
         splits: a `DatasetDict` of rows with a column `video` or `media` of paths (`Video(decode=False)` or strings).
         cache_dir: where the files are kept.
         num_workers: threads; decoding and flow run outside Python's lock.
         num_frames, size, method, max_displacement: see `compute_clip_flow`.
+        share: number of this process, from 0, and how many take part. They must see the same rows and folder.
+        wait: returns when all of them have called it, as `accelerator.wait_for_everyone` does.
 
     Returns:
         A `DatasetDict` of the same rows with `flow` (str, or None).
 
     Raises:
-        ValueError: no column of clips, clips that are bytes and not files, arguments out of range.
+        ValueError: no column of clips, clips that are bytes and not files, arguments out of range, several processes
+            and no `wait`.
         ImportError: OpenCV, PyAV or datasets is not installed.
     """
     datasets = _import_datasets()
@@ -246,13 +245,22 @@ def add_flow(
         "method": method,
         "max_displacement": max_displacement,
     }
+    if not 0 <= share[0] < share[1] or (share[1] > 1 and wait is None):
+        raise ValueError(f"share must be (number, count), and several processes need `wait`; got {share}, {wait}")
     threads = cv2.getNumThreads()
     try:
         if num_workers > 1:
             cv2.setNumThreads(1)
-        return datasets.DatasetDict(
-            {name: _with_flow(rows, name, cache_dir, num_workers, options) for name, rows in splits.items()}
-        )
+        parts = {name: _clips_without_flow(rows, name) for name, rows in splits.items()}
+        made = {}
+        for name, clips in parts.items():
+            made[name] = _compute_all(clips[share[0] :: share[1]], name, cache_dir, num_workers, options)
+        if wait is not None:
+            wait()
+        for name, clips in parts.items():  # those of the other processes
+            for path in clips:
+                made[name].setdefault(path, _existing_flow(path, cache_dir, options))
+        return datasets.DatasetDict({name: _with_flow(rows, made[name]) for name, rows in splits.items()})
     finally:
         cv2.setNumThreads(threads)
 
@@ -313,19 +321,42 @@ def _scaled(frames: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarra
     return np.stack([cv2.resize(frame, (size[1], size[0]), interpolation=how) for frame in frames])
 
 
-def _with_flow(
-    rows: Any, split: str, cache_dir: str | os.PathLike[str], num_workers: int, options: dict[str, Any]
-) -> Any:
-    datasets = _import_datasets()
-    column = next((name for name in ("video", "media") if name in rows.column_names), None)
+def _cache_path(video: str | os.PathLike[str], cache_dir: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
+    """Where the flow of a clip is kept; MediaError where there is no such clip."""
+    path = os.path.abspath(video)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise MediaError(f"{video} cannot be read: {error.strerror}") from error
+    identity = json.dumps([_VERSION, path, status.st_size, status.st_mtime_ns, options], sort_keys=True)
+    key = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
+    name = Path(path).stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore")
+    return Path(cache_dir) / f"{name}-{key}.npz"
+
+
+def _clips_without_flow(rows: Any, split: str) -> list[str]:
+    """Paths of the clips whose flow is to be found, each once."""
+    column = _clip_column(rows)
     if column is None:
         raise ValueError(f"{split} has no column video or media; it has {', '.join(rows.column_names)}")
     known = rows["flow"] if "flow" in rows.column_names else [None] * len(rows)
-    paths = [None if flow else _path(clip) for clip, flow in zip(rows[column], known, strict=True)]
+    paths = (None if flow else _path(clip) for clip, flow in zip(rows[column], known, strict=True))
+    return list(dict.fromkeys(path for path in paths if path is not None))
 
-    def compute(path: str | None) -> Path | MediaError | None:
+
+def _clip_column(rows: Any) -> str | None:
+    return next((name for name in ("video", "media") if name in rows.column_names), None)
+
+
+def _compute_all(
+    paths: list[str], split: str, cache_dir: str | os.PathLike[str], num_workers: int, options: dict[str, Any]
+) -> dict[str, str | None]:
+    """Clip to flow file, computed where there is none; None for a clip that cannot be read."""
+    datasets = _import_datasets()
+
+    def compute(path: str) -> Path | MediaError:
         try:
-            return None if path is None else cached_flow(path, cache_dir, **options)
+            return cached_flow(path, cache_dir, **options)
         except MediaError as error:
             return error
 
@@ -337,7 +368,22 @@ def _with_flow(
     unreadable = [str(result) for result in made if isinstance(result, MediaError)]
     if unreadable:
         logger.warning("%s: %d clips have no flow: %s", split, len(unreadable), "; ".join(unreadable[:5]))
-    flows = [str(new) if isinstance(new, Path) else old for new, old in zip(made, known, strict=True)]
+    return {path: str(new) if isinstance(new, Path) else None for path, new in zip(paths, made, strict=True)}
+
+
+def _existing_flow(path: str, cache_dir: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
+    """The flow file of a clip, where another process has left one."""
+    try:
+        target = _cache_path(path, cache_dir, options)
+    except MediaError:
+        return None
+    return str(target) if target.exists() else None
+
+
+def _with_flow(rows: Any, made: Mapping[str, str | None]) -> Any:
+    datasets = _import_datasets()
+    known = rows["flow"] if "flow" in rows.column_names else [None] * len(rows)
+    flows = [flow or made.get(_path(clip) or "") for clip, flow in zip(rows[_clip_column(rows)], known, strict=True)]
     rest = rows.remove_columns("flow") if "flow" in rows.column_names else rows
     return rest.add_column("flow", flows, feature=datasets.Value("string"))
 

@@ -28,14 +28,8 @@ from .model_card import RUN_FILE, read_run, write_model_card
 from .modeling_clcr import CLCRForTokenClassification
 from .processing_clcr import CLCRProcessor
 from .trainer import CLCRTrainer, CLCRTrainingArguments
-from .training_data import (
-    DataArguments,
-    LabelKind,
-    LoadedData,
-    filled_columns,
-    load_data,
-    modality_columns,
-)
+from .training_columns import LabelKind, filled_columns, modality_columns
+from .training_data import DataArguments, LoadedData, fill_flow, load_data
 from .training_models import ABLATIONS, ModelArguments, build_model, build_processor, load_model, train_tokenizer
 from .training_rows import prepare
 
@@ -146,7 +140,8 @@ def run_training(
     """
     set_seed(training_args.seed)
     with training_args.main_process_first(desc="loading the data"):
-        data = load_data(data_args, model_args.modalities)
+        data = load_data(data_args, model_args.modalities, flow=False)
+    data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(training_args))
     columns = choose_columns(model_args, data)
     processor = build_processor(model_args, data_args, data, columns)
     model = build_model(model_args, data_args, data, columns, processor)
@@ -174,6 +169,12 @@ def run_training(
     if training_args.push_to_hub:
         trainer.push_to_hub()
     return metrics
+
+
+def _division(args: CLCRTrainingArguments) -> tuple[tuple[int, int], Callable[[], None] | None]:
+    """Which share of work this process has among those of its machine, and what waits for all processes."""
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if args.world_size > 1 else 1
+    return (args.local_process_index % count, count), getattr(args.distributed_state, "wait_for_everyone", None)
 
 
 def choose_columns(model_args: ModelArguments, data: LoadedData) -> dict[str, str]:
@@ -211,12 +212,14 @@ def evaluate_model(
         ValueError: the source has no such split, or data and model do not fit together.
     """
     model = load_model(model_dir)
-    data = load_data(data_args, model.config.modalities)
+    data = load_data(data_args, model.config.modalities, flow=False)
     if split not in data.splits:
         raise ValueError(f"the data have no split {split!r}, only {', '.join(data.splits)}")
+    measured = fill_flow(DatasetDict({split: data.splits[split]}), data_args, model.config.modalities)
+    data.splits = DatasetDict({**measured, **{name: rows for name, rows in data.splits.items() if name != split}})
     processor = AutoProcessor.from_pretrained(model_dir)
     columns = _columns_of(model.config, processor, data)
-    datasets = prepare(DatasetDict({split: data.splits[split]}), columns, data_args, processor, training=False)
+    datasets = prepare(measured, columns, data_args, processor, training=False)
     compute = metrics_function(model.config.problem_type, isinstance(model, CLCRForTokenClassification))
     with TemporaryDirectory() as scratch:  # Trainer wants a folder, though nothing is saved
         args = CLCRTrainingArguments(

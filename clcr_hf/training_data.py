@@ -1,31 +1,25 @@
-"""What `training.py` trains on: one function for each `--dataset`, and what the columns of the data hold."""
+"""What `training.py` trains on: one function for each `--dataset`."""
 
 import inspect
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, concatenate_datasets
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 
-from .configuration_clcr import STANDARD_MODALITIES
 from .data import load_manifest, load_mmsa, load_utterances
 from .data.columns import SPLIT_ALIASES, carve_groups, logger, make_dataset, ordered_splits
 from .data.talking_faces import GENERATOR_VERSION, MARKER, generate_talking_faces
 from .flow import add_flow
 from .options import split_options
+from .training_columns import LabelKind, is_multi_label, label_kind
 
-# Columns that a modality may be read from, the one that says most about it first.
-_RAW_COLUMNS = {
-    "text": ("text",),
-    "vision": ("images", "video", "media"),
-    "audio": ("audio", "media"),
-    "flow": ("flow",),
-}
-_FEATURES = "_features"
+_FILE_COLUMNS = ("media", "video", "audio")
 
 
 @dataclass
@@ -64,7 +58,10 @@ class DataArguments:
     media_column: str | None = field(default=None, metadata={"help": "manifest: column of the clips' files."})
     group_column: str | None = field(
         default=None,
-        metadata={"help": "manifest, shards: speaker or source video; validation is carved by whole groups."},
+        metadata={
+            "help": "manifest, shards: speaker or source video; validation is carved by whole groups. Left out: by "
+            "whole files."
+        },
     )
     dialogue_column: str | None = field(
         default=None,
@@ -132,20 +129,6 @@ class DataArguments:
 
 
 @dataclass
-class LabelKind:
-    """What the labels of a data set are: a problem type of transformers, class names, one a clip or one a segment."""
-
-    problem_type: str
-    names: list[str] | None
-    per_segment: bool
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs that a model needs."""
-        return 1 if self.names is None else len(self.names)
-
-
-@dataclass
 class LoadedData:
     """
     A data set as its loader gave it.
@@ -173,12 +156,13 @@ class LoadedData:
 # -- sources --------------------------------------------------------------------------------------------------------
 
 
-def load_data(args: DataArguments, modalities: Sequence[str] | None = None) -> LoadedData:
+def load_data(args: DataArguments, modalities: Sequence[str] | None = None, *, flow: bool = True) -> LoadedData:
     """
     The data set that the arguments name.
 
     Args:
         modalities: those wanted, so that others need not be loaded; None for all.
+        flow: whether optical flow is computed where `args` ask for it; else [`fill_flow`] does it.
 
     Raises:
         DataFormatError: see the loaders in `clcr_hf.data`.
@@ -186,18 +170,41 @@ def load_data(args: DataArguments, modalities: Sequence[str] | None = None) -> L
     """
     data = SOURCES[args.dataset](args, modalities)
     data.label_names = args.class_names or data.label_names
-    if args.compute_flow and (modalities is None or "flow" in modalities):
-        cache = args.flow_cache_dir or _cache_folder() / "flow"
-        workers = os.cpu_count() or 1
-        data.splits = add_flow(
-            data.splits, cache, num_workers=workers, num_frames=args.video_frames, size=args.image_size
-        )
     splits = data.splits
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_test_samples}
     for name, limit in limits.items():
         if limit is not None and name in splits:
             splits[name] = splits[name].select(range(min(limit, len(splits[name]))))
+    if flow:
+        data.splits = fill_flow(splits, args, modalities)
     return data
+
+
+def fill_flow(
+    splits: DatasetDict,
+    args: DataArguments,
+    modalities: Sequence[str] | None = None,
+    share: tuple[int, int] = (0, 1),
+    wait: Callable[[], None] | None = None,
+) -> DatasetDict:
+    """
+    The rows with their optical flow, computed by [`~clcr_hf.flow.add_flow`] where they have none and `args` ask for it.
+
+    Args:
+        modalities: those wanted; nothing is computed where flow is none of them.
+        share, wait: of several processes on this machine, as in `add_flow`.
+    """
+    if not args.compute_flow or (modalities is not None and "flow" not in modalities):
+        return splits
+    return add_flow(
+        splits,
+        args.flow_cache_dir or _cache_folder() / "flow",
+        num_workers=max((os.cpu_count() or 1) // share[1], 1),
+        num_frames=args.video_frames,
+        size=args.image_size,
+        share=share,
+        wait=wait,
+    )
 
 
 def _call(load: Callable[..., DatasetDict], args: DataArguments, *positional: Any, **named: Any) -> DatasetDict:
@@ -238,7 +245,7 @@ def _manifest(args: DataArguments, modalities: Sequence[str] | None) -> LoadedDa
     dialogues = {"dialogue_column": args.dialogue_column, "turn_column": args.turn_column}
     splits = _call(load_manifest, args, args.source, **columns, **dialogues)
     names = None
-    if _is_multi_label(splits):  # a column of numbers cannot hold their names
+    if is_multi_label(splits):  # a column of numbers cannot hold their names
         known = inspect.signature(open_manifest).parameters
         options = {name: value for name, value in (columns | args.options()).items() if name in known}
         names = open_manifest(args.source or "", **options).label_names
@@ -285,7 +292,7 @@ def _csd(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData:
     from .data.csd import MOSEI_EMOTIONS, load_csd
 
     splits = _call(load_csd, args, args.dataset_dir, **_wanted(modalities))
-    emotions = _is_multi_label(splits)
+    emotions = is_multi_label(splits)
     title = "CMU-MOSEI emotions" if emotions else "CMU-MultimodalSDK sentiment"
     return LoadedData(splits, title, label_names=MOSEI_EMOTIONS if emotions else None)
 
@@ -334,7 +341,7 @@ def _shards(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData
         splits = as_dialogues(splits, dialogue_column=args.dialogue_column, turn_column=args.turn_column)
     segments = None if args.dialogue_column else _constant_segments(splits)
     folder = Path(args.dataset_dir or "").resolve()
-    names = _converted_label_names(folder) if _is_multi_label(splits) else None
+    names = _converted_label_names(folder) if is_multi_label(splits) else None
     return LoadedData(splits, folder.name, label_names=names, num_segments=segments)
 
 
@@ -371,14 +378,31 @@ def _class_of(name: str) -> str:
 
 
 def _carve_validation(splits: DatasetDict, group_column: str | None, fraction: float) -> DatasetDict:
-    """Validation from train by whole groups: those of a column, or else rows on their own."""
-    column = group_column or "id"
+    """Validation from train by whole groups: those of a column, or else the rows of one file."""
     train = splits["train"]
-    if column not in train.column_names:
-        raise ValueError(f"no column {column!r} to carve validation by; the rows have {', '.join(train.column_names)}")
-    picked = carve_groups(train[column], fraction=fraction)
+    if group_column is not None and group_column not in train.column_names:
+        raise ValueError(
+            f"no column {group_column!r} to carve validation by; the rows have {', '.join(train.column_names)}"
+        )
+    groups = train[group_column] if group_column is not None else _files_of(train)
+    picked = carve_groups(groups, fraction=fraction)
     parts = {"train": train.select(np.flatnonzero(~picked)), "validation": train.select(np.flatnonzero(picked))}
     return ordered_splits({**splits, **parts})
+
+
+def _files_of(rows: Dataset) -> list[str]:
+    """The file that each row comes from, or else its id. A file inside a row is told by its name and size, for its
+    folder is not known; its bytes are not read."""
+    column = next((name for name in ("path", *_FILE_COLUMNS) if name in rows.column_names), "id")
+    values = rows.with_format("arrow")[column][:]
+    if column in _FILE_COLUMNS:
+        paths, sizes = pc.struct_field(values, "path"), pc.binary_length(pc.struct_field(values, "bytes"))
+        names = [
+            path and f"{path} {size or ''}" for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True)
+        ]
+    else:
+        names = values.to_pylist()
+    return [name or f"row {number}" for number, name in enumerate(names)]
 
 
 SOURCES: dict[str, Callable[[DataArguments, Sequence[str] | None], LoadedData]] = {
@@ -397,117 +421,4 @@ SOURCES: dict[str, Callable[[DataArguments, Sequence[str] | None], LoadedData]] 
 _NEED_FILE = ("manifest", "mmsa", "utterances")
 
 
-# -- what the columns hold ------------------------------------------------------------------------------------------
-
-
-def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> LabelKind:
-    """
-    Reads the kind of labels off the column's type: floats mean regression, classes one label, lists of floats several
-    labels; `labels` (a sequence) one class a segment.
-
-    Args:
-        names: names of several labels; their numbers when left out.
-
-    Raises:
-        ValueError: no column of labels, or a float for each segment, which no head of ours learns.
-    """
-    train = next(iter(splits.values()))
-    if "label" in train.features:
-        kind = train.features["label"]
-        if isinstance(kind, ClassLabel):
-            return LabelKind("single_label_classification", list(kind.names), False)
-        if _is_multi_label(splits):
-            count = len(train["label"][0])
-            if names is not None and len(names) != count:
-                raise ValueError(f"{len(names)} names for {count} labels: {', '.join(names)}")
-            return LabelKind("multi_label_classification", list(names or map(str, range(count))), False)
-        return LabelKind("regression", None, False)
-    if "labels" not in train.features:
-        raise ValueError(
-            f"the data hold no labels; their columns are {train.column_names}. Give them in a table of clips, or put "
-            "the clips into a folder for each class"
-        )
-    kind = train.features["labels"].feature
-    if isinstance(kind, ClassLabel):
-        return LabelKind("single_label_classification", list(kind.names), True)
-    if "float" in str(kind.dtype):
-        raise ValueError("one float a segment cannot be learned; name an array of classes with --label_column")
-    found = {int(value) for split in splits.values() for row in split["labels"] for value in row if value != -100}
-    return LabelKind("single_label_classification", [str(value) for value in range(max(found) + 1)], True)
-
-
-def _is_multi_label(splits: DatasetDict) -> bool:
-    return isinstance(next(iter(splits.values())).features.get("label"), List)
-
-
-def modality_columns(
-    available: Collection[str], modalities: Sequence[str] | None = None, raw: Collection[str] = ()
-) -> dict[str, str]:
-    """
-    The column that each modality is read from.
-
-    Ready features go first, then token ids, then raw text and media; `images` before `video` before `media`.
-
-    Args:
-        available: columns of the data.
-        modalities: those wanted; None for all that the data hold.
-        raw: modalities with a backbone, for which token ids and raw columns go before features.
-
-    Raises:
-        ValueError: a wanted modality without a column, or none at all.
-    """
-    found = {}
-    for name in STANDARD_MODALITIES if modalities is None else modalities:
-        ready, rest = [name + _FEATURES], ["input_ids"] * (name == "text") + list(_RAW_COLUMNS[name])
-        choices = rest + ready if name in raw else ready + rest
-        column = next((column for column in choices if column in available), None)
-        if column is not None:
-            found[name] = column
-        elif modalities is not None:
-            raise ValueError(
-                f"the data have no column for {name} ({', '.join(choices)}): leave {name} out of --modalities; "
-                f"they have {', '.join(sorted(available))}"
-            )
-    if not found:
-        raise ValueError(f"no column of the data holds a modality; they have {', '.join(sorted(available))}")
-    return found
-
-
-def filled_columns(splits: DatasetDict) -> list[str]:
-    """Columns of the first split of which some row is not None."""
-    rows = next(iter(splits.values()))
-    return [name for name in rows.column_names if rows.data.column(name).null_count < len(rows.data)]
-
-
-def is_raw(column: str) -> bool:
-    """Whether a column holds text or files, which a processor has to read, rather than numbers."""
-    return not column.endswith(_FEATURES) and column != "input_ids"
-
-
-def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
-    """
-    Shape of each modality's features in the columns `<modality>_features`: `(T, D)` or `(L, T, D)`, of the first row
-    that has any; a modality that no row has is left out.
-    """
-    shapes = {}
-    for name in (name for name in dataset.column_names if name.endswith(_FEATURES)):
-        rows = dataset.select_columns([name])
-        first = next((np.asarray(row[name]) for row in rows if row[name] is not None and len(row[name])), None)
-        if first is not None:
-            shapes[name.removesuffix(_FEATURES)] = first.shape
-    return shapes
-
-
-__all__ = [
-    "SOURCES",
-    "DataArguments",
-    "LabelKind",
-    "LoadedData",
-    "feature_shapes",
-    "filled_columns",
-    "generated_corpus",
-    "is_raw",
-    "label_kind",
-    "load_data",
-    "modality_columns",
-]
+__all__ = ["SOURCES", "DataArguments", "LoadedData", "fill_flow", "generated_corpus", "load_data"]

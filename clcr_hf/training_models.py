@@ -25,7 +25,8 @@ from .feature_extraction_clcr import CLCRFeatureExtractor
 from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, head_class
 from .options import split_options
 from .processing_clcr import CLCRProcessor
-from .training_data import DataArguments, LoadedData, feature_shapes, is_raw
+from .training_columns import feature_shapes, is_raw
+from .training_data import DataArguments, LoadedData
 
 # The paper's ablation study, each variant as fields of `CLCRConfig`.
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -136,7 +137,7 @@ def build_model(
     The model that the arguments ask for; see [`ModelArguments`].
 
     Args:
-        columns: the column that each modality is read from, see [`~clcr_hf.training_data.modality_columns`].
+        columns: the column that each modality is read from, see [`~clcr_hf.training_columns.modality_columns`].
         processor: what [`build_processor`] gave; its tokenizer states the size of the vocabulary.
 
     Raises:

@@ -15,7 +15,8 @@ from .data.columns import logger
 from .flow import load_flow
 from .media import MediaError, VideoClip, load_audio, load_media, load_video
 from .processing_clcr import CLCRProcessor
-from .training_data import DataArguments, is_raw
+from .training_columns import is_raw
+from .training_data import DataArguments
 
 _FILE_COLUMNS = ("media", "video", "audio")
 _TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
@@ -278,8 +279,13 @@ def _openable_rows(rows: Dataset, columns: Mapping[str, str], split: str, strict
     files = sorted(set(columns.values()) & set(_FILE_COLUMNS))
     if not files or (not strict and set(columns.values()) - set(files)):
         return rows, []
+    columns_of = {name: rows.select_columns([name]) for name in files}
     with ThreadPoolExecutor(_CHECK_THREADS) as pool:
-        faults = {name: list(pool.map(_fault, rows[name])) for name in files}
+        # By number, for the pool takes its whole input at once, which may be the files themselves.
+        faults = {
+            name: list(pool.map(lambda row, part=part, name=name: _fault(part[row][name]), range(len(rows))))
+            for name, part in columns_of.items()
+        }
     bad = [row for row in range(len(rows)) if all(faults[name][row] is not None for name in files)]
     if strict:
         bad = [row for row in range(len(rows)) if any(faults[name][row] for name in files)]

@@ -235,7 +235,7 @@ def test_faults_are_named(tmp_path):
     assert "split 'later'" in fault(tmp_path, "text,label,split\na,1,later\n")
     assert "row 2 has no split" in fault(tmp_path, "text,label,split\na,1,train\nb,1,\n")
     assert "ids come twice" in fault(tmp_path, "id,text,label\na,x,1\na,y,1\n", validation_fraction=0)
-    assert "fewer than two groups" in fault(tmp_path, "text,label\na,1\n")
+    assert "all of which is one group" in fault(tmp_path, "text,label\na,1\n")
     assert "not UTF-8" in fault(tmp_path, b"text,label\n\xff,1\n")
     assert "task='guess'" in fault(tmp_path, "text,label\na,1\n", task="guess")
     with pytest.raises(DataFormatError, match="no such table"):

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts.ucf101 import moving_picture, write_avi
 
+import clcr_hf.flow
 from clcr_hf.flow import add_flow, cached_flow, compute_clip_flow, compute_flow, load_flow, save_flow
 from clcr_hf.media import MediaError, write_video
 
@@ -288,6 +290,33 @@ def test_a_data_set_gets_its_flow(clip, tmp_path, caplog):
     assert "1 clips have no flow" in caplog.text and "bad.avi" in caplog.text
     assert made["train"].features["flow"] == Value("string")
     assert splits["train"]["flow"][0] is None  # the rows given are left as they were
+
+
+def test_processes_divide_the_clips(clip, tmp_path, monkeypatch):
+    """Two of them, as threads: each clip is computed once, and both know of all."""
+    clips = [tmp_path / f"{'long' * 50 if i == 2 else 'clip'}{i}.avi" for i in range(5)]
+    for path in clips[:4]:
+        path.write_bytes(clip.read_bytes())
+    clips[4].write_bytes(b"no clip")
+    computed: list[str] = []
+    compute = clcr_hf.flow.compute_clip_flow
+    monkeypatch.setattr(
+        clcr_hf.flow, "compute_clip_flow", lambda path, **options: computed.append(path) or compute(path, **options)
+    )
+    splits = rows([*map(str, clips), str(clips[0])])
+    barrier = threading.Barrier(2, timeout=60)
+    with ThreadPoolExecutor(2) as pool:
+        call = lambda number: add_flow(splits, tmp_path / "c", size=None, share=(number, 2), wait=barrier.wait)  # noqa: E731
+        one, two = pool.map(call, range(2))
+    assert sorted(computed) == sorted(map(str, clips))
+    flows = one["train"]["flow"][:]
+    assert flows == two["train"]["flow"][:]
+    assert flows[4] is None and flows[5] == flows[0] and all(Path(path).is_file() for path in flows[:4])
+
+
+def test_several_processes_must_wait_for_each_other(clip, tmp_path):
+    with pytest.raises(ValueError, match="wait"):
+        add_flow(rows([str(clip)]), tmp_path, share=(0, 2))
 
 
 def test_data_sets_without_paths(tmp_path):

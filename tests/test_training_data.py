@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,8 @@ from clcr_hf.extract import extract_features
 from clcr_hf.flow import save_flow
 from clcr_hf.media import MediaError, write_video
 from clcr_hf.training import main
-from clcr_hf.training_data import DataArguments, LoadedData, label_kind, load_data, modality_columns
+from clcr_hf.training_columns import label_kind, modality_columns
+from clcr_hf.training_data import DataArguments, LoadedData, load_data
 from clcr_hf.training_models import ModelArguments, build_model, build_processor
 from clcr_hf.training_rows import ClipRows, prepare
 
@@ -448,3 +450,35 @@ def test_options_of_a_loader_may_be_lists_and_mappings(text, expected):
 def test_options_of_a_loader_that_are_none(text):
     with pytest.raises(ValueError, match="--dataset_options wants name=value"):
         DataArguments(dataset_options=text).options()
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_rows_of_one_file_stay_together_in_shards_as_in_the_table(tmp_path, monkeypatch, embed):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    lines = ["id,media,label"]
+    for number in range(24):
+        (tmp_path / f"{number // 3}.mp4").write_bytes(bytes(10 + number))
+        lines.append(f"r{number},{number // 3}.mp4,{number % 4}")
+    (tmp_path / "clips.csv").write_text("\n".join(lines) + "\n")
+    convert("manifest", tmp_path / "clips.csv", tmp_path / "shards", embed_media=embed)
+    found = load_data(DataArguments(dataset="shards", dataset_dir=str(tmp_path / "shards"))).splits
+    expected = load_data(DataArguments(dataset="manifest", data_file=str(tmp_path / "clips.csv"))).splits
+    assert {name: rows["id"][:] for name, rows in found.items()} == {n: rows["id"][:] for n, rows in expected.items()}
+    assert len(found["validation"]) == 3
+
+
+def test_clips_inside_the_rows_are_opened_one_after_the_other():
+    """Not all of them read into memory first."""
+    clips = [{"path": f"{number}.mp4", "bytes": bytes([number]) * 2**20} for number in range(60)]
+    features = Features({"id": Value("string"), "media": Video(decode=False), "label": Value("float32")})
+    table = Dataset.from_dict(
+        {"id": [str(number) for number in range(60)], "media": clips, "label": [0.0] * 60}, features=features
+    )
+    del clips
+    args = DataArguments(dataset="shards", dataset_dir="here")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="60 of 60 clips of train cannot be read"):
+        prepare(DatasetDict(train=table), {"vision": "media"}, args, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * 2**20

@@ -125,7 +125,10 @@ def carve_groups(
     elif not 0 < num_groups < len(names):
         raise DataFormatError(f"cannot take {num_groups} groups for validation: training has {len(names)}")
     if len(names) < 2:
-        raise DataFormatError("cannot carve a validation split: training has fewer than two groups")
+        raise DataFormatError(
+            f"cannot carve a split from train, all of which is one group ({', '.join(names) or 'no rows'}). A fraction "
+            "of 0 leaves that split out"
+        )
     order = np.random.default_rng(seed).permutation(len(names))
     if num_groups is None:
         reached = np.cumsum(counts[order])

@@ -123,7 +123,7 @@ def load_manifest(
     advice = "Give paths relative to the table"
     report_missing(source, missing, len(rows) + len(missing), skip_missing, advice)
     splits = [row["split"] for row in rows]
-    _carve(rows, splits, validation_fraction, seed)
+    _carve(source, rows, splits, validation_fraction, seed)
     _check_leaks(source, rows, splits)
     parts = {}
     for split in sorted(set(splits)):
@@ -372,7 +372,7 @@ def _pick(source: object, present: Sequence[str], wanted: str | None, known: Seq
 # Splits
 
 
-def _carve(rows: Sequence[Row], splits: list[str], fraction: float, seed: int) -> None:
+def _carve(source: object, rows: Sequence[Row], splits: list[str], fraction: float, seed: int) -> None:
     """Turn some train rows of `splits` into validation rows, in place, when there are none."""
     if fraction == 0 or "validation" in splits or "train" not in splits:
         return
@@ -381,7 +381,9 @@ def _carve(rows: Sequence[Row], splits: list[str], fraction: float, seed: int) -
     for i in train:
         group = rows[i].get("__group__")
         if "__group__" in rows[i] and is_absent(group):
-            raise DataFormatError(f"row {i + 1} has no group; the group column groups rows for the validation split")
+            raise DataFormatError(
+                f"{source}: the row {rows[i]['id']!r} has no group; validation is carved by whole groups"
+            )
         groups.append(str(group) if group is not None else next(cell_paths(rows[i]), f"row {i}"))
     picked = carve_groups(groups, fraction=fraction, seed=seed)
     for i, take in zip(train, picked, strict=True):
