@@ -91,7 +91,7 @@ def change(full: dict[str, Any], other: dict[str, Any]) -> tuple[str, float]:
 def draw_timeline(tokens: dict[str, list[dict[str, Any]]], seconds: float | None) -> str:
     """How much of each token was let across at each level, modality by modality, over the time of the clip."""
     drawn = [_lanes(name, found, seconds) for name, found in tokens.items() if found]
-    note = "The higher a bar, the more of that moment the modality gave to the others; level 1 is the shallowest."
+    note = "The higher a bar, the more that moment took part in the exchange; level 1 is the shallowest."
     if tokens.get("text") and seconds:
         note += " When each word was said is not known: they are spread evenly."
     axis = ""
