@@ -88,8 +88,9 @@ class CardOptions:
     What a run cannot know of itself.
 
     Args:
-        license: identifier of the weights' licence on the Hub, as `"apache-2.0"`. Default: Apache-2.0 for a model of
-            the drawn clips, the terms of the data for one of a benchmark, none otherwise.
+        license: identifier of the weights' licence on the Hub, as `"apache-2.0"`; `"other"`: the terms of the data.
+            Default: Apache-2.0 for a model of the drawn clips, the terms of the data for one of a benchmark, none
+            otherwise.
         benchmark: key of `BENCHMARKS`, where the record does not show which it is.
         dataset_id: name of the data set on the Hub, only where it is known to be the same data.
         examples: for the Hub's widget, each a dict of `title`, `file` (in the folder) and `text` where there are such,
@@ -183,8 +184,9 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
     named_split = "validation" if split == "eval" else split
     title = run.get("dataset_title", run["dataset"])
     features = [name for name in run.get("inputs", {}).values() if name.endswith(("_features", "input_ids"))]
+    data = _card_data(run, options, benchmark, model_id, kind, judges, folder)
     card = render_card(
-        _card_data(run, options, benchmark, model_id, kind, judges, folder),
+        data,
         model_id=model_id,
         modalities=modalities,
         judges=judges,
@@ -205,7 +207,7 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         levels=_levels(folder),
         dataset=_data_texts(run, benchmark, title),
         examples=len(options.examples),
-        license_note=LICENSE_NOTE if benchmark and options.license is None else None,
+        license_note=LICENSE_NOTE if getattr(data, "license", None) == "other" else None,
         settings=list(run["settings"].items()),
         command=run["command"],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
@@ -359,7 +361,7 @@ def _language(run: dict[str, Any], benchmark: Benchmark | None) -> str | None:
 
 def _license(run: dict[str, Any], options: CardOptions, benchmark: Benchmark | None) -> dict[str, str]:
     if options.license is not None:
-        return {"license": options.license}
+        return dict(DATA_LICENSE) if options.license == "other" else {"license": options.license}
     if run["generated"]:
         return {"license": "apache-2.0"}
     return dict(DATA_LICENSE) if benchmark is not None else {}

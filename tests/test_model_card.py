@@ -227,6 +227,14 @@ def test_what_the_user_says_is_kept(tmp_path):
     assert "zadeh2016mosi" in card.text and not (tmp_path / "card.json.tmp").exists()
 
 
+@pytest.mark.parametrize("given, stated", [(None, None), ("mit", "mit"), ("other", "other")])
+def test_the_licence_is_what_the_user_says(given, stated, tmp_path):
+    set_card_options(run_folder(tmp_path), license=given)
+    card = card_from_run(tmp_path)
+    assert card.data.license == stated
+    assert ("given under the terms of the data" in card.text) == (stated == "other")
+
+
 @pytest.mark.parametrize("content", [
     '{"licence": "mit"}',
     '{"benchmark": "imagenet"}',
