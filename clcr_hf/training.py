@@ -66,6 +66,11 @@ class RunArguments(CLCRTrainingArguments):
         default=8, metadata={"help": "Stop after so many measurements without improvement; 0 never."}
     )
 
+    def __post_init__(self) -> None:
+        if not self.dataloader_num_workers:  # a recipe's workers live on; without any, PyTorch takes that for a fault
+            self.dataloader_persistent_workers = False
+        super().__post_init__()
+
 
 def parse_args(
     argv: Sequence[str] | None = None, **defaults: Any

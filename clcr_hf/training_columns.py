@@ -15,6 +15,7 @@ _RAW_COLUMNS = {
     "audio": ("audio", "media"),
     "flow": ("flow",),
 }
+TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 _FEATURES = "_features"
 
 
@@ -133,6 +134,7 @@ def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
 
 
 __all__ = [
+    "TOKEN_COLUMNS",
     "LabelKind",
     "feature_shapes",
     "filled_columns",

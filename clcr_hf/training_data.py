@@ -17,7 +17,7 @@ from .data.columns import SPLIT_ALIASES, carve_groups, logger, make_dataset, ord
 from .data.talking_faces import GENERATOR_VERSION, MARKER, generate_talking_faces
 from .flow import add_flow
 from .options import split_options
-from .training_columns import LabelKind, is_multi_label, label_kind
+from .training_columns import TOKEN_COLUMNS, LabelKind, is_multi_label, label_kind
 
 _FILE_COLUMNS = ("media", "video", "audio")
 
@@ -72,7 +72,11 @@ class DataArguments:
     )
     mmsa_text: str = field(
         default="text_bert",
-        metadata={"help": "mmsa: text_bert (token ids) or text (embeddings).", "choices": ["text_bert", "text"]},
+        metadata={
+            "help": "mmsa: text_bert (token ids of bert-base-uncased), text (embeddings) or raw (the transcripts, for "
+            "any other text backbone; of shards too).",
+            "choices": ["text_bert", "text", "raw"],
+        },
     )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of train to validate on where the data has no validation split."}
@@ -262,7 +266,15 @@ def _constant_segments(splits: DatasetDict) -> int | None:
 
 def _mmsa(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData:
     path = _first_file(args.source or "", ("aligned_50.pkl", "Processed/aligned_50.pkl", "unaligned_50.pkl"))
-    return LoadedData(_call(load_mmsa, args, path, text=args.mmsa_text, **_wanted(modalities)), path.name)
+    text = "text_bert" if args.mmsa_text == "raw" else args.mmsa_text
+    splits = _call(load_mmsa, args, path, text=text, **_wanted(modalities))
+    return LoadedData(_with_text(splits, args), path.name)
+
+
+def _with_text(splits: DatasetDict, args: DataArguments) -> DatasetDict:
+    """The rows without ready token ids where the transcripts are wanted."""
+    present = next(iter(splits.values())).column_names
+    return splits.remove_columns([name for name in TOKEN_COLUMNS if name in present and args.mmsa_text == "raw"])
 
 
 def _wanted(modalities: Sequence[str] | None) -> dict[str, Any]:
@@ -332,7 +344,7 @@ def _shards(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData
     from .data.dialogues import as_dialogues
     from .data.shards import load_shards
 
-    splits = _call(load_shards, args, args.dataset_dir)
+    splits = _with_text(_call(load_shards, args, args.dataset_dir), args)
     if not any(name in part.column_names for part in splits.values() for name in ("label", "labels")):
         splits = _label_by_folder(splits)
     if "validation" not in splits and args.validation_fraction:

@@ -21,6 +21,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .configuration_clcr import STANDARD_MODALITIES, CLCRConfig
+from .data.columns import logger
 from .feature_extraction_clcr import CLCRFeatureExtractor
 from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, head_class
 from .options import split_options
@@ -240,6 +241,7 @@ def build_processor(
             parts[part] = build()
     if columns.get("text") == "input_ids" and "text" in model_args.backbones:
         parts["tokenizer"] = AutoTokenizer.from_pretrained(model_args.backbones["text"])
+        _compare_tokens(parts["tokenizer"], model_args.backbones["text"], data)
     return CLCRProcessor(
         **parts,
         video_num_frames=None if data_args.video_fps else data_args.video_frames,
@@ -247,6 +249,19 @@ def build_processor(
         max_audio_seconds=data_args.max_audio_seconds,
         flow_size=data_args.image_size if columns.get("flow") == "flow" else None,
     )
+
+
+def _compare_tokens(tokenizer: Any, source: str, data: LoadedData) -> None:
+    """Warns where ready token ids begin otherwise than this tokenizer begins a text."""
+    first = next((ids[0] for ids in data.splits["train"]["input_ids"] if ids), None)
+    if None not in (first, tokenizer.cls_token_id) and first != tokenizer.cls_token_id:
+        logger.warning(
+            "the token ids of the data begin with %s and those of %s with %s: another tokenizer made them, and this "
+            "backbone reads other words than were said. Take its own backbone, or the transcripts (--mmsa_text raw)",
+            first,
+            source,
+            tokenizer.cls_token_id,
+        )
 
 
 def _tokenizer(model_args: ModelArguments, data_args: DataArguments, data: LoadedData) -> Any:

@@ -15,11 +15,10 @@ from .data.columns import logger
 from .flow import load_flow
 from .media import MediaError, VideoClip, load_audio, load_media, load_video
 from .processing_clcr import CLCRProcessor
-from .training_columns import is_raw
+from .training_columns import TOKEN_COLUMNS, is_raw
 from .training_data import DataArguments
 
 _FILE_COLUMNS = ("media", "video", "audio")
-_TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 _LABEL_COLUMNS = ("label", "labels")
 _FEATURES = "_features"
 _CHECK_SECONDS = 0.04  # of a clip that are decoded to see whether it opens
@@ -69,7 +68,7 @@ class ClipRows(torch.utils.data.Dataset):
         self.columns = dict(columns)
         ready = [(name, column) for name, column in columns.items() if not is_raw(column)]
         self._ready = {column for _, column in ready} | {f"{name}_attention_mask" for name, _ in ready}
-        self._ready |= set(_TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
+        self._ready |= set(TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
         self.processor = processor
         self.max_text_length = max_text_length
         self.augment = augment
@@ -175,7 +174,11 @@ class ClipRows(torch.utils.data.Dataset):
         return _distinct(load_video(_source(value), **self._sampling()))
 
     def _pictures(self, value: Any) -> np.ndarray:
-        return np.stack([_picture(value[index]) for index in _even(len(value), self.processor.video_num_frames)])
+        pictures = [_picture(value[index]) for index in _even(len(value), self.processor.video_num_frames)]
+        sizes = sorted({picture.shape[:2] for picture in pictures})
+        if len(sizes) > 1:
+            raise MediaError(f"its pictures have several sizes (height, width): {sizes[:3]}; scale them to one")
+        return np.stack(pictures)
 
     def _sound(self, value: Any) -> dict[str, Any]:
         rate = self.processor.feature_extractor.sampling_rate
@@ -251,8 +254,9 @@ def prepare(
         ValueError: a split of which no clip opens.
     """
     wanted = {*columns.values(), "id", *_LABEL_COLUMNS, *(f"{name}_attention_mask" for name in columns)}
-    wanted |= set(_TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
+    wanted |= set(TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
     datasets = {}
+    total = sum(map(len, splits.values()))
     for split, rows in splits.items():
         learns = training and split == "train"
         rows = rows.select_columns([name for name in rows.column_names if name in wanted])
@@ -264,7 +268,7 @@ def prepare(
             columns,
             processor,
             max_text_length=args.max_text_length,
-            cache_gb=args.cache_gb,
+            cache_gb=args.cache_gb * len(rows) / total,
             augment=FrameAugmentation() if args.augment and learns else None,
             training=learns,
             strict=args.strict_media,

@@ -242,6 +242,12 @@ def test_command_line_goes_before_the_recipe_and_that_before_defaults(tmp_path):
     assert parse_args([str(recipe), "--modalities", "vision", "--use_cpu"])[0].modalities == ["vision"]
 
 
+def test_a_recipe_of_videos_can_run_without_workers(tmp_path):
+    words = [str(RECIPES / "cremad.yaml"), "--dataset_dir", "data", "--use_cpu", "--output_dir", str(tmp_path)]
+    assert parse_args(words)[2].dataloader_persistent_workers
+    assert not parse_args([*words, "--dataloader_num_workers", "0"])[2].dataloader_persistent_workers
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -15,6 +15,7 @@ from extract_backbones import save_audio, save_vision
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts.csd import make_csd
+from layouts.mmsa import make_mmsa
 from PIL import Image as Picture
 
 import clcr_hf.training_rows as module
@@ -27,8 +28,8 @@ from clcr_hf.data.shards import ShardWriter
 from clcr_hf.extract import extract_features
 from clcr_hf.flow import save_flow
 from clcr_hf.media import MediaError, write_video
-from clcr_hf.training import main
-from clcr_hf.training_columns import label_kind, modality_columns
+from clcr_hf.training import main, train_tokenizer
+from clcr_hf.training_columns import filled_columns, label_kind, modality_columns
 from clcr_hf.training_data import DataArguments, LoadedData, load_data
 from clcr_hf.training_models import ModelArguments, build_model, build_processor
 from clcr_hf.training_rows import ClipRows, prepare
@@ -482,3 +483,55 @@ def test_clips_inside_the_rows_are_opened_one_after_the_other():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40 * 2**20
+
+
+@pytest.mark.parametrize("through_shards", [False, True])
+def test_transcripts_in_place_of_another_tokenizers_ids(tmp_path, monkeypatch, caplog, through_shards):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = make_mmsa(tmp_path, clips=(4, 2, 2))
+    train_tokenizer(["some words"] * 2, 100, 64).save_pretrained(tmp_path / "bert")
+    place: dict[str, Any] = {"dataset": "mmsa", "data_file": str(path)}
+    if through_shards:
+        convert("mmsa", path, tmp_path / "shards")
+        place = {"dataset": "shards", "dataset_dir": str(tmp_path / "shards")}
+    model_args = ModelArguments(text_model_name_or_path=str(tmp_path / "bert"), modalities=["text", "audio"])
+    for text, column in (("text_bert", "input_ids"), ("raw", "text")):
+        caplog.clear()
+        args = DataArguments(mmsa_text=text, **place)
+        data = load_data(args)
+        columns = modality_columns(filled_columns(data.splits), model_args.modalities, raw=model_args.backbones)
+        assert columns["text"] == column
+        processor = build_processor(model_args, args, data, columns)
+        assert ("another tokenizer made them" in caplog.text) == (text == "text_bert")
+    item = prepare(data.splits, columns, args, processor)["train"][0]
+    assert item["input_ids"][0] == processor.tokenizer.cls_token_id
+
+
+def test_memory_for_clips_is_shared_by_the_splits(clips, monkeypatch):
+    opened: list[Any] = []
+    read = module.load_video
+    monkeypatch.setattr(module, "load_video", lambda *path, **options: opened.append(path) or read(*path, **options))
+    good = rows_of([clips[0], clips[3]])
+    item = made(good, ["vision"], check_media=False)[2]["train"][0]
+    size = sum(value.nbytes for value in item.values() if isinstance(value, torch.Tensor)) / 2**30
+    for room, expected in ((4.5, 0), (2.5, 2)):
+        splits = made(good, ["vision"], check_media=False, cache_gb=room * size)[2]
+        for _ in range(2):
+            opened.clear()
+            for part in splits.values():
+                list(map(part.__getitem__, range(2)))
+        assert len(opened) == expected
+
+
+def test_pictures_of_several_sizes_are_missing(tmp_path, caplog):
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for number, path in enumerate(paths):
+        Picture.new("RGB", (16 + number, 16)).save(path)
+    images = make_dataset(
+        {"id": ["odd", "fine"], "images": [[file(p) for p in paths], [file(paths[0])] * 2], "label": [0, 1]},
+        Features({"id": Value("string"), "images": List(Image(decode=False)), "label": ClassLabel(names=["a", "b"])}),
+    )
+    data = made(images, ["vision"])[2]
+    assert not data["test"][0]["vision_attention_mask"].any()
+    assert "odd cannot be read" in caplog.text and "several sizes" in caplog.text
+    assert data["test"][1]["pixel_values"].shape[0] == 2

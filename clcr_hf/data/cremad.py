@@ -22,8 +22,8 @@ from typing import Any
 
 from datasets import Audio, ClassLabel, DatasetDict, Features, Image, List, Value, Video
 
-from .columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits, raise_problems
-from .files import file_fault, find_file, frame_files, list_lines, report_missing
+from .columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits
+from .files import clips_of_list, file_fault, find_file, frame_files, list_lines, report_missing
 
 CREMAD_EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 CREMAD_SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
@@ -200,12 +200,7 @@ def _read_list(path: Path) -> list[_Clip]:
                 twice.append(clip.name)
             else:
                 problems.append(f"line {number}: {clip.name} is {clip.label} here and {clips[clip.name].label} above")
-    raise_problems(path, problems)
-    if not clips:
-        raise DataFormatError(f"{path}: the list has no clips")
-    if twice:
-        logger.warning("%s: %d clips are listed twice and kept once: %s", path, len(twice), ", ".join(twice[:5]))
-    return list(clips.values())
+    return clips_of_list(path, clips, problems, twice)
 
 
 def _parse(name: str) -> _Clip | None:

@@ -2,12 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from .columns import DataFormatError, logger
+from .columns import DataFormatError, logger, raise_problems
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+Clip = TypeVar("Clip")
 _LFS = b"version https://git-lfs"
 
 
@@ -66,6 +68,27 @@ def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         raise DataFormatError(f"{path}: no such list") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataFormatError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
+
+def clips_of_list(
+    path: str | os.PathLike[str], clips: Mapping[str, Clip], problems: Sequence[str], twice: Sequence[str]
+) -> list[Clip]:
+    """What a list of clips holds, once all of its lines are read.
+
+    Args:
+        clips: by name.
+        problems: faults of lines.
+        twice: names of clips that came again with the same label; they are reported.
+
+    Raises:
+        DataFormatError: faulty lines, or no clip at all.
+    """
+    raise_problems(path, problems)
+    if not clips:
+        raise DataFormatError(f"{path}: the list has no clips")
+    if twice:
+        logger.warning("%s: %d clips are listed twice and kept once: %s", path, len(twice), ", ".join(twice[:5]))
+    return list(clips.values())
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:

@@ -31,7 +31,7 @@ from .columns import (
     ordered_splits,
     raise_problems,
 )
-from .files import file_fault, files_below, find_file, list_lines, report_missing
+from .files import clips_of_list, file_fault, files_below, find_file, list_lines, report_missing
 
 KINETICS_SOUNDS_CLASSES = (
     "blowing nose",
@@ -212,12 +212,7 @@ def _read_list(path: Path) -> list[_Clip]:
             twice.append(clip.name)
         else:
             problems.append(f"line {number}: {clip.name} is of class {clip.label} and, above, {clips[clip.name].label}")
-    raise_problems(path, problems)
-    if not clips:
-        raise DataFormatError(f"{path}: the list has no clips")
-    if twice:
-        logger.warning("%s: %d clips are listed twice and kept once: %s", path, len(twice), ", ".join(twice[:5]))
-    return list(clips.values())
+    return clips_of_list(path, clips, problems, twice)
 
 
 def _numbered_line(line: str) -> _Clip | None:
