@@ -62,19 +62,20 @@ class SampleReader:
     def _checked(self, sample: dict[str, Any]) -> dict[str, Any]:
         """The sample without what is absent or not for us; ValueError for unknown keys."""
         named = {*STANDARD_MODALITIES, *self.modalities}
-        wide = {f"{name}{end}": name for name in named for end in ("_features", "_attention_mask", "_intervals")}
-        wide["word_intervals"] = "words"
-        unknown = [key for key in sample if key not in (*_KNOWN_KEYS, *_IGNORED_KEYS, *wide)]
+        wide = {f"{name}{end}": name for name in named for end in ("_features", "_attention_mask")}
+        sample = {
+            key: value
+            for key, value in sample.items()
+            if key not in _IGNORED_KEYS and not str(key).endswith("_intervals")
+        }
+        unknown = [key for key in sample if key not in (*_KNOWN_KEYS, *wide)]
         if unknown:
             known = ", ".join((*_KNOWN_KEYS, "<modality>_features"))
             raise ValueError(f"unknown keys {unknown} in the input; known: {known}")
         wanted = {
             key: value
             for key, value in sample.items()
-            if value is not None
-            and key not in _IGNORED_KEYS
-            and not key.endswith("_intervals")
-            and wide.get(key, self.modalities[0]) in self.modalities
+            if value is not None and wide.get(key, self.modalities[0]) in self.modalities
         }
         if isinstance(wanted.get("text"), str) and not wanted["text"].strip():
             del wanted["text"]

@@ -1,4 +1,4 @@
-"""Fetching from addresses: a real HTTP server on loopback with its bad manners, and addresses that must not be asked."""
+"""Fetching: a real HTTP server on loopback with its bad manners, and addresses that must not be asked."""
 
 import base64
 import socket
@@ -185,9 +185,8 @@ def test_slow_servers_are_left_in_time(server, open_door, path):
 
 
 def test_a_port_that_never_answers(open_door):
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        with pytest.raises(FetchError, match=r"within 0\.3 s"):
-            fetch(f"http://127.0.0.1:{deaf.getsockname()[1]}/", timeout=0.3)
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(FetchError, match=r"within 0\.3 s"):
+        fetch(f"http://127.0.0.1:{deaf.getsockname()[1]}/", timeout=0.3)
 
 
 def test_a_closed_port(open_door):

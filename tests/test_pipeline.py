@@ -206,6 +206,9 @@ def test_several_labels_at_once(processor):
 def test_features_without_any_processor_part():
     result = feature_pipe()({**features(5), "text_features": features(7)["text_features"]}, return_explanation=True)
     assert len(result["tokens"]["text"]) == 7 and len(result["tokens"]["audio"]) == 5
+    listed = {name: values.tolist() for name, values in features(5).items()}  # as JSON brings them
+    extra = {"text_intervals": [[0.0, 1.0]] * 5, "word_intervals": None, "id": "a"}
+    assert feature_pipe()({**listed, **extra}, local_files=False) == feature_pipe()(features(5))
 
 
 @pytest.mark.parametrize(
