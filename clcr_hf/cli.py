@@ -327,6 +327,32 @@ def demo(
     )
 
 
+@app.command()
+def export(
+    folder: Annotated[str, typer.Argument(help="Folder or Hub name of a trained model.")],
+    out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 for torch.")],
+    format: Annotated[str, typer.Option(help="onnx, int8 (ONNX with 8-bit weights) or torch (torch.export).")] = "onnx",
+    part: Annotated[str, typer.Option(help="whole, or fusion: what follows the backbones.")] = "whole",
+    modalities: Annotated[str | None, typer.Option(help="Those it takes, as text,audio. Default: all.")] = None,
+    opset: Annotated[int | None, typer.Option(help="Version of the ONNX operators.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Rows and columns of a frame. Default: as trained.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Write a trained model as one graph for other runtimes, and compare its outputs with the model's."""
+    _quiet()
+    from .export import export_model
+
+    names = modalities.split(",") if modalities else None
+    difference = export_model(
+        folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size
+    )
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": difference}))
+        return
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    Console().print(f"{out}: {size}; largest difference to the model {difference:.1e}", highlight=False)
+
+
 def _quiet() -> None:
     """Nothing but the answer on the terminal."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

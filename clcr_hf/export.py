@@ -7,9 +7,12 @@ and lengths are free; a modality may be missing from a sample (its mask row all 
 import copy
 import inspect
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -113,12 +116,18 @@ def graph_inputs(
     for index, name in enumerate(known):
         if name not in names:
             continue
+        if _labels_each_step(model):  # all modalities then have as many steps
+            index = 0
         encoder: Any = model.base_model.hierarchy.encoders[name]
         if part == "fusion" or encoder.reader is None:
             inputs.append(_feature_input(model.config, name, encoder, steps=9 + 2 * index))
         else:
             inputs.append(_raw_input(name, encoder.reader, index, image_size, mel_bins))
     return inputs
+
+
+def _labels_each_step(model: CLCRPreTrainedModel) -> bool:
+    return bool(model.base_model.per_segment) and model.config.num_segments is None
 
 
 def _feature_input(config: CLCRConfig, name: str, encoder: Any, steps: int) -> GraphInput:
@@ -357,17 +366,14 @@ def export_program(
 def _trace(model: CLCRPreTrainedModel, inputs: Sequence[GraphInput], part: Part) -> ExportedProgram:
     batch = Dim("batch")
     shapes: dict[str, dict[int, Any]] = {}
-    # A label for each time step: all modalities then have as many.
-    together = bool(getattr(model.base_model, "per_segment", False)) and model.config.num_segments is None
-    shared = Dim("length") if together else None
+    shared = Dim("length") if _labels_each_step(model) else None
     for each in inputs:
         shapes[each.name], shapes[each.mask] = {0: batch}, {0: batch}
         axis = each.shape[each.time]
         if isinstance(axis, str):
             length = shared or Dim(axis, min=each.shortest, max=each.longest)
             shapes[each.name][1 + each.time] = shapes[each.mask][1] = length
-    lengths = {each.modality: inputs[0].steps for each in inputs} if together else None
-    example = example_batch(inputs, lengths=lengths)
+    example = example_batch(inputs)
     graph = _Graph(_prepared(model, part), list(example))
     with torch.no_grad():
         # Deferred: lengths that a stride divides give conditions that the solver of torch.export cannot settle.
@@ -419,14 +425,15 @@ def export_onnx(
     loaded = load_for_export(model)
     inputs = graph_inputs(loaded, part=part, modalities=modalities, image_size=image_size, mel_bins=mel_bins)
     program = _trace(loaded, inputs, part)
-    written = torch.onnx.export(
-        program,
-        dynamo=True,
-        input_names=[name for each in inputs for name in (each.name, each.mask)],
-        output_names=output_names(loaded, [each.modality for each in inputs]),
-        opset_version=opset,
-        verbose=False,
-    )
+    with _warnings_off("torch.onnx"):  # of torchvision, which nothing here needs
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[name for each in inputs for name in (each.name, each.mask)],
+            output_names=output_names(loaded, [each.modality for each in inputs]),
+            opset_version=opset,
+            verbose=False,
+        )
     if written is None:
         raise RuntimeError("torch.onnx.export gave no program")
     config = loaded.config
@@ -437,6 +444,11 @@ def export_onnx(
         "problem_type": config.problem_type,
         "id2label": config.id2label,
     }
+    # The exporter notes down for each operator where in the source it came from: that belongs to this machine.
+    for node in written.model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
     written.model.metadata_props[_METADATA] = json.dumps(description)
     with _replacing(Path(out)) as unfinished:
         written.save(unfinished)
@@ -457,32 +469,74 @@ def quantise(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Pat
     _require("onnx", "onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with _replacing(Path(out)) as unfinished:
+    with _replacing(Path(out)) as unfinished, _warnings_off("root"):  # it would have shapes inferred that are there
         quantize_dynamic(
-            os.fspath(source),
-            unfinished,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            weight_type=QuantType.QInt8,
+            os.fspath(source), unfinished, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
         )
     return Path(out)
 
 
-class _replacing:
+def export_model(
+    model: CLCRPreTrainedModel | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    format: str = "onnx",
+    opset: int | None = None,
+    **options: Any,
+) -> float:
+    """
+    Writes `model` in a format and compares the file, read back, with it on random input.
+
+    Args:
+        format: `"onnx"`, `"int8"` (ONNX through [`quantise`]) or `"torch"` ([`export_program`]).
+        options: `part`, `modalities`, `image_size`, `mel_bins`, see [`graph_inputs`].
+
+    Returns:
+        The largest absolute difference of any output.
+
+    Raises:
+        ValueError: an unknown format, `opset` for another than ONNX, or as [`graph_inputs`].
+    """
+    if format not in ("onnx", "int8", "torch"):
+        raise ValueError(f"the format must be onnx, int8 or torch, got {format!r}")
+    if format == "torch" and opset is not None:
+        raise ValueError("`opset` is a version of ONNX, and the format torch has none")
+    loaded = load_for_export(model)
+    exported: Callable[..., Mapping[str, Any]]
+    if format == "torch":
+        export_program(loaded, out, **options)
+        exported = torch.export.load(out).module()
+    elif format == "onnx":
+        exported = ONNXModel(export_onnx(loaded, out, opset=opset, **options))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            exported = ONNXModel(quantise(export_onnx(loaded, Path(folder) / "m.onnx", opset=opset, **options), out))
+    part = options.pop("part", "whole")
+    batch = example_batch(graph_inputs(loaded, **options), batch=3)
+    return largest_difference(loaded, exported, batch, part)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
     """`with _replacing(path) as unfinished`: files written there move to `path` and beside it once all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        yield Path(folder) / path.name
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # the file itself last, after its data
+            os.replace(file, path.parent / file.name)
 
-    def __init__(self, path: Path):
-        self.path = path
 
-    def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.parent)
-        return Path(self.folder.name) / self.path.name
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            for file in sorted(Path(self.folder.name).iterdir(), reverse=True):  # the file itself last, after its data
-                os.replace(file, self.path.parent / file.name)
-        self.folder.cleanup()
+@contextmanager
+def _warnings_off(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _require(*packages: str) -> None:
@@ -577,19 +631,31 @@ class ONNXModel:
 
 
 @torch.no_grad()
-def largest_difference(model: CLCRPreTrainedModel, exported: ONNXModel, inputs: Mapping[str, torch.Tensor]) -> float:
-    """Largest absolute difference of any output of the whole `model` and of its exported graph, for a batch as
-    `model` takes it (without labels); the graph of a fusion is given what the backbones make of it."""
+def largest_difference(
+    model: CLCRPreTrainedModel,
+    exported: Callable[..., Mapping[str, Any]],
+    inputs: Mapping[str, torch.Tensor],
+    part: Part = "whole",
+) -> float:
+    """
+    Largest absolute difference of any output of `model` and of its exported graph.
+
+    Args:
+        exported: an [`ONNXModel`], or `program.module()` of an exported program.
+        inputs: a batch as `model` takes it, without labels; the graph of a fusion is given what the backbones make of
+            it.
+        part: what `exported` was made with.
+    """
     want = named_outputs(model.eval()(**inputs, return_dict=True))
-    fed = fusion_inputs(model, inputs) if exported.description["part"] == "fusion" else inputs
-    got = exported(**fed)
-    return max(float(np.abs(got[name] - value.float().numpy()).max()) for name, value in want.items())
+    got = exported(**(fusion_inputs(model, inputs) if part == "fusion" else inputs))
+    return max(float(np.abs(np.asarray(got[name]) - value.float().numpy()).max()) for name, value in want.items())
 
 
 __all__ = [
     "GraphInput",
     "ONNXModel",
     "example_batch",
+    "export_model",
     "export_onnx",
     "export_program",
     "fusion_inputs",
