@@ -20,6 +20,7 @@ class Benchmark:
         content: one or two sentences on what the data are.
         terms: what is known of their licence.
         people: who is in them, as far as their authors say.
+        problem_type: what the paper's task is, as in a model's configuration.
         judges: `"sentiment"`, `"acted emotion"`, `"events"` or `"actions"`: what the labels are about.
         figures: name of each figure of the paper's and its values by method, as printed; CLCR is the last.
         note: what to know before comparing.
@@ -34,6 +35,7 @@ class Benchmark:
     content: str
     terms: str
     people: str
+    problem_type: str
     judges: str
     figures: dict[str, dict[str, str]]
     note: str
@@ -118,7 +120,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             content="2,199 opinion segments cut from 93 English YouTube reviews, each rated by several people.",
             terms=_RESEARCH_VIDEOS,
             people="89 speakers, 41 women and 48 men, most of them between about 20 and 30 years old, all in English "
-            "(its paper's figures)",
+            "(as its paper states)",
+            problem_type="regression",
             judges="sentiment",
             figures={
                 "MAE": {"DLF": "0.731", "EMOE": "0.710", "CLCR": "0.678"},
@@ -136,7 +139,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             content="About 23,000 sentences of some 3,200 English YouTube videos in which one person speaks to the "
             "camera.",
             terms=_RESEARCH_VIDEOS,
-            people="about 1,000 speakers, 57% men and 43% women (its paper's figures)",
+            people="about 1,000 speakers, 57% men and 43% women (as its paper states)",
+            problem_type="regression",
             judges="sentiment",
             figures={
                 "MAE": {"DLF": "0.536", "EMOE": "0.536", "CLCR": "0.511"},
@@ -156,7 +160,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             terms="the database is under the Open Database License (ODbL) v1.0, its contents under the Database "
             "Contents License, as its authors' repository states",
             people="91 actors, 48 men and 43 women, between 20 and 74 years old, of several ethnic backgrounds, "
-            "speaking English (its authors' figures)",
+            "speaking English (as its authors state)",
+            problem_type="single_label_classification",
             judges="acted emotion",
             figures={"accuracy": {"D&R": "73.52", "ARL": "76.46", "CLCR": "77.92"}},
             note="The usual lists have the same actors in training and test. Higher figures have been published: "
@@ -176,6 +181,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "videos belong to those who uploaded them; see their terms and YouTube's",
             people="those whom YouTube showed when Kinetics was gathered; how they are spread over ages, sexes and "
             "countries is not stated for this selection",
+            problem_type="single_label_classification",
             judges="actions",
             figures={"accuracy": {"D&R": "69.10", "ARL": "74.09", "CLCR": "75.41"}},
             note="The paper does not say how many classes its set has. In BalanceBenchmark joint training has 65.63, "
@@ -192,6 +198,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             terms="see its authors' terms: their repository states no licence that we know of. The clips come from "
             "YouTube by way of AudioSet and belong to those who uploaded them; take them as for research only",
             people="not stated by its authors; the events are of people, animals, vehicles and instruments",
+            problem_type="single_label_classification",
             judges="events",
             figures={"accuracy": {"D&R": "69.62", "ARL": "72.61", "CLCR": "73.82"}},
             note="In all likelihood this is accuracy over clips (28 classes); work on event localisation reports "
@@ -208,6 +215,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             terms="see its authors' terms: no licence is stated that we know of. The clips come from YouTube and "
             "belong to those who uploaded them; take them as for research only",
             people="not stated by its authors; the classes are mostly sports, music and daily acts",
+            problem_type="single_label_classification",
             judges="actions",
             figures={"accuracy": {"D&R": "82.11", "ARL": "83.06", "CLCR": "83.64"}},
             note="Which split, or the mean of three, is not stated. Higher figures have been published: in "

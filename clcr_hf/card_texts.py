@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
-# What labels may be about: `Benchmark.judges`, "drawn faces", and "labels" where nothing is known of them.
-PEOPLE = ("sentiment", "acted emotion")
+# What labels may be about: `Benchmark.judges`, "emotion" of people who do not act, "drawn faces", and
+# "labels" where nothing is known of them.
+PEOPLE = ("sentiment", "emotion", "acted emotion")
 
 _INTENDED = {
     "sentiment": "Research on how text, face and voice together express an opinion: measuring on the benchmark, "
     "comparing ways to fuse modalities, looking at what decided. Sorting recordings of people who agreed to it, with "
     "a person who looks at the result.",
+    "emotion": "Research on how text, face and voice together express emotions: measuring on the benchmark, comparing "
+    "ways to fuse modalities, looking at what decided.",
     "acted emotion": "Research on how face and voice express an acted emotion: measuring on the benchmark, comparing "
     "ways to fuse modalities, looking at what decided.",
     "events": "Research on events that are both seen and heard: measuring on the benchmark, comparing ways to fuse "
@@ -38,12 +41,13 @@ _FEELINGS = (
     "read others worse: other languages and accents, ages, skin tones, head covers, people who are deaf or whose "
     "face or voice moves otherwise, through illness or disability. How much worse was not measured.",
 )
+_RATERS = (
+    "Its labels are what some raters thought of a clip, averaged; they may disagree with the speaker and with each "
+    "other, and irony is often lost on them."
+)
 _LIMITS = {
-    "sentiment": (
-        *_FEELINGS,
-        "Its labels are what some raters thought of a clip, averaged; they may disagree with the speaker and with "
-        "each other, and irony is often lost on them.",
-    ),
+    "sentiment": (*_FEELINGS, _RATERS),
+    "emotion": (*_FEELINGS, _RATERS),
     "acted emotion": (
         *_FEELINGS,
         "Acting: actors show an emotion on request, more strongly and more alike than people do in life. Expect much "

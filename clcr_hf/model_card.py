@@ -48,6 +48,9 @@ _METRIC_NAMES = {
     "segment_accuracy": ("segment accuracy", "accuracy"),
     "segment_macro_f1": ("segment macro F1", "f1"),
 }
+# Columns that a processor reads, and what it makes of them for the model.
+_RAW_COLUMNS = ("text", "media", "video", "images", "audio", "flow")
+_RAW_INPUTS = {"text": "input_ids", "vision": "pixel_values", "audio": "input_values", "flow": "flow_pixel_values"}
 _NOT_METRICS = ("runtime", "per_second", "loss", "epoch", "samples", "segments")
 # What a model gives, and the name of its task.
 _TASKS = {
@@ -172,51 +175,107 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
     Raises:
         FileNotFoundError, ValueError: see [`read_run`], [`read_card_options`] and [`check_card`].
     """
-    folder = Path(folder)
-    run, options = read_run(folder), read_card_options(folder)
-    model_id = model_id or folder.resolve().name
-    benchmark = BENCHMARKS[options.benchmark] if options.benchmark else benchmark_of(run)
-    split = _measured_split(run)
-    figures = measured_metrics(run["metrics"], split)
-    kind = "segments" if run.get("per_segment") else run["problem_type"]
-    judges = _judges(run, benchmark, kind)
-    modalities = run["modalities"]
-    named_split = "validation" if split == "eval" else split
-    title = run.get("dataset_title", run["dataset"])
-    features = [name for name in run.get("inputs", {}).values() if name.endswith(("_features", "input_ids"))]
-    data = _card_data(run, options, benchmark, model_id, kind, judges, folder)
+    facts = _Facts.read(Path(folder), model_id)
+    run, modalities = facts.run, facts.run["modalities"]
+    data = _card_data(facts)
     card = render_card(
         data,
-        model_id=model_id,
+        model_id=facts.model_id,
         modalities=modalities,
-        judges=judges,
-        gives=_TASKS.get(kind, ("a label", ""))[0],
+        judges=facts.judges,
+        gives=facts.gives,
         measured=True,
-        generated=run["generated"],
-        per_segment=kind == "segments",
-        features=any(name.endswith("_features") for name in features),
-        inputs=list(dict.fromkeys(features)),
-        selected=run.get("selected_by", True),
-        split=named_split,
-        seed=run["seed"],
-        num_test=run["num_examples"].get(named_split),
-        results=[(_named(key)[0], _figure(value)) for key, value in figures.items()],
-        paper=paper_table(benchmark) if benchmark else None,
-        weights=_weights(folder),
-        picture=(folder / PICTURE_FILE).is_file(),
-        levels=_levels(folder),
-        dataset=_data_texts(run, benchmark, title),
-        examples=len(options.examples),
+        **_run_fields(facts),
+        **_weights_fields(facts.folder),
+        paper=paper_table(facts.benchmark) if facts.benchmark and facts.is_papers_task else None,
+        dataset=_data_texts(facts),
+        examples=len(facts.options.examples),
         license_note=LICENSE_NOTE if getattr(data, "license", None) == "other" else None,
-        settings=list(run["settings"].items()),
-        command=run["command"],
-        versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        compute=_compute(run, _emissions(folder)),
-        limits=limits(judges, modalities, f"Trained on {title}{_count(run['num_examples'].get('train'))}"),
-        citations=[PAPER_CITATION, *(benchmark.citations if benchmark else ())],
+        limits=limits(facts.judges, modalities, f"Trained on {facts.title}{_count(run['num_examples'].get('train'))}"),
+        citations=[PAPER_CITATION, *(facts.benchmark.citations if facts.benchmark else ())],
     )
     check_card(card)
     return card
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """A run's folder, and what follows from it."""
+
+    folder: Path
+    model_id: str
+    run: dict[str, Any]
+    options: CardOptions
+    benchmark: Benchmark | None
+
+    @classmethod
+    def read(cls, folder: Path, model_id: str | None) -> "_Facts":
+        run, options = read_run(folder), read_card_options(folder)
+        benchmark = BENCHMARKS[options.benchmark] if options.benchmark else benchmark_of(run)
+        return cls(folder, model_id or folder.resolve().name, run, options, benchmark)
+
+    @property
+    def title(self) -> str:
+        return self.run.get("dataset_title", self.run["dataset"])
+
+    @property
+    def kind(self) -> str:
+        """A key of `_TASKS`."""
+        return "segments" if self.run.get("per_segment") else self.run["problem_type"]
+
+    @property
+    def is_papers_task(self) -> bool:
+        """Whether the benchmark's labels were learned that the paper reports; MOSEI has emotions too, AVE seconds."""
+        return self.benchmark is not None and self.kind == self.benchmark.problem_type
+
+    @property
+    def gives(self) -> str:
+        if self.benchmark is not None and self.is_papers_task:
+            return self.benchmark.gives
+        return _TASKS.get(self.kind, ("a label", ""))[0]
+
+    @property
+    def judges(self) -> str:
+        """What the labels are about; see `card_texts`."""
+        if self.benchmark is not None:
+            emotions = self.benchmark.judges == "sentiment" and not self.is_papers_task
+            return "emotion" if emotions else self.benchmark.judges
+        if self.run["generated"]:
+            return "drawn faces"
+        return "sentiment" if self.kind == "regression" else "labels"
+
+    @property
+    def split(self) -> str:
+        """Prefix of the figures that the card states."""
+        return _measured_split(self.run)
+
+    @property
+    def named_split(self) -> str:
+        return "validation" if self.split == "eval" else self.split
+
+
+def _run_fields(facts: _Facts) -> dict[str, Any]:
+    """Of the template: what was run and measured."""
+    run = facts.run
+    columns = run.get("inputs", {})
+    figures = measured_metrics(run["metrics"], facts.split)
+    return {
+        "generated": run["generated"],
+        "per_segment": facts.kind == "segments",
+        "features": any(column.endswith("_features") or column == "input_ids" for column in columns.values()),
+        "inputs": [
+            _RAW_INPUTS.get(name, column) if column in _RAW_COLUMNS else column for name, column in columns.items()
+        ],
+        "selected": run.get("selected_by", True),
+        "split": facts.named_split,
+        "seed": run["seed"],
+        "num_test": run["num_examples"].get(facts.named_split),
+        "results": [(_named(key)[0], _figure(value)) for key, value in figures.items()],
+        "settings": list(run["settings"].items()),
+        "command": run["command"],
+        "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        "compute": _compute(run, _emissions(facts.folder)),
+    }
 
 
 def render_card(
@@ -317,37 +376,30 @@ def card_tags(modalities: Sequence[str], judges: str) -> list[str]:
     return ["clcr", *several, *_TAGS.get(judges, []), *modalities]
 
 
-def _card_data(
-    run: dict[str, Any],
-    options: CardOptions,
-    benchmark: Benchmark | None,
-    model_id: str,
-    kind: str,
-    judges: str,
-    folder: Path,
-) -> ModelCardData:
+def _card_data(facts: _Facts) -> ModelCardData:
+    run, options = facts.run, facts.options
     modalities = run["modalities"]
     bases = base_models(run.get("model_arguments") or {})
-    emissions = _emissions(folder)
+    emissions = _emissions(facts.folder)
     if emissions is not None:
         emissions["metadata"]["training_type"] = "fine-tuning" if bases else "pre-training"
     extra: dict[str, Any] = {
         "base_model_relation": "finetune" if bases else None,
-        "widget": _widget(options.examples, model_id) or None,
+        "widget": _widget(options.examples, facts.model_id) or None,
         # What an endpoint's widget sends along with an input; see handler.py.
-        "inference": {"parameters": {"return_explanation": True}} if kind != "segments" else None,
+        "inference": {"parameters": {"return_explanation": True}} if facts.kind != "segments" else None,
         "co2_eq_emissions": emissions["metadata"] if emissions else None,
     }
-    results = _eval_results(run, kind, pipeline_tag(modalities) or "other")
+    results = _eval_results(facts)
     return ModelCardData(
-        language=_language(run, benchmark),
-        **_license(run, options, benchmark),
+        language=_language(run, facts.benchmark),
+        **_license(run, options, facts.benchmark),
         library_name="transformers",
         pipeline_tag=pipeline_tag(modalities),
-        tags=card_tags(modalities, judges),
+        tags=card_tags(modalities, facts.judges),
         datasets=[options.dataset_id] if options.dataset_id else None,
         base_model=bases or None,
-        model_name=model_id if results else None,  # the Hub keeps it in the list of results
+        model_name=facts.model_id if results else None,  # the Hub keeps it in the list of results
         eval_results=results,
         **{name: value for name, value in extra.items() if value is not None},
     )
@@ -389,20 +441,19 @@ def _widget(examples: Sequence[dict[str, Any]], model_id: str) -> list[dict[str,
     return widget
 
 
-def _eval_results(run: dict[str, Any], kind: str, task_type: str) -> list[EvalResult] | None:
-    split = _measured_split(run)
+def _eval_results(facts: _Facts) -> list[EvalResult] | None:
     results = [
         EvalResult(
-            task_type=task_type,
-            task_name=_TASKS.get(kind, ("", "multimodal classification"))[1],
-            dataset_type=run["dataset"],
-            dataset_name=run.get("dataset_title", run["dataset"]),
-            dataset_split="validation" if split == "eval" else split,
+            task_type=pipeline_tag(facts.run["modalities"]) or "other",
+            task_name=_TASKS.get(facts.kind, ("", "multimodal classification"))[1],
+            dataset_type=facts.run["dataset"],
+            dataset_name=facts.title,
+            dataset_split=facts.named_split,
             metric_type=_named(key)[1],
             metric_name=_named(key)[0],
             metric_value=round(value, 4),
         )
-        for key, value in measured_metrics(run["metrics"], split).items()
+        for key, value in measured_metrics(facts.run["metrics"], facts.split).items()
         if math.isfinite(value)
     ]
     return results or None
@@ -452,14 +503,6 @@ def _figure(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "not defined"
 
 
-def _judges(run: dict[str, Any], benchmark: Benchmark | None, kind: str) -> str:
-    if benchmark is not None:
-        return benchmark.judges
-    if run["generated"]:
-        return "drawn faces"
-    return "sentiment" if kind == "regression" else "labels"
-
-
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -472,12 +515,12 @@ def paper_table(benchmark: Benchmark) -> dict[str, Any]:
     return {"names": names, "rows": rows, "note": benchmark.note}
 
 
-def _data_texts(run: dict[str, Any], benchmark: Benchmark | None, title: str) -> dict[str, str | None]:
-    if run["generated"]:
+def _data_texts(facts: _Facts) -> dict[str, str | None]:
+    if facts.run["generated"]:
         return _DRAWN_DATA
-    if benchmark is None:
-        return {**_UNKNOWN_DATA, "content": f"{title}, data of the one who trained this model."}
-    return benchmark_texts(benchmark)
+    if facts.benchmark is None:
+        return {**_UNKNOWN_DATA, "content": f"{facts.title}, data of the one who trained this model."}
+    return benchmark_texts(facts.benchmark)
 
 
 def benchmark_texts(benchmark: Benchmark) -> dict[str, str | None]:
@@ -486,17 +529,18 @@ def benchmark_texts(benchmark: Benchmark) -> dict[str, str | None]:
     return {"content": content, "terms": benchmark.terms, "people": benchmark.people, "page": benchmark.key}
 
 
-def _weights(folder: Path) -> dict[str, Any] | None:
-    """The mean weights in `folder` as rows of a table."""
+def _weights_fields(folder: Path) -> dict[str, Any]:
+    """Of the template: how the model decides, as far as it was measured."""
     path = folder / WEIGHTS_FILE
+    fields = {"weights": None, "picture": (folder / PICTURE_FILE).is_file(), "levels": _levels(folder)}
     if not path.is_file():
-        return None
+        return fields
     found = _read_object(path)
     named = {f"level {number}": value for number, value in enumerate(found["level_weights"], start=1)}
     named |= {f"{name}, shared": value for name, value in found["modality_weights"].items()}
     named |= {f"{name}, gate of what is private": value for name, value in found["private_gates"].items()}
     table = [(name, f"{value['mean']:.3f} ± {value['std']:.3f}") for name, value in named.items()]
-    return {"rows": found["rows"], "split": found["split"], "table": table}
+    return {**fields, "weights": {"rows": found["rows"], "split": found["split"], "table": table}}
 
 
 def _levels(folder: Path) -> int | None:

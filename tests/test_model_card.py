@@ -154,6 +154,13 @@ def test_segments_and_features_are_loaded_by_their_own_classes(tmp_path):
     inputs = {"text": "input_ids", "vision": "vision_features"}
     features = card_from_run(run_folder(tmp_path / "features", inputs=inputs, modalities=["text", "vision"]))
     assert "`input_ids`, `vision_features`" in features.text and "clip.mp4" not in features.text
+    mixed = card_from_run(run_folder(tmp_path / "mixed", inputs={"text": "text", "vision": "vision_features"}))
+    assert "`input_ids`, `vision_features`" in mixed.text
+
+
+def test_a_run_that_measured_nothing_says_so(tmp_path):
+    card = card_from_run(run_folder(tmp_path, metrics={"train_loss": 0.1}))
+    assert "measured nothing" in section(card, "## Results") and card.data.eval_results is None
 
 
 # -- compute and carbon ------------------------------------------------------------------------------------------------
@@ -205,6 +212,17 @@ def test_the_paper_s_figures_stand_apart_from_ours(tmp_path):
     assert "ODbL" in section(card, "## Training data") and "cao2014cremad" in section(card, "## Citation")
     assert card.data.license == "other" and card.data.license_name == "terms-of-the-training-data"
     assert "Acting" in section(card, "## Limits and bias")
+
+
+@pytest.mark.parametrize("changes", [
+    {"dataset": "csd", "data_arguments": {"dataset_options": "dataset=mosei,labels=emotion"},
+     "problem_type": "multi_label_classification"},
+    {"dataset": "ave", "per_segment": True},
+])  # fmt: skip
+def test_another_task_on_a_benchmark_is_not_set_beside_the_paper_s(changes, tmp_path):
+    card = card_from_run(run_folder(tmp_path, **changes))
+    assert "paper's figures" not in card.text and "sentiment-analysis" not in card.data.tags
+    assert BENCHMARKS["mosei" if changes["dataset"] == "csd" else "ave"].title in section(card, "## Training data")
 
 
 def test_of_other_data_nothing_is_claimed(tmp_path):
