@@ -665,3 +665,23 @@ def test_faults_show_before_the_first_row(tmp_path):
     table[5]["clip_id"] = ""
     with pytest.raises(DataFormatError, match="row 6 has no clip_id"):
         iter_manifest(write(tmp_path / "m.csv", table))
+
+
+def test_patterns_in_a_folder_whose_name_looks_like_one(tmp_path, monkeypatch):
+    folder = tmp_path / "my clips [v1]*"
+    (folder / "frames").mkdir(parents=True)
+    for number in (10, 2):
+        (folder / "frames" / f"{number}.jpg").write_bytes(b"a picture")
+    (folder / "clips.csv").write_text("images,label\nframes/*.jpg,1\n")
+    monkeypatch.chdir(folder)
+    for source in (folder / "clips.csv", "clips.csv"):
+        (row,) = load_manifest(source, validation_fraction=0)["train"]
+        assert [image["path"] for image in row["images"]] == [str(folder / "frames" / f"{n}.jpg") for n in (2, 10)]
+
+
+def test_two_columns_of_one_name(tmp_path):
+    assert "two columns are called 'label'" in fault(tmp_path, "text,label, label\na,1,2\n")
+    table = pa.table([["a"], [1.0], [2.0]], names=["text", "label", "label"])
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(DataFormatError, match="two columns are called 'label'"):
+        load_manifest(tmp_path / "m.parquet")

@@ -54,7 +54,8 @@ def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]
         if os.path.isdir(path):
             names = frame_files(path) or names
         elif glob.has_magic(cell) and not os.path.exists(path):
-            names = sorted(glob.glob(path), key=natural_order) or names
+            pattern = os.path.join(glob.escape(os.path.abspath(folder)), cell)
+            names = sorted(glob.glob(pattern), key=natural_order) or names
     found = [media_reference(folder, name, where) for name in names]
     return [reference for reference in found if reference is not None] or None
 

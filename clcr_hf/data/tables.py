@@ -113,12 +113,20 @@ def _read_csv(path: Path) -> Iterator[Row]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
+            _check_names(path, reader.fieldnames or ())
             for row in reader:
                 if None in row or None in row.values():
                     raise DataFormatError(f"{path}, line {reader.line_num}: as many fields as the header wanted")
                 yield {str(key).strip(): value for key, value in row.items()}
         except csv.Error as error:
             raise DataFormatError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    plain = [str(name).strip() for name in names]
+    twice = sorted({name for name in plain if plain.count(name) > 1})
+    if twice:
+        raise DataFormatError(f"{path}: two columns are called {', '.join(map(repr, twice))}")
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
@@ -144,6 +152,7 @@ def _parquet_file(path: Path) -> pq.ParquetFile:
 
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with _parquet_file(path) as file:
+        _check_names(path, file.schema_arrow.names)
         names = [name for name in file.schema_arrow.names if columns is None or name in columns]
         try:
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
