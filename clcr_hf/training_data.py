@@ -3,7 +3,7 @@
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 
 from .data import load_manifest, load_mmsa, load_utterances
-from .data.columns import SPLIT_ALIASES, carve_groups, logger, make_dataset, ordered_splits
+from .data.columns import SPLIT_ALIASES, DataFormatError, carve_groups, logger, make_dataset, ordered_splits
 from .data.talking_faces import GENERATOR_VERSION, MARKER, generate_talking_faces
 from .flow import add_flow
 from .options import split_options
@@ -282,17 +282,22 @@ def _wanted(modalities: Sequence[str] | None) -> dict[str, Any]:
     return {} if modalities is None else {"modalities": list(modalities)}
 
 
-def _first_file(source: str, names: Iterable[str]) -> Path:
+def _first_file(source: str, names: Sequence[str]) -> Path:
     """`source` itself, or the first of `names` that lies in it where it is a folder."""
     path = Path(source)
-    return next((path / name for name in names if (path / name).is_file()), path) if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise DataFormatError(f"{path}: no {' or '.join(names)} here; name it with --data_file")
+    return found
 
 
 def _utterances(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData:
     splits = _call(
         load_utterances,
         args,
-        args.source,
+        _first_file(args.source or "", ("utterances.npz",)),
         label=args.label_column or "label",
         modalities=modalities,
         standardise=args.standardise,

@@ -381,3 +381,10 @@ def test_a_link_out_of_the_file_is_refused(features, tmp_path):
         file["avadataset"] = h5py.ExternalLink(str(features / "audio_feature.h5"), "avadataset")
     with pytest.raises(DataFormatError, match="not followed"):
         load_ave_h5(folder)
+
+
+def test_an_empty_list_is_an_error(tmp_path):
+    root = make_ave(tmp_path, clips=3)
+    (root / "valSet.txt").write_text("Category&VideoID&Quality&StartTime&EndTime\n")
+    with pytest.raises(DataFormatError, match=r"valSet\.txt: the list has no annotations"):
+        load_ave(root)

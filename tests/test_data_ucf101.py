@@ -185,3 +185,10 @@ def test_missing_flow(made, tmp_path):
     (tmp_path / "v_YoYo_g02_c01.npz").write_bytes(b"x")
     splits = load_ucf101(made, flow=tmp_path, skip_missing=True, validation_fraction=0)
     assert splits["train"]["id"] == ["v_YoYo_g02_c01"] and splits["test"]["id"] == ["v_YoYo_g01_c01"]
+
+
+def test_an_empty_list_is_an_error(tmp_path):
+    root = make_ucf101(tmp_path, classes=2, groups=3)
+    (root / "ucfTrainTestlist" / "testlist01.txt").write_text("\n")
+    with pytest.raises(DataFormatError, match=r"testlist01\.txt: the list has no clips"):
+        load_ucf101(root)

@@ -535,3 +535,9 @@ def test_pictures_of_several_sizes_are_missing(tmp_path, caplog):
     assert not data["test"][0]["vision_attention_mask"].any()
     assert "odd cannot be read" in caplog.text and "several sizes" in caplog.text
     assert data["test"][1]["pixel_values"].shape[0] == 2
+
+
+@pytest.mark.parametrize(("dataset", "name"), [("mmsa", "aligned_50.pkl"), ("utterances", "utterances.npz")])
+def test_a_folder_without_the_file_says_what_was_looked_for(tmp_path, dataset, name):
+    with pytest.raises(ValueError, match=f"no {name}.*--data_file"):
+        load_data(DataArguments(dataset=dataset, dataset_dir=str(tmp_path)))

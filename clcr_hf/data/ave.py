@@ -175,6 +175,8 @@ def read_annotations(path: str | os.PathLike) -> list[Annotation]:
             continue
         late += annotations[-1].end > NUM_SEGMENTS
         doubtful += fields[2] != "good"
+    if not annotations and not problems:
+        problems.append("the list has no annotations")
     raise_problems(path, problems, "A line is Category&VideoID&Quality&StartTime&EndTime")
     if late:
         logger.warning("%s: %d events end after the clip's %d seconds; they are cut there", path, late, NUM_SEGMENTS)

@@ -71,7 +71,7 @@ def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 
 def clips_of_list(
-    path: str | os.PathLike[str], clips: Mapping[str, Clip], problems: Sequence[str], twice: Sequence[str]
+    path: str | os.PathLike[str], clips: Mapping[str, Clip], problems: Sequence[str], twice: Sequence[str] = ()
 ) -> list[Clip]:
     """What a list of clips holds, once all of its lines are read.
 

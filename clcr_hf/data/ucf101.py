@@ -20,7 +20,7 @@ from pathlib import Path
 from datasets import ClassLabel, DatasetDict, Features, Value, Video
 
 from .columns import DataFormatError, carve_groups, make_dataset, ordered_splits, raise_problems
-from .files import file_fault, list_lines, report_missing
+from .files import clips_of_list, file_fault, list_lines, report_missing
 
 FOLDS = (1, 2, 3)
 _LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", ".")
@@ -167,8 +167,7 @@ def _read_list(path: Path, names: list[str], labelled: bool) -> list[_Clip]:
             clip = _Clip(fields[0], label, parts[2])
             if clips.setdefault(clip.id, clip) is not clip:
                 problems.append(f"line {number}: {clip.id} comes twice")
-    raise_problems(path, problems)
-    return list(clips.values())
+    return clips_of_list(path, clips, problems)
 
 
 def _check_groups(where: Path, parts: dict[str, list[_Clip]]) -> None:

@@ -21,12 +21,13 @@ HEADER = "Category&VideoID&Quality&StartTime&EndTime"
 
 
 def plan(clips: int) -> list[tuple[int, str, int, int, str]]:
-    """(event, video id, start, end, split) of each clip; every event is in every split."""
+    """(event, video id, start, end, split) of each clip; from 12 clips on every event is in every split."""
     rows = []
+    a_turn = len(EVENTS) if clips >= len(EVENTS) * len(SPLITS) else 1
     for i in range(clips):
         event, block = i % len(EVENTS), i // len(EVENTS)
         start, end = TIMES[(event + block) % len(TIMES)]
-        rows.append((event, f"-{i:03d}_aB-cDx", start, end, SPLITS[block % len(SPLITS)]))
+        rows.append((event, f"-{i:03d}_aB-cDx", start, end, SPLITS[i // a_turn % len(SPLITS)]))
     return rows
 
 
