@@ -1,5 +1,7 @@
 """Exported graphs against the model they were made of: other batch sizes and lengths, padding, missing modalities."""
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from model_utils import TINY_BERT, feature_config
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClassification, CLCRModel
+from clcr_hf.cli import main
 from clcr_hf.export import (
     ONNXModel,
     example_batch,
@@ -17,13 +20,12 @@ from clcr_hf.export import (
     fusion_inputs,
     graph_inputs,
     largest_difference,
-    named_outputs,
     output_names,
     quantise,
 )
 
 needs_onnx = pytest.mark.skipif(
-    any(__import__("importlib.util").util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
     reason='ONNX export is not tested: pip install "clcr-hf[export]"',
 )
 CLOSE = 1e-4
@@ -31,14 +33,14 @@ CLOSE = 1e-4
 TINY_RESNET = {
     "model_type": "resnet",
     "embedding_size": 8,
-    "hidden_sizes": [8, 12, 16],
-    "depths": [1, 1, 1],
+    "hidden_sizes": [8, 12],
+    "depths": [1, 1],
     "layer_type": "basic",
 }
 TINY_WAV2VEC2 = {
     "model_type": "wav2vec2",
     "hidden_size": 16,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 32,
     "conv_dim": [8, 8],
@@ -51,13 +53,21 @@ TINY_WAV2VEC2 = {
 }
 
 
+def small_config(stride: int = 1, **kwargs: Any) -> CLCRConfig:
+    """Features through short TCNs, that of audio with a stride: few operators are exported soon."""
+    vision = {"feature_size": 7, "tcn_dilations": [[1], [2]]}
+    audio = {"feature_size": 5, "tcn_dilations": [[1], [2]], "tcn_stride": stride}
+    return feature_config(**{"vision_config": vision, "audio_config": audio, "num_levels": 2, **kwargs})
+
+
 def raw_config() -> CLCRConfig:
     """All three modalities raw: BERT and wav2vec2 tapped, ResNet tapped at stages of different widths."""
     return feature_config(
-        text_config={"backbone_config": dict(TINY_BERT), "source": "taps"},
+        text_config={"backbone_config": {**TINY_BERT, "num_hidden_layers": 2}, "source": "taps"},
         vision_config={"backbone_config": dict(TINY_RESNET), "source": "taps"},
         audio_config={"backbone_config": dict(TINY_WAV2VEC2), "source": "taps"},
         token_scores="standardised",
+        num_levels=2,
     )
 
 
@@ -92,8 +102,7 @@ def raw_model() -> CLCRForSequenceClassification:
 @pytest.fixture(scope="module")
 def feature_model() -> CLCRForSequenceClassification:
     torch.manual_seed(1)
-    audio = {"feature_size": 5, "tcn_stride": 4}
-    return moved(CLCRForSequenceClassification(feature_config(audio_config=audio, num_labels=3)))
+    return moved(CLCRForSequenceClassification(small_config(stride=4, num_labels=3)))
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +115,12 @@ RAW_LENGTHS = [
     {},
     {"text": 21, "vision": 5, "audio": 611},
 ]
+FEATURE_LENGTHS = [{}, {"vision": 40, "audio": 9}, {"vision": 2, "audio": 50}, {"vision": 1, "audio": 1}]
 
 
 @needs_onnx
-@pytest.mark.parametrize("part", ["whole", "fusion"])
-def test_onnx_equals_the_model_on_raw_input(raw_model, part, tmp_path):
-    graph = ONNXModel(export_onnx(raw_model, tmp_path / "model.onnx", part=part, image_size=32))
+def test_onnx_equals_the_model_on_raw_input(raw_model, tmp_path):
+    graph = ONNXModel(export_onnx(raw_model, tmp_path / "model.onnx", image_size=32))
     assert graph.outputs == output_names(raw_model, raw_model.config.modalities)
     for batch in batches(raw_model, RAW_LENGTHS, image_size=32):
         assert largest_difference(raw_model, graph, batch) < CLOSE
@@ -120,8 +129,7 @@ def test_onnx_equals_the_model_on_raw_input(raw_model, part, tmp_path):
 @needs_onnx
 def test_onnx_equals_the_model_on_features(feature_model, feature_file):
     graph = ONNXModel(feature_file)
-    lengths = [{}, {"vision": 40, "audio": 9}, {"vision": 2, "audio": 50}, {"vision": 1, "audio": 1}]
-    for batch in batches(feature_model, lengths):
+    for batch in batches(feature_model, FEATURE_LENGTHS):
         assert largest_difference(feature_model, graph, batch) < CLOSE
 
 
@@ -175,21 +183,13 @@ def test_eight_bit_weights(feature_model, feature_file, tmp_path):
     assert 0 < largest_difference(feature_model, graph, batch) < 0.1
     got = graph(**batch)
     assert (got["modality_weights"][batch["audio_attention_mask"].sum(1) == 0, 1] == 0).all()
-    allowed = 1e-4 + np.maximum(0.9 * batch["vision_attention_mask"].sum(1).numpy(), 1)
+    allowed = 1e-4 + np.maximum(0.72 * batch["vision_attention_mask"].sum(1).numpy(), 1)
     assert (got["token_budgets_2_vision"].sum(1) <= allowed).all()
-
-
-def test_program_is_saved_and_read_back(raw_model, tmp_path):
-    export_program(raw_model, tmp_path / "model.pt2", image_size=32)
-    module = torch.export.load(tmp_path / "model.pt2").module()
-    for batch in batches(raw_model, RAW_LENGTHS[1:], image_size=32):
-        assert largest_difference(raw_model, module, batch) < CLOSE
-    assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
 
 
 def test_program_of_one_modality_has_no_factorisation(tmp_path):
     torch.manual_seed(3)
-    model = moved(CLCRForSequenceClassification(feature_config(vision_config=None)))
+    model = moved(CLCRForSequenceClassification(small_config(vision_config=None)))
     program = export_program(model)
     called = {str(node.target) for node in program.graph.nodes}
     assert not any("qr" in name or "searchsorted" in name for name in called)
@@ -200,7 +200,7 @@ def test_program_of_one_modality_has_no_factorisation(tmp_path):
 @pytest.mark.parametrize("num_segments", [3, None])
 def test_program_of_the_head_by_segments(num_segments):
     torch.manual_seed(4)
-    model = moved(CLCRForTokenClassification(feature_config(num_labels=4, num_segments=num_segments)))
+    model = moved(CLCRForTokenClassification(small_config(num_labels=4, num_segments=num_segments)))
     module = export_program(model).module()
     for steps in (5, 16):
         (batch,) = batches(model, [{"vision": steps, "audio": steps if num_segments is None else 8}])
@@ -209,7 +209,7 @@ def test_program_of_the_head_by_segments(num_segments):
 
 def test_program_of_some_modalities_and_without_a_head():
     torch.manual_seed(5)
-    model = moved(CLCRModel(feature_config()))
+    model = moved(CLCRModel(small_config()))
     module = export_program(model, modalities=["audio"]).module()
     (batch,) = batches(model, [{"audio": 21}], modalities=["audio"])
     assert set(batch) == {"audio_features", "audio_attention_mask"}
@@ -217,18 +217,37 @@ def test_program_of_some_modalities_and_without_a_head():
     assert "pooler_output" in module(**batch)
 
 
-def test_the_model_given_stays_as_it_is(raw_model):
+def test_program_of_the_fusion_behind_backbones(raw_model):
+    """Taps of different widths come in one tensor. The model given stays as it is, backbones and all."""
     before = {name: value.clone() for name, value in raw_model.state_dict().items()}
     raw_model.train()
-    export_program(raw_model, part="fusion")
+    program = export_program(raw_model, part="fusion")
     assert raw_model.training
     raw_model.eval()
     assert all(torch.equal(value, before[name]) for name, value in raw_model.state_dict().items())
-    batch = example_batch(graph_inputs(raw_model, image_size=32))
-    assert set(fusion_inputs(raw_model, batch)) == {
-        f"{name}_{what}" for name in ("text", "vision", "audio") for what in ("features", "attention_mask")
-    }
-    assert "logits" in named_outputs(raw_model(**batch))
+    for batch in batches(raw_model, RAW_LENGTHS[1:], image_size=32):
+        given = fusion_inputs(raw_model, batch)
+        assert given["vision_features"].shape[1::2] == (2, 12) and given["audio_features"].shape[1] == 2
+        assert largest_difference(raw_model, program.module(), batch, "fusion") < CLOSE
+
+
+@needs_onnx
+def test_command_writes_a_file_and_says_how_far_it_is_from_the_model(feature_model, tmp_path, capsys):
+    feature_model.save_pretrained(tmp_path / "model")
+    for arguments in (["int8", "--modalities", "audio"], ["torch"]):
+        out = tmp_path / f"{arguments[0]}.file"
+        with pytest.raises(SystemExit) as stopped:
+            main(["export", str(tmp_path / "model"), str(out), "--json", "--format", *arguments])
+        assert stopped.value.code == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["bytes"] == out.stat().st_size and said["largest_difference"] < 0.1
+    module = torch.export.load(tmp_path / "torch.file").module()
+    for batch in batches(feature_model, FEATURE_LENGTHS[1:3]):
+        assert largest_difference(feature_model, module, batch) < CLOSE
+    with pytest.raises(SystemExit):
+        main(["export", str(tmp_path / "model"), str(tmp_path / "x"), "--format", "coreml"])
+    assert "onnx, int8 or torch" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_clear_errors(feature_model):
