@@ -20,6 +20,8 @@ from .model_card import (
     PICTURE_FILE,
     WEIGHTS_FILE,
     read_card_options,
+    read_run,
+    run_mark,
     set_card_options,
 )
 from .pipeline_clcr import TASK, CLCRPipeline
@@ -207,15 +209,17 @@ def build_card_pictures(
 
     Raises:
         ImportError: matplotlib is not there.
+        FileNotFoundError: `folder` holds no `run.json`.
         ValueError: no such split, or no row that could be read.
     """
     from .pictures import draw_mean_weights
 
     folder = Path(folder)
+    mark = run_mark(read_run(folder))
     chosen = _own_rows(folder, split, limit) if rows is None else list(islice(rows, limit))
     pipe = pipeline(TASK, model=str(folder), device=device)
     results = pipe(chosen, batch_size=batch_size, return_explanation=True, on_error="skip")
-    measured = {"split": split, **mean_weights(results)}
+    measured = {"split": split, "mark": mark, **mean_weights(results)}
     draw_mean_weights(measured, folder / PICTURE_FILE)
     temporary = folder / (WEIGHTS_FILE + ".tmp")
     temporary.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
@@ -266,7 +270,7 @@ def add_example(
         shutil.copyfile(clip, target)
         example["file"] = f"{EXAMPLES_FOLDER}/{target.name}"
     example |= {"text": text} if text else {}
-    example["output"] = _labels(answer)
+    example |= {"output": _labels(answer), "mark": run_mark(read_run(folder))}
     kept = [each for each in read_card_options(folder).examples if each.get("title") != example["title"]]
     set_card_options(folder, examples=[*kept, example])
     return example

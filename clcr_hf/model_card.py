@@ -6,6 +6,7 @@ the user says of it: licence, benchmark, examples; see [`set_card_options`]), `h
 """
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -97,7 +98,7 @@ class CardOptions:
         benchmark: key of `BENCHMARKS`, where the record does not show which it is.
         dataset_id: name of the data set on the Hub, only where it is known to be the same data.
         examples: for the Hub's widget, each a dict of `title`, `file` (in the folder) and `text` where there are such,
-            and `output`, a list of `{"label", "score"}`.
+            and `output`, a list of `{"label", "score"}` that holds for the run of that `mark` (see [`run_mark`]).
     """
 
     license: str | None = None
@@ -128,6 +129,12 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: a card is written from the record of a training run")
     return _read_object(path)
+
+
+def run_mark(run: dict[str, Any]) -> str:
+    """Twelve letters that tell one run from another by what it measured, running times among it: what was found out
+    about a model must not end up in the card of the one trained next in its folder."""
+    return hashlib.sha256(json.dumps(run["metrics"], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_card_options(folder: str | Path) -> CardOptions:
@@ -186,7 +193,7 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         gives=facts.gives,
         measured=True,
         **_run_fields(facts),
-        **_weights_fields(facts.folder),
+        **_weights_fields(facts),
         paper=paper_table(facts.benchmark) if facts.benchmark and facts.is_papers_task else None,
         dataset=_data_texts(facts),
         examples=len(facts.options.examples),
@@ -385,7 +392,7 @@ def _card_data(facts: _Facts) -> ModelCardData:
         emissions["metadata"]["training_type"] = "fine-tuning" if bases else "pre-training"
     extra: dict[str, Any] = {
         "base_model_relation": "finetune" if bases else None,
-        "widget": _widget(options.examples, facts.model_id) or None,
+        "widget": _widget(options.examples, facts.model_id, run_mark(run)) or None,
         # What an endpoint's widget sends along with an input; see handler.py.
         "inference": {"parameters": {"return_explanation": True}} if facts.kind != "segments" else None,
         "co2_eq_emissions": emissions["metadata"] if emissions else None,
@@ -430,12 +437,13 @@ def _is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and ".." not in name and not name.startswith((".", "-"))
 
 
-def _widget(examples: Sequence[dict[str, Any]], model_id: str) -> list[dict[str, Any]]:
+def _widget(examples: Sequence[dict[str, Any]], model_id: str, mark: str) -> list[dict[str, Any]]:
     """Examples as the Hub reads them: `src` and `text`, and the output that this model gave."""
     address = f"https://huggingface.co/{model_id}/resolve/main"
     widget = []
     for example in examples:
-        entry = {"example_title": example.get("title"), "text": example.get("text"), "output": example.get("output")}
+        entry = {"example_title": example.get("title"), "text": example.get("text")}
+        entry["output"] = example.get("output") if example.get("mark") == mark else None
         entry["src"] = f"{address}/{example['file']}" if example.get("file") else None
         widget.append({name: value for name, value in entry.items() if value})
     return widget
@@ -529,18 +537,19 @@ def benchmark_texts(benchmark: Benchmark) -> dict[str, str | None]:
     return {"content": content, "terms": benchmark.terms, "people": benchmark.people, "page": benchmark.key}
 
 
-def _weights_fields(folder: Path) -> dict[str, Any]:
-    """Of the template: how the model decides, as far as it was measured."""
-    path = folder / WEIGHTS_FILE
-    fields = {"weights": None, "picture": (folder / PICTURE_FILE).is_file(), "levels": _levels(folder)}
-    if not path.is_file():
+def _weights_fields(facts: _Facts) -> dict[str, Any]:
+    """Of the template: how the model decides, as far as it was measured of this run's model."""
+    path, picture = facts.folder / WEIGHTS_FILE, facts.folder / PICTURE_FILE
+    fields: dict[str, Any] = {"weights": None, "levels": _levels(facts.folder)}
+    found = _read_object(path) if path.is_file() else {}
+    if found.get("mark") != run_mark(facts.run):
         return fields
-    found = _read_object(path)
     named = {f"level {number}": value for number, value in enumerate(found["level_weights"], start=1)}
     named |= {f"{name}, shared": value for name, value in found["modality_weights"].items()}
     named |= {f"{name}, gate of what is private": value for name, value in found["private_gates"].items()}
     table = [(name, f"{value['mean']:.3f} ± {value['std']:.3f}") for name, value in named.items()]
-    return {**fields, "weights": {"rows": found["rows"], "split": found["split"], "table": table}}
+    weights = {"rows": found["rows"], "split": found["split"], "table": table}
+    return {**fields, "picture": picture.is_file(), "weights": weights}
 
 
 def _levels(folder: Path) -> int | None:
@@ -630,6 +639,7 @@ __all__ = [
     "read_card_options",
     "read_run",
     "render_card",
+    "run_mark",
     "set_card_options",
     "write_model_card",
 ]

@@ -296,6 +296,9 @@ def test_the_card_shows_how_the_model_decides_on_its_own_data(trained, pipe, cor
     release = build_release(trained, tmp_path, "org/faces")
     assert (release / "how_it_decides.png").read_bytes() == (trained / "how_it_decides.png").read_bytes()
     assert "](how_it_decides.png)" in (release / "README.md").read_text()
+    record = json.loads((release / "run.json").read_text())
+    (release / "run.json").write_text(json.dumps({**record, "metrics": {"test_mae": 1.4}}))  # trained again
+    assert "how_it_decides.png" not in write_model_card(release).read_text()
 
 
 def test_means_of_clips_of_ones_own(trained, clip, tmp_path):

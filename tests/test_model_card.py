@@ -22,6 +22,7 @@ from clcr_hf.model_card import (
     copy_card_files,
     pipeline_tag,
     read_card_options,
+    run_mark,
     set_card_options,
     write_model_card,
 )
@@ -274,13 +275,14 @@ def test_card_options_that_make_no_sense_are_refused(content, tmp_path):
 def test_the_widget_shows_files_of_the_repository_and_what_the_model_said(tmp_path):
     run_folder(tmp_path)
     output = [{"label": "positive", "score": 1.5}]
-    set_card_options(
-        tmp_path, examples=[{"title": "A clip", "file": "examples/a.mp4", "text": "fine", "output": output}]
-    )
+    example = {"title": "A clip", "file": "examples/a.mp4", "text": "fine", "output": output, "mark": run_mark(RUN)}
+    set_card_options(tmp_path, examples=[example])
     (entry,) = card_from_run(tmp_path, "org/mine").data.widget
     source = "https://huggingface.co/org/mine/resolve/main/examples/a.mp4"
     assert entry == {"example_title": "A clip", "src": source, "text": "fine", "output": output}
     assert "but the clips in `examples/`" in card_from_run(tmp_path).text
+    (trained_again,) = card_from_run(run_folder(tmp_path, metrics={"test_mae": 0.5})).data.widget
+    assert "output" not in trained_again  # what another model said
 
 
 def test_eval_results_are_written_for_a_known_data_set_alone(tmp_path):
