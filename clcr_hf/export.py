@@ -173,15 +173,19 @@ def _sound_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | N
         return GraphInput(name, "input_values", mask, (config.num_mel_bins, steps), 1, steps)
     if hasattr(config, "frequency_stride"):  # AST: likewise
         return GraphInput(name, "input_values", mask, (config.max_length, config.num_mel_bins), 0, config.max_length)
-    if reader.input_name == "pixel_values":
-        return GraphInput(name, "input_values", mask, (axis, mel_bins or _MEL_BINS), 0, 32 * _AUDIO_TOKENS)
+    # With fewer tokens than three torch.export would have to tell apart lengths that it cannot.
+    if (
+        reader.input_name == "pixel_values"
+    ):  # a network for pictures, halved at the stem twice and at each stage but one
+        stride = 2 ** (len(config.hidden_sizes) + 1)
+        shape = (axis, mel_bins or _MEL_BINS)
+        return GraphInput(name, "input_values", mask, shape, 0, stride * _AUDIO_TOKENS, shortest=3 * stride)
 
     def samples(tokens: int) -> int:
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
             tokens = (tokens - 1) * stride + kernel
         return tokens
 
-    # With fewer tokens than three torch.export would have to tell apart lengths that it cannot.
     return GraphInput(name, "input_values", mask, (axis,), 0, samples(_AUDIO_TOKENS), shortest=samples(3))
 
 

@@ -250,6 +250,36 @@ def test_command_writes_a_file_and_says_how_far_it_is_from_the_model(feature_mod
     assert not (tmp_path / "x").exists()
 
 
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+WHISPER = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+WHISPER |= {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+SPECIAL = {name: 1 for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")}
+OTHER_BACKBONES = {
+    "videomae": ("vision", {**SIZES, "image_size": 32, "patch_size": 16, "num_frames": 4}, (4, 3, 32, 32)),
+    "whisper": (
+        "audio",
+        {**WHISPER, **SPECIAL, "num_mel_bins": 8, "max_source_positions": 20, "vocab_size": 60},
+        (8, 40),
+    ),
+    "resnet": ("audio", {**TINY_RESNET, "num_channels": 1}, ("audio_length", 40)),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHER_BACKBONES))
+def test_program_with_other_backbones(name):
+    """What a backbone fixes is fixed in the graph: frames of a clip, seconds of a spectrogram."""
+    modality, fields, shape = OTHER_BACKBONES[name]
+    torch.manual_seed(6)
+    parts: dict[str, Any] = {"text_config": None, "vision_config": None, "audio_config": None}
+    parts[f"{modality}_config"] = {"backbone_config": {"model_type": name, **fields}, "source": "taps"}
+    model = moved(CLCRForSequenceClassification(CLCRConfig(**parts, num_levels=2, hidden_size=16)))
+    (described,) = graph_inputs(model)
+    assert described.shape == shape
+    module = export_program(model).module()
+    for batch in batches(model, [{}, {modality: described.steps + 9}]):
+        assert largest_difference(model, module, batch) < CLOSE
+
+
 def test_clear_errors(feature_model):
     with pytest.raises(ValueError, match="`part` must be"):
         graph_inputs(feature_model, part="half")  # type: ignore[arg-type]
