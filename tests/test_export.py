@@ -134,6 +134,22 @@ def test_onnx_equals_the_model_on_features(feature_model, feature_file):
 
 
 @needs_onnx
+def test_onnx_of_the_fusion_behind_backbones(raw_model, tmp_path):
+    graph = ONNXModel(export_onnx(raw_model, tmp_path / "fusion.onnx", part="fusion"))
+    for batch in batches(raw_model, RAW_LENGTHS, image_size=32):
+        assert largest_difference(raw_model, graph, batch, "fusion") < CLOSE
+
+
+@needs_onnx
+def test_onnx_of_the_head_by_segments(tmp_path):
+    torch.manual_seed(6)
+    model = moved(CLCRForTokenClassification(small_config(num_labels=4, num_segments=3)))
+    graph = ONNXModel(export_onnx(model, tmp_path / "segments.onnx"))
+    for batch in batches(model, [{"vision": 5, "audio": 8}, {"vision": 16, "audio": 8}, {}]):
+        assert largest_difference(model, graph, batch) < CLOSE
+
+
+@needs_onnx
 def test_what_is_left_out_counts_as_missing(feature_model, feature_file):
     """A modality, or a mask, that the caller leaves out; the batch of a PyTorch model is taken as it is."""
     graph = ONNXModel(feature_file)
