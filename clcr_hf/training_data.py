@@ -358,16 +358,18 @@ def _shards(args: DataArguments, modalities: Sequence[str] | None) -> LoadedData
         splits = as_dialogues(splits, dialogue_column=args.dialogue_column, turn_column=args.turn_column)
     segments = None if args.dialogue_column else _constant_segments(splits)
     folder = Path(args.dataset_dir or "").resolve()
-    names = _converted_label_names(folder) if is_multi_label(splits) else None
+    names = _recorded_label_names(folder) if is_multi_label(splits) else None
     return LoadedData(splits, folder.name, label_names=names, num_segments=segments)
 
 
-def _converted_label_names(folder: Path) -> Sequence[str] | None:
-    """Names of several labels, where `clcr convert` made the shards and its source had them."""
-    from .convert import RECORD
+def _recorded_label_names(folder: Path) -> Sequence[str] | None:
+    """Names of several labels, where `clcr convert` or `clcr extract` made the shards and its source had them."""
+    from .convert import RECORD as CONVERTED
+    from .extract.output import RECORD as EXTRACTED
 
-    record = folder / RECORD
-    return json.loads(record.read_text(encoding="utf-8")).get("label_names") if record.is_file() else None
+    records = (folder / name for name in (CONVERTED, EXTRACTED))
+    found = (json.loads(record.read_text(encoding="utf-8")) for record in records if record.is_file())
+    return next((record["label_names"] for record in found if record.get("label_names")), None)
 
 
 def _label_by_folder(splits: DatasetDict) -> DatasetDict:

@@ -34,6 +34,7 @@ from clcr_hf.extract.rows import average_words, token_intervals, tokens_to_words
 from clcr_hf.extract.sources import open_source
 from clcr_hf.media import load_audio, load_video, write_video
 from clcr_hf.speech import OpenSmile, SpeechRecogniser, tidy_transcript
+from clcr_hf.training_data import DataArguments, load_data
 
 FPS, RATE = 8, 16_000
 # A class token, and DINOv3's four registers, come before the patches.
@@ -428,6 +429,20 @@ def test_layout(models: dict[str, str], tmp_path: Path) -> None:
     assert rows.features["label"].names == ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
     assert {"actor", "sentence", "vision_features", "audio_features"} <= set(rows.column_names)
     assert all(row["vision_features"] is not None for row in rows)
+
+
+def test_names_of_several_labels_reach_training(models: dict[str, str], tmp_path: Path) -> None:
+    """A column of 0s and 1s cannot hold them."""
+    table, out = tmp_path / "clips.csv", tmp_path / "out"
+    rows = [f"t{index},good,{'glad|moved' if index % 2 else 'sad'}" for index in range(4)]
+    table.write_text("\n".join(["id,text,label", *rows]))
+    record = extract(table, out, text=models["text"], label_separator="|")
+    assert record["label_names"] == ["glad", "moved", "sad"]
+    found = load_data(DataArguments(dataset="shards", dataset_dir=str(out), validation_fraction=0))
+    assert found.labels.names == record["label_names"]
+    assert found.splits["train"]["label"][:2] == [[0, 0, 1], [1, 1, 0]]
+    with pytest.raises(DataFormatError, match="class names differ"):
+        extract(table, out, text=models["text"], label_separator="|", label_names=["sad", "moved", "glad"])
 
 
 def test_layout_of_segments(models: dict[str, str], tmp_path: Path) -> None:

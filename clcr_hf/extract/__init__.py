@@ -101,8 +101,8 @@ def extract_features(
         progress: show a bar.
 
     Returns:
-        What `extract.json` holds: `settings`, `source`, `columns` (layers, widths), `versions`, `counts` (rows by
-        split, failed clips, and rows that lack something, by reason).
+        What `extract.json` holds: `settings`, `source`, `label_names` (of several labels), `columns` (layers, widths),
+        `versions`, `counts` (rows by split, failed clips, and rows that lack something, by reason).
 
     Raises:
         ValueError: settings that contradict each other.
@@ -154,6 +154,7 @@ def extract_features(
         "source": clips.name,
         "settings": asdict(settings),
         "features": json.loads(json.dumps(features.to_dict())),
+        "label_names": None if clips.label_names is None else list(clips.label_names),
     }
     claim(folder, identity, state)
     failures = FailureList(folder, state.process_index)

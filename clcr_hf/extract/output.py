@@ -151,7 +151,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         other = found.get("settings", {}).get(name)
         if other != value:
             problems.append(f"{name} is {other!r} there and {value!r} here")
-    if not problems and found.get("features") != wanted["features"]:
+    if not problems and any(found.get(name) != wanted[name] for name in ("features", "label_names")):
         problems.append("the columns or class names differ")
     return problems
 

@@ -5,15 +5,16 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Features
+from datasets import DatasetDict, Features, List
 
 from .. import data as loaders
 from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
+from ..data.csd import MOSEI_EMOTIONS
 from ..data.manifest import open_manifest
 from ..data.tables import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
 
@@ -26,6 +27,8 @@ _WORDS = ("words", "word_intervals")
 # Of a table alone: some benchmarks have a `start` and `end` that mean something else (where a clip lay in a longer
 # video, or an event in the clip), which are carried over.
 _OF_A_TABLE = (*_WORDS, "start", "end")
+# The layout, and its option `labels`, with several labels a row.
+_EMOTIONS = ("csd", "emotion")
 
 
 @dataclass
@@ -71,6 +74,7 @@ class ClipSource:
         kept: types of the columns carried over (`Clip.kept`).
         total: how many clips, where that is known.
         has_text, has_words: whether clips bring their transcript; its words with times.
+        label_names: names of several labels, whose column cannot hold them.
     """
 
     name: str
@@ -79,6 +83,7 @@ class ClipSource:
     total: int | None = None
     has_text: bool = False
     has_words: bool = False
+    label_names: Sequence[str] | None = None
 
     def __iter__(self) -> Iterator[Clip]:
         return self.open()
@@ -113,7 +118,9 @@ def open_source(
         return _rows_source("rows", source)
     path = Path(source)
     if layout is not None:
-        return _rows_source(str(path.absolute()), _load_layout(layout, path, dict(layout_options or {})))
+        options = dict(layout_options or {})
+        rows = _rows_source(str(path.absolute()), _load_layout(layout, path, options))
+        return replace(rows, label_names=MOSEI_EMOTIONS) if (layout, options.get("labels")) == _EMOTIONS else rows
     if path.is_dir() and not _named_tables(path):
         return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split)), Features({}))
     if not path.exists():
@@ -181,6 +188,7 @@ def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
         total=len(manifest),
         has_text="text" in manifest.features,
         has_words=present.issuperset(_WORDS),
+        label_names=manifest.label_names if isinstance(manifest.features.get("label"), List) else None,
     )
 
 
