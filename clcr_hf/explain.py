@@ -1,13 +1,13 @@
 """What decided an answer: weights, token budgets, and the answer with each modality left out; for one clip, or as means
 over a data set for the model card. Made of what [`CLCRPipeline`] returns with `return_explanation=True`; the pictures
-are drawn by `pictures.py`."""
+are drawn by `pictures.py`, and as HTML by `demo/pictures.py`, which does without matplotlib."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,10 @@ def explain(pipe: CLCRPipeline, sample: Any) -> Decision:
     result = pipe(sample, return_explanation=True)
     given = dict(sample) if isinstance(sample, Mapping) else {"media": sample}
     present = [name for name, tokens in result["tokens"].items() if tokens]
-    without = {name: pipe(leave_out(given, name)) for name in present} if len(present) > 1 else {}
+    rest = given
+    for name in _INPUTS.keys() - present:  # such as the sound of a clip that has none
+        rest = leave_out(rest, name)
+    without = {name: pipe(leave_out(rest, name)) for name in present} if len(present) > 1 else {}
     return Decision(result, without, _seconds(given, result))
 
 
@@ -110,14 +113,15 @@ def change(full: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, floa
     several scores the one that moves most; of segments the share whose label is another.
     """
     if "segments" in full:
-        pairs = zip(full["segments"], other["segments"], strict=True)
-        return "segments with another answer", float(np.mean([one["label"] != two["label"] for one, two in pairs]))
+        pairs = list(zip(full["segments"], other["segments"], strict=False))  # the other may have fewer
+        moved = sum(one["label"] != two["label"] for one, two in pairs)
+        return "segments with another answer", moved / max(len(pairs), 1)
     if "probabilities" in full:
         label = full["label"]
         return f"change of P({label})", other["probabilities"][label] - full["probabilities"][label]
     if "scores" in full:
-        moved = (other["scores"][name] - value for name, value in full["scores"].items())
-        return "largest change of a score", max(moved, key=abs)
+        changes = (other["scores"][name] - value for name, value in full["scores"].items())
+        return "largest change of a score", max(changes, key=abs)
     return "change of the score", other["score"] - full["score"]
 
 
@@ -132,6 +136,29 @@ def decided_by(result: Mapping[str, Any]) -> dict[str, Any]:
             for name in _WEIGHTS[1:]
         },
     }
+
+
+def token_spans(tokens: Sequence[Mapping[str, Any]], seconds: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Stretches that tokens stand for, side by side; between two moments the border is half-way.
+
+    Args:
+        tokens: as `CLCRPipeline` gives them. Those of one moment (patches of one frame) become one stretch, with
+            their mean.
+        seconds: where the last stretch ends; default: as long after the last moment as before it.
+
+    Returns:
+        Borders `(N + 1,)` from 0, in seconds, or in tokens where some have no `time`; and budgets `(N, L)`.
+    """
+    if any("time" not in token for token in tokens):
+        return np.arange(len(tokens) + 1.0), np.array([token["budget"] for token in tokens])
+    moments: dict[float, list[Any]] = {}
+    for token in tokens:
+        moments.setdefault(min(token["time"], seconds or token["time"]), []).append(token["budget"])
+    times = sorted(moments)
+    middles = [(one + two) / 2 for one, two in pairwise(times)]
+    end = seconds or times[-1] + (times[-1] - middles[-1] if middles else 0.5)
+    return np.array([0.0, *middles, end]), np.array([np.mean(moments[time], axis=0) for time in times])
 
 
 def _seconds(sample: Mapping[str, Any], result: Mapping[str, Any]) -> float | None:
@@ -298,4 +325,5 @@ __all__ = [
     "explain",
     "leave_out",
     "mean_weights",
+    "token_spans",
 ]

@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .explain import Decision, change
+from .explain import Decision, change, token_spans
 
 # A colour each that people who do not tell red from green can tell (Okabe and Ito), and greys for levels.
 _COLOURS = {"text": "#0072B2", "vision": "#E69F00", "audio": "#009E73", "flow": "#CC79A7"}
@@ -147,12 +146,11 @@ def _draw_strips(
     figure: Any, axes: Sequence[Any], shown: Mapping[str, list[dict[str, Any]]], seconds: float | None
 ) -> None:
     """A strip for each modality: columns are moments or tokens, rows are levels, the deepest on top."""
-    budgets = {name: np.array([token["budget"] for token in tokens]) for name, tokens in shown.items()}
-    low, high = _shades(np.concatenate(list(budgets.values())))
+    low, high = _shades(np.array([token["budget"] for tokens in shown.values() for token in tokens]))
     image, note = None, "" if (low, high) == (0, 1) else f" (the colours span {low:.2f} to {high:.2f} only)"
     for drawn, (name, tokens) in zip(axes, shown.items(), strict=True):
         timed = "time" in tokens[0]
-        edges, values = token_spans(tokens, seconds) if timed else (np.arange(len(tokens) + 1), budgets[name])
+        edges, values = token_spans(tokens, seconds)
         rows = np.arange(values.shape[1] + 1) + 0.5
         image = drawn.pcolormesh(edges, rows, values.T, cmap="viridis", vmin=low, vmax=high, edgecolors="white", lw=0.4)
         drawn.set_yticks(range(1, values.shape[1] + 1), map(_level, range(1, values.shape[1] + 1)), fontsize=8)
@@ -173,28 +171,6 @@ def _draw_strips(
         bar = figure.colorbar(image, ax=list(axes), fraction=0.012, pad=0.01)
         bar.set_label("budget", fontsize=8)
         bar.ax.tick_params(labelsize=8)
-
-
-def token_spans(tokens: Sequence[Mapping[str, Any]], seconds: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Stretches of time of tokens that have a `time`: borders half-way between neighbours.
-
-    Args:
-        tokens: as `CLCRPipeline` gives them. Those of one moment (patches of one frame) become one stretch, with
-            their mean.
-        seconds: where the last stretch ends; default: as long after the last moment as before it.
-
-    Returns:
-        Borders `(N + 1,)` in seconds, and budgets `(N, L)`.
-    """
-    moments: dict[float, list[Any]] = {}
-    for token in tokens:
-        moments.setdefault(token["time"], []).append(token["budget"])
-    times = sorted(moments)
-    middles = [(one + two) / 2 for one, two in pairwise(times)]
-    end = max(seconds or 0.0, times[-1] + (times[-1] - middles[-1] if middles else 0.5))
-    values = np.array([np.mean(moments[time], axis=0) for time in times])
-    return np.array([0.0, *middles, end if seconds is None else max(seconds, times[-1])]), values
 
 
 # -- small things -----------------------------------------------------------------------------------------------------
@@ -294,4 +270,4 @@ def _errors(values: Mapping[str, Any]) -> list[float] | None:
     return spreads or None
 
 
-__all__ = ["draw_decision", "draw_mean_weights", "token_spans"]
+__all__ = ["draw_decision", "draw_mean_weights"]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model_utils import TINY_BERT, feature_config
 from PIL import Image
 from transformers import SeamlessM4TFeatureExtractor, pipeline, set_seed
@@ -31,9 +33,11 @@ from clcr_hf.explain import (
     explain,
     leave_out,
     mean_weights,
+    token_spans,
 )
+from clcr_hf.media import write_video
 from clcr_hf.model_card import write_model_card
-from clcr_hf.pictures import draw_decision, draw_mean_weights, token_spans
+from clcr_hf.pictures import draw_decision, draw_mean_weights
 from clcr_hf.publish import build_release
 from clcr_hf.training import train_tokenizer
 
@@ -142,6 +146,13 @@ def test_one_modality_alone_cannot_be_left_out(pipe):
     assert decision.without == {} and decision.seconds is None
 
 
+def test_a_track_that_a_clip_lacks_is_not_asked_for(pipe, tmp_path):
+    silent = str(write_video(tmp_path / "silent.mp4", np.zeros((8, 16, 16, 3), np.uint8), 8))
+    decision = explain(pipe, {"media": silent, "text": "a day"})
+    assert set(decision.without) == {"text", "vision"}
+    assert decision.without["vision"]["score"] == pytest.approx(pipe({"text": "a day"})["score"])
+
+
 def test_a_decision_is_plain_json(decision):
     found = json.loads(json.dumps(decision.to_dict()))
     assert found["seconds"] == pytest.approx(decision.seconds)
@@ -240,6 +251,23 @@ def test_stretches_of_time_fill_the_clip():
     assert values.tolist() == [[0.25, 0.5], [1.0, 1.0], [2.0, 1.0]]
     assert token_spans(tokens, None)[0].tolist() == [0.0, 0.5, 1.5, 2.5]
     assert token_spans(tokens[:1], 1.5)[0].tolist() == [0.0, 1.5]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.floats(0, 12), min_size=1, max_size=20),
+    seconds=st.one_of(st.none(), st.floats(0.1, 10)),
+)
+def test_stretches_cover_the_clip_in_order(times, seconds):
+    edges, values = token_spans([{"time": time, "budget": [0.25, 0.75]} for time in times], seconds)
+    assert edges[0] == 0 and (np.diff(edges) >= 0).all()
+    assert edges[-1] == seconds if seconds else edges[-1] > 0
+    assert values.shape == (len(edges) - 1, 2) and np.allclose(values, [0.25, 0.75])
+
+
+def test_tokens_without_a_moment_are_spread_evenly():
+    edges, values = token_spans([{"token": "a", "budget": [0.1]}, {"token": "b", "budget": [0.9]}], 5.0)
+    assert edges.tolist() == [0, 1, 2] and values.tolist() == [[0.1], [0.9]]
 
 
 def test_without_matplotlib_the_error_says_what_to_install(decision, tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
 """`clcr demo`: a page that scores a clip and shows what decided it. Needs `pip install "clcr-hf[demo]"`.
 
-`reading.py` asks the model, `pictures.py` draws its answer as HTML, `app.py` is the page and its server.
+`reading.py` asks the model through `clcr_hf.explain`, `pictures.py` draws its answer as HTML, `app.py` is the page and
+its server.
 """
 
 from .app import build_page, serve
 from .pictures import draw_reading
-from .reading import Reading, read_clip
+from .reading import read_clip
 
-__all__ = ["Reading", "build_page", "draw_reading", "read_clip", "serve"]
+__all__ = ["build_page", "draw_reading", "read_clip", "serve"]

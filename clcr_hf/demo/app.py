@@ -147,24 +147,35 @@ def serve(
         pipe = pipeline(TASK, model=model, trust_remote_code=trust_remote_code)
         recognise = _recogniser(transcribe) if transcribe else None
         page = build_page(pipe, max_seconds=max_seconds, recognise=recognise, name=Path(model).name)
-        _, address, public = page.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            max_file_size=round(max_size * 2**20),
-            prevent_thread_lock=True,
-            quiet=True,
-            ssr_mode=False,
-            footer_links=[],
-            theme=_theme(gr),
-            css_paths=[_STYLE],
-        )
-        ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())
-        print(f"{public or address} reads clips with {model} (Ctrl-C ends it)", flush=True)
-        ended.wait()
-        page.close(verbose=False)
+        with _end_signals() as ended:  # heeded before the first visitor can come
+            _, address, public = page.launch(
+                server_name=host,
+                server_port=port,
+                share=share,
+                max_file_size=round(max_size * 2**20),
+                prevent_thread_lock=True,
+                quiet=True,
+                ssr_mode=False,
+                footer_links=[],
+                theme=_theme(gr),
+                css_paths=[_STYLE],
+            )
+            print(f"{public or address} reads clips with {model} (Ctrl-C ends it)", flush=True)
+            ended.wait()
+            page.close(verbose=False)
+
+
+@contextmanager
+def _end_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, in place of what they do otherwise."""
+    ended = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: ended.set()) for number in numbers}
+    try:
+        yield ended
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _theme(gr: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A reading as HTML: answer, weights, timeline, and what each modality contributes.
+"""A decision as HTML: answer, weights, timeline, and what each modality contributes.
 
 Plain HTML and SVG with the page's own text sizes, so that it reads as well on a telephone, in dark mode, and by a
 screen reader (each drawing says in words what it shows). Everything that comes from outside is escaped. The styles
@@ -9,7 +9,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from .reading import Reading
+from ..explain import Decision, change, token_spans
 
 _NAMES = {"text": "Text", "vision": "Vision", "audio": "Audio", "flow": "Motion"}
 _SENTIMENTS = ("negative", "neutral", "positive")
@@ -17,15 +17,14 @@ _SCALE = 3.0  # the answers of a sentiment model lie in [-3, 3]
 _TICKS = 5
 
 
-def draw_reading(reading: Reading) -> tuple[str, str]:
+def draw_reading(decision: Decision) -> tuple[str, str]:
     """The answer, and the reasons for it, as HTML."""
-    result = reading.result
     reasons = (
-        draw_left_out(reading),
-        draw_timeline(result["tokens"], reading.seconds),
-        draw_weights(mean_weights(result)),
+        draw_left_out(decision),
+        draw_timeline(decision.result["tokens"], decision.seconds),
+        draw_weights(decision.weights),
     )
-    return f'<div class="clcr">{draw_answer(result)}</div>', f'<div class="clcr">{"".join(reasons)}</div>'
+    return f'<div class="clcr">{draw_answer(decision.result)}</div>', f'<div class="clcr">{"".join(reasons)}</div>'
 
 
 def draw_answer(result: dict[str, Any]) -> str:
@@ -56,36 +55,20 @@ def _scale(score: float) -> str:
     )
 
 
-def draw_left_out(reading: Reading) -> str:
+def draw_left_out(decision: Decision) -> str:
     """Table of the answers without each modality."""
     title = "What changes when a modality is taken away"
-    if not reading.without:
+    if not decision.without:
         return _section(title, "<p>There is one modality alone, so none can be taken away.</p>")
-    compared = {gone: change(reading.result, other) for gone, other in reading.without.items()}
-    largest = max(abs(value) for _, value in compared.values()) or 1.0
-    what = next(iter(compared.values()))[0]
+    largest = max(map(abs, decision.changes.values())) or 1.0
+    what = change(decision.result, next(iter(decision.without.values())))[0]
     rows = "".join(
-        f"<tr>{_head(_name(gone))}<td>{escape(_short(reading.without[gone]))}</td>"
+        f"<tr>{_head(_name(gone))}<td>{escape(_short(decision.without[gone]))}</td>"
         f'<td>{value:+.3f}</td><td class="clcr-drawn">{_signed_bar(value / largest)}</td></tr>'
-        for gone, (_, value) in compared.items()
+        for gone, value in decision.changes.items()
     )
-    heads = f"<tr><th>Without</th><th>Answer</th><th>{escape(what)}</th><th></th></tr>"
+    heads = f"<tr><th>Without</th><th>Answer</th><th>{escape(what[:1].upper() + what[1:])}</th><th></th></tr>"
     return _section(title, _table("Answers with one modality left out", rows, heads))
-
-
-def change(full: dict[str, Any], other: dict[str, Any]) -> tuple[str, float]:
-    """What differs, in words, and by how much from `full` to `other`: the score, the probability of `full`'s label,
-    of several scores the one that moves most, or of segments the share whose label becomes another."""
-    if "segments" in full:
-        pairs = list(zip(full["segments"], other["segments"], strict=False))
-        return "Share of labels changed", sum(a["label"] != b["label"] for a, b in pairs) / max(len(pairs), 1)
-    if "probabilities" in full:
-        label = full["label"]
-        return f"Change of P({label})", other["probabilities"][label] - full["probabilities"][label]
-    if "scores" in full:
-        moved = {name: other["scores"][name] - value for name, value in full["scores"].items()}
-        return "Largest change", max(moved.values(), key=abs)
-    return "Change of score", other["score"] - full["score"]
 
 
 def draw_timeline(tokens: dict[str, list[dict[str, Any]]], seconds: float | None) -> str:
@@ -103,10 +86,11 @@ def draw_timeline(tokens: dict[str, list[dict[str, Any]]], seconds: float | None
 
 
 def _lanes(name: str, tokens: list[dict[str, Any]], seconds: float | None) -> str:
-    spans = token_spans(tokens, seconds)
+    edges, budgets = token_spans(tokens, seconds)
+    spans = list(pairwise(edges / edges[-1]))  # as shares of the whole
     lanes = []
-    for level in range(len(tokens[0]["budget"])):
-        bars = [(begin, end, budget[level]) for begin, end, budget in spans]
+    for level, values in enumerate(budgets.T):
+        bars = [(begin, end, value) for (begin, end), value in zip(spans, values, strict=True)]
         rects = "".join(
             f'<rect x="{1000 * begin:.1f}" y="{100 - 100 * value:.1f}" width="{1000 * (end - begin) - 2:.1f}" '
             f'height="{100 * value:.1f}"/>'
@@ -119,24 +103,6 @@ def _lanes(name: str, tokens: list[dict[str, Any]], seconds: float | None) -> st
         )
     words = _words(tokens) if name == "text" else ""
     return f'<h3>{_name(name)}</h3><div class="clcr-{escape(name)}">{"".join(lanes)}{words}</div>'
-
-
-def token_spans(tokens: list[dict[str, Any]], seconds: float | None) -> list[tuple[float, float, list[float]]]:
-    """Begin and end of each stretch as shares of the whole, and its budget by level. Tokens of one moment (patches of
-    one frame) become one stretch, with their mean; tokens without a time are spread evenly."""
-    levels = len(tokens[0]["budget"])
-    if not seconds or any("time" not in token for token in tokens):
-        return [(i / len(tokens), (i + 1) / len(tokens), token["budget"]) for i, token in enumerate(tokens)]
-    moments: dict[float, list[list[float]]] = {}
-    for token in tokens:
-        moments.setdefault(min(max(token["time"] / seconds, 0.0), 1.0), []).append(token["budget"])
-    times = sorted(moments)
-    edges = [0.0, *((left + right) / 2 for left, right in pairwise(times)), 1.0]
-    means = [
-        [sum(budget[level] for budget in moments[time]) / len(moments[time]) for level in range(levels)]
-        for time in times
-    ]
-    return [(*edge, mean) for edge, mean in zip(pairwise(edges), means, strict=True)]
 
 
 def _spoken(name: str, level: int, bars: list[tuple[float, float, float]], seconds: float | None) -> str:
@@ -157,17 +123,6 @@ def _words(tokens: list[dict[str, Any]]) -> str:
         share = sum(token["budget"]) / len(token["budget"])
         spans.append(f'{"" if joined else " "}<span style="--share:{share:.2f}">{escape(shown)}</span>')
     return f'<p class="clcr-words">{"".join(spans)}</p>'
-
-
-def mean_weights(result: dict[str, Any]) -> dict[str, Any]:
-    """`level_weights`, `modality_weights` and `private_gates` of a result; of segments, their means."""
-    parts = result.get("segments", [result])
-    weights: dict[str, Any] = {
-        name: {key: sum(part[name][key] for part in parts) / len(parts) for key in parts[0][name]}
-        for name in ("modality_weights", "private_gates")
-    }
-    levels = zip(*(part["level_weights"] for part in parts), strict=True)
-    return {"level_weights": [sum(level) / len(parts) for level in levels], **weights}
 
 
 def draw_weights(weights: dict[str, Any]) -> str:
