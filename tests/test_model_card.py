@@ -333,6 +333,7 @@ def test_figures_that_are_no_finite_numbers_are_refused(value):
 def test_the_hub_s_own_check_is_asked(tmp_path, monkeypatch):
     with StandInHub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # loopback is no hub
         for path in [write_model_card(run_folder(tmp_path)), *sorted(CARDS.glob("*.md"))]:
             ModelCard.load(path).validate()
         assert hub.requests == ["POST /api/validate-yaml"] * 8
