@@ -255,10 +255,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def _end(path: Path, kind: str, origin: float) -> float:
     entries = ("-show_entries", "packet=pts_time,dts_time,duration_time,flags")
     packets = probe(path, "-select_streams", f"{kind}:0", *entries).get("packets", [])
+    begins = [float(packet.get("pts_time", packet.get("dts_time", "nan"))) for packet in packets]
     lengths = [float(packet.get("duration_time", 0)) for packet in packets]
-    ends = [  # a last packet that does not tell its length is as long as the longest
-        float(packet.get("pts_time", packet.get("dts_time", "nan"))) + (length or max(lengths))
-        for packet, length in zip(packets, lengths, strict=True)
+    longest = max(lengths, default=0) or (np.nanmax(np.diff(begins)) if len(begins) > 1 else 0)
+    ends = [  # a packet that does not tell its length is as long as the longest
+        begin + (length or longest)
+        for packet, begin, length in zip(packets, begins, lengths, strict=True)
         if "D" not in packet["flags"]
     ]
     return float(np.nanmax(ends)) - origin if ends else float("nan")
