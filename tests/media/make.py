@@ -176,6 +176,7 @@ def _late(track: str) -> Callable[[Path, Path], None]:
     return make
 
 
+UNEVEN = ("-vf", "select='not(between(mod(n,7),2,4))'", "-fps_mode", "vfr")
 # Files made from another one: its name, and how.
 ODD: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "trimmed_by_edit_list.mp4": ("h264_aac.mp4", _ffmpeg("-c", "copy", before=("-ss", "0.75"))),
@@ -195,11 +196,11 @@ ODD: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "late_video.ts": ("h264_aac.ts", _late("v")),
     "uneven.mkv": (
         "ffv1_flac.mkv",
-        _ffmpeg(*"-vf select='not(between(mod(n,7),2,4))' -fps_mode vfr -c:a copy -c:v".split(), *H264.split()),
+        _ffmpeg(*UNEVEN, "-c:a", "copy", "-c:v", *H264.split()),
     ),
     "uneven.mp4": (
         "ffv1_flac.mkv",
-        _ffmpeg(*"-vf select='not(between(mod(n,7),2,4))' -fps_mode vfr -c:a aac -c:v".split(), *H264.split()),
+        _ffmpeg(*UNEVEN, "-c:a", "aac", "-c:v", *H264.split()),
     ),
 }
 NAMES = [*PAIRS, *ODD]
