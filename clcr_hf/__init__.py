@@ -29,7 +29,7 @@ from .pipeline_clcr import CLCRPipeline, register
 from .processing_clcr import CLCRProcessor
 
 if TYPE_CHECKING:
-    from .trainer import CLCRTrainer, CLCRTrainingArguments
+    from .training.trainer import CLCRTrainer, CLCRTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -43,7 +43,7 @@ AutoProcessor.register(CLCRConfig, CLCRProcessor, exist_ok=True)
 register()
 
 # The trainer needs accelerate, an extra: it is imported when asked for.
-_LAZY = {"CLCRTrainer": "trainer", "CLCRTrainingArguments": "trainer"}
+_LAZY = {"CLCRTrainer": "training.trainer", "CLCRTrainingArguments": "training.trainer"}
 
 
 def __getattr__(name: str):

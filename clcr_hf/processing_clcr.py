@@ -206,7 +206,7 @@ class CLCRProcessor(ProcessorMixin):
             media: a path (or bytes) or list of them, each opened once for both its frames and its sound. A file
                 without sound track (or pictures) lacks that modality. Fills what this processor has parts for.
             flow: optical flow, `(F, 2, H, W)` or `(F, H, W, 2)` floats or the path of a file written by
-                `clcr_hf.flow`, or a list of such; a 5-D array is a batch.
+                `clcr_hf.data.flow`, or a list of such; a 5-D array is a batch.
             images: one picture, or a list with one entry a sample. An entry that is a picture becomes a clip of one
                 frame; an entry that is itself a list (or a 4-D array) holds the frames of a clip in order. So one clip
                 is a list in a list. A picture is a PIL image, `(H, W, 3)` uint8, a path, bytes, a binary file or
@@ -552,7 +552,7 @@ def _opened_flow(sample: Any, index: int) -> Any:
     """The flow behind a path; anything else as it is."""
     if not isinstance(sample, str | os.PathLike):
         return sample
-    from .flow import load_flow
+    from .data.flow import load_flow
 
     return _read(load_flow, "flow", index, sample)
 

@@ -20,12 +20,12 @@ from layouts.ucf101 import make_ucf101
 from typer.testing import CliRunner
 
 import clcr_hf.data as loaders
-from clcr_hf import convert as module
-from clcr_hf.cli import app
-from clcr_hf.convert import convert
+from clcr_hf.cli.app import app
+from clcr_hf.data import convert as module
 from clcr_hf.data import load_shards, shards
 from clcr_hf.data.columns import DataFormatError
-from clcr_hf.options import read_options
+from clcr_hf.data.convert import convert
+from clcr_hf.data.options import read_options
 
 
 @pytest.fixture(autouse=True)
@@ -239,8 +239,8 @@ def test_tensors_stopped_in_the_middle_of_a_shard(tmp_path, monkeypatch, broken)
 # Peak of the memory that is the process's own or mapped, above what imports take, while it converts.
 SCRIPT = """
 import resource, sys
-from clcr_hf.convert import LAYOUTS, convert
-import clcr_hf.data.mmsa, clcr_hf.data.ave, h5py, datasets, pyarrow.parquet
+from clcr_hf.data.convert import LAYOUTS, convert
+import clcr_hf.data.benchmarks.mmsa, clcr_hf.data.benchmarks.ave, h5py, datasets, pyarrow.parquet
 import time
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from layouts.ave import make_ave, make_ave_h5
 
 from clcr_hf.data import load_ave, load_ave_h5
-from clcr_hf.data.ave import (
+from clcr_hf.data.benchmarks.ave import (
     AVE_EVENTS,
     AVE_SEGMENT_CLASSES,
     BACKGROUND,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from layouts.kinetics_sounds import clip_name, make_kinetics_sounds
 
 from clcr_hf.data import DataFormatError, load_kinetics_sounds
-from clcr_hf.data.kinetics_sounds import KINETICS_SOUNDS_CLASSES
+from clcr_hf.data.benchmarks.kinetics_sounds import KINETICS_SOUNDS_CLASSES
 from clcr_hf.media import load_media
 
 

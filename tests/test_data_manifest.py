@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from clcr_hf import CLCRConfig, CLCRForTokenClassification
 from clcr_hf.data import CLCRDataCollator, iter_manifest, load_manifest, open_manifest
 from clcr_hf.data.columns import DataFormatError, carve_groups
-from clcr_hf.data.talking_faces import generate_talking_faces
+from clcr_hf.data.talking_faces.render import generate_talking_faces
 
 
 def rows(n: int = 6, **extra) -> list[dict]:

@@ -25,13 +25,13 @@ from transformers import BertConfig, SeamlessM4TFeatureExtractor, pipeline, set_
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRProcessor
-from clcr_hf.cli import main
+from clcr_hf.cli.main import main
 from clcr_hf.demo.app import _Uploads, build_page
-from clcr_hf.demo.pictures import draw_answer, draw_reading, draw_timeline
+from clcr_hf.demo.html import draw_answer, draw_reading, draw_timeline
 from clcr_hf.demo.reading import read_clip
-from clcr_hf.explain import Decision, change
+from clcr_hf.explain.decision import Decision, change
 from clcr_hf.media import MediaError, media_duration, write_video
-from clcr_hf.training import train_tokenizer
+from clcr_hf.training.build import train_tokenizer
 
 REPO = Path(__file__).resolve().parent.parent
 RATE, FPS = 16_000, 8
@@ -293,7 +293,7 @@ def server(model, tmp_path_factory) -> Iterator[Server]:
     folder.mkdir()
     limits = ["--max-size", str(MAX_MEGABYTES), "--max-seconds", str(MAX_SECONDS)]
     whisper = ["--transcribe", save_whisper(root / "whisper")]
-    command = ["-m", "clcr_hf.cli", "demo", "--model", model, "--port", str(port), *limits, *whisper]
+    command = ["-m", "clcr_hf.cli.main", "demo", "--model", model, "--port", str(port), *limits, *whisper]
     (root / "absent").mkdir()
     (root / "absent" / "matplotlib.py").write_text("raise ImportError('the demo does without')")
     process = start(command, port, folder, PYTHONPATH=str(root / "absent"))
@@ -619,8 +619,8 @@ def test_two_at_once_get_their_own_answers_and_a_closed_page_lets_its_clip_go(pa
 
 @in_browser
 def test_speech_is_recognised_into_the_transcript(page, server, clips):
+    from clcr_hf.extract.speech import SpeechRecogniser
     from clcr_hf.media import load_audio
-    from clcr_hf.speech import SpeechRecogniser
 
     page.find("#recognise")[0].click()
     page.told("There is nothing to hear yet")

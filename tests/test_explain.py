@@ -16,30 +16,16 @@ from PIL import Image
 from transformers import SeamlessM4TFeatureExtractor, pipeline, set_seed
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from clcr_hf import (
-    CLCRConfig,
-    CLCRForSequenceClassification,
-    CLCRForTokenClassification,
-    CLCRPipeline,
-    CLCRProcessor,
-)
-from clcr_hf.cli import main
-from clcr_hf.data.talking_faces import generate_talking_faces
-from clcr_hf.explain import (
-    Decision,
-    add_example,
-    build_card_pictures,
-    change,
-    explain,
-    leave_out,
-    mean_weights,
-    token_spans,
-)
+from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClassification, CLCRPipeline, CLCRProcessor
+from clcr_hf.cli.main import main
+from clcr_hf.data.talking_faces.render import generate_talking_faces
+from clcr_hf.explain.decision import Decision, change, explain, leave_out, token_spans
+from clcr_hf.explain.plot import draw_decision, draw_mean_weights
+from clcr_hf.hub.card import write_model_card
+from clcr_hf.hub.means import add_example, build_card_pictures, mean_weights
+from clcr_hf.hub.publish import build_release
 from clcr_hf.media import write_video
-from clcr_hf.model_card import write_model_card
-from clcr_hf.pictures import draw_decision, draw_mean_weights
-from clcr_hf.publish import build_release
-from clcr_hf.training import train_tokenizer
+from clcr_hf.training.build import train_tokenizer
 
 NAMES = ("text", "vision", "audio")
 RATE = 16_000

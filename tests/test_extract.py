@@ -32,9 +32,10 @@ from clcr_hf.extract.clips import ClipReader
 from clcr_hf.extract.output import ShardSet
 from clcr_hf.extract.rows import average_words, token_intervals, tokens_to_words, word_spans
 from clcr_hf.extract.sources import open_source
+from clcr_hf.extract.speech import OpenSmile, SpeechRecogniser, tidy_transcript
 from clcr_hf.media import load_audio, load_video, write_video
-from clcr_hf.speech import OpenSmile, SpeechRecogniser, tidy_transcript
-from clcr_hf.training_data import DataArguments, load_data
+from clcr_hf.training.arguments import DataArguments
+from clcr_hf.training.data import load_data
 
 FPS, RATE = 8, 16_000
 # A class token, and DINOv3's four registers, come before the patches.
@@ -647,7 +648,7 @@ def test_from_a_folder_of_clips_to_training(
     models: dict[str, str], clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """mp4 files and a table of labels, the command, the shards, and a training step of a model that reads the taps."""
-    from clcr_hf.cli import main
+    from clcr_hf.cli.main import main
 
     folder = tmp_path / "clips"
     shutil.copytree(clips, folder)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from benchmark_card import benchmark_card, text_table
 from huggingface_hub import ModelCard, ModelCardData, constants, metadata_load, parse_eval_result_entries
 from huggingface_hub.repocard_data import EvalResult
 from stand_in_hub import StandInHub
 
-from clcr_hf.benchmark_card import benchmark_card, text_table
-from clcr_hf.benchmark_facts import BENCHMARKS, benchmark_of
-from clcr_hf.model_card import (
+from clcr_hf.hub.benchmarks import BENCHMARKS, benchmark_of
+from clcr_hf.hub.card import (
     base_models,
     card_from_run,
     check_card,

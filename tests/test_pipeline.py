@@ -33,7 +33,7 @@ from clcr_hf import (
     CLCRProcessor,
 )
 from clcr_hf.media import MediaError, write_video
-from clcr_hf.training import train_tokenizer
+from clcr_hf.training.build import train_tokenizer
 
 SECONDS, FPS, RATE, FRAMES = 1.0, 8, 16_000, 4
 NAMES = ("text", "vision", "audio")

@@ -12,7 +12,7 @@
 | `talking_faces` | nothing: it generates a corpus of clips with known answers |
 | `utterances` | an `.npz` with one row an utterance, as one sequence a video |
 | `shards` | folders that `clcr convert` and `clcr extract` wrote |
-| `safe_pickle`, `safe_files` | pickles, HDF5 and `.npz` files from strangers; the loaders read through them |
+| `untrusted` | pickles, HDF5 and `.npz` files from strangers; the loaders read through them |
 | `clcr_hf.collator` | `CLCRDataCollator`, rows of any of them to one padded and masked batch |
 
 Names are imported on first use, so that one part does not need the optional packages of another.
@@ -23,51 +23,51 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..collator import CLCRDataCollator
-    from .ave import iter_ave_h5, load_ave, load_ave_h5
+    from .benchmarks.ave import iter_ave_h5, load_ave, load_ave_h5
+    from .benchmarks.cremad import load_cremad
+    from .benchmarks.csd import iter_csd, load_csd, read_csd
+    from .benchmarks.kinetics_sounds import load_kinetics_sounds
+    from .benchmarks.mmsa import iter_mmsa, load_mmsa
+    from .benchmarks.ucf101 import load_ucf101
+    from .benchmarks.utterances import load_utterances
     from .columns import DataFormatError
-    from .cremad import load_cremad
-    from .csd import iter_csd, load_csd, read_csd
     from .dialogues import as_dialogues
-    from .kinetics_sounds import load_kinetics_sounds
-    from .manifest import iter_manifest, load_manifest, open_manifest
-    from .mmsa import iter_mmsa, load_mmsa
-    from .safe_files import UnsafeFileError, load_npz_safely, open_h5, read_h5
-    from .safe_pickle import RestrictedUnpickler, UnsafePickleError, load_pickle_safely
     from .shards import ShardWriter, load_shards, written_ids
-    from .talking_faces import generate_talking_faces
-    from .ucf101 import load_ucf101
-    from .utterances import load_utterances
+    from .table.manifest import iter_manifest, load_manifest, open_manifest
+    from .talking_faces.render import generate_talking_faces
+    from .untrusted.arrays import UnsafeFileError, load_npz_safely, open_h5, read_h5
+    from .untrusted.pickles import RestrictedUnpickler, UnsafePickleError, load_pickle_safely
 
 _HOMES = {
     "CLCRDataCollator": ".collator",  # at the root, where it can travel with the pipeline
     "DataFormatError": "columns",
-    "RestrictedUnpickler": "safe_pickle",
+    "RestrictedUnpickler": "untrusted.pickles",
     "ShardWriter": "shards",
-    "UnsafeFileError": "safe_files",
-    "UnsafePickleError": "safe_pickle",
+    "UnsafeFileError": "untrusted.arrays",
+    "UnsafePickleError": "untrusted.pickles",
     "generate_talking_faces": "talking_faces",
-    "iter_ave_h5": "ave",
-    "load_ave": "ave",
-    "load_ave_h5": "ave",
-    "iter_csd": "csd",
-    "load_cremad": "cremad",
-    "load_csd": "csd",
-    "read_csd": "csd",
-    "load_kinetics_sounds": "kinetics_sounds",
+    "iter_ave_h5": "benchmarks.ave",
+    "load_ave": "benchmarks.ave",
+    "load_ave_h5": "benchmarks.ave",
+    "iter_csd": "benchmarks.csd",
+    "load_cremad": "benchmarks.cremad",
+    "load_csd": "benchmarks.csd",
+    "read_csd": "benchmarks.csd",
+    "load_kinetics_sounds": "benchmarks.kinetics_sounds",
     "as_dialogues": "dialogues",
-    "iter_manifest": "manifest",
-    "load_manifest": "manifest",
-    "open_manifest": "manifest",
-    "iter_mmsa": "mmsa",
-    "load_mmsa": "mmsa",
-    "load_npz_safely": "safe_files",
+    "iter_manifest": "table.manifest",
+    "load_manifest": "table.manifest",
+    "open_manifest": "table.manifest",
+    "iter_mmsa": "benchmarks.mmsa",
+    "load_mmsa": "benchmarks.mmsa",
+    "load_npz_safely": "untrusted.arrays",
     "load_shards": "shards",
-    "open_h5": "safe_files",
-    "read_h5": "safe_files",
+    "open_h5": "untrusted.arrays",
+    "read_h5": "untrusted.arrays",
     "written_ids": "shards",
-    "load_pickle_safely": "safe_pickle",
-    "load_ucf101": "ucf101",
-    "load_utterances": "utterances",
+    "load_pickle_safely": "untrusted.pickles",
+    "load_ucf101": "benchmarks.ucf101",
+    "load_utterances": "benchmarks.utterances",
 }
 
 __all__ = [

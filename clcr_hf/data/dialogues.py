@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from .columns import DataFormatError, make_dataset, ordered_splits, raise_problems
 from .feature_arrays import feature_column, feature_type, mask_type
-from .table_labels import IGNORED, as_number
+from .table.labels import IGNORED, as_number
 
 _FEATURES = "_features"
 

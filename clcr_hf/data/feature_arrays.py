@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets import List, Value
 
 from .columns import DataFormatError, ragged_column, replace_non_finite, sequence_feature
-from .safe_files import load_npz_safely
+from .untrusted.arrays import load_npz_safely
 
 FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors")
 _ARRAY_NAMES = ("features", "feature", "arr_0")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..media import load_audio
 from ..pipeline_clcr import TASK, CLCRPipeline
-from .pictures import draw_reading
+from .html import draw_reading
 from .reading import check_duration, read_clip
 
 _INTRODUCTION = """# CLCR: a clip's score, and what decided it
@@ -228,7 +228,7 @@ def _transcript(recognise: Callable[[str], str] | None, path: str | None, max_se
 
 
 def _recogniser(source: str) -> Callable[[str], str]:
-    from ..speech import SpeechRecogniser
+    from ..extract.speech import SpeechRecogniser
 
     hear = SpeechRecogniser(source)
     return lambda path: hear(load_audio(path, sampling_rate=hear.sampling_rate)).text

@@ -5,9 +5,9 @@ Run on one machine as `clcr extract`, on several processes as `torchrun -m clcr_
 See docs/extract.md.
 """
 
+
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -187,12 +187,3 @@ def _with_bar(clips: Iterable[Clip], total: int | None, progress: bool, state: P
     return tqdm(clips, total=total and max(total, 0), unit="clip", desc="extract")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m clcr_hf.extract`, for launchers of several processes; the arguments are those of `clcr extract`."""
-    from ..cli import main as command
-
-    try:
-        command(["extract", *(sys.argv[1:] if argv is None else argv)])
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()

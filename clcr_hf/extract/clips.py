@@ -30,9 +30,9 @@ from ..media import (
     load_video,
     resample_audio,
 )
-from ..speech import OpenSmile
 from .backbones import AudioBackbone, VisionBackbone
 from .sources import Clip
+from .speech import OpenSmile
 
 # What may be wrong with one clip, without a fault of ours or of the installation. MediaError and UnicodeDecodeError are
 # ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors.

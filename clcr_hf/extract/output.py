@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -180,9 +181,7 @@ def _versions() -> dict[str, str]:
     import datasets
     import transformers
 
-    from .. import __version__
-
-    found = {"clcr_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    found = {"clcr_hf": version("clcr-hf"), "torch": torch.__version__, "transformers": transformers.__version__}
     return {**found, "datasets": datasets.__version__, "python": platform.python_version()}
 
 

@@ -9,12 +9,12 @@ import torch
 from datasets import Features
 
 from ..data.columns import DataFormatError
-from ..speech import OPENSMILE_LEVELS, OpenSmile, SpeechRecogniser
 from .backbones import AudioBackbone, TextBackbone, TextTokens, VisionBackbone, pool_to_rate
 from .clips import CLIP_ERRORS, DEVICE_ERRORS, ClipReader, Piece
 from .output import FailureList, ShardSet
 from .rows import ClipTokens, make_row, row_features
 from .sources import Clip, ClipSource
+from .speech import OPENSMILE_LEVELS, OpenSmile, SpeechRecogniser
 
 # Tokens of sound a second: a syllable lasts about 0.2 s, and speech backbones give 50 tokens a second.
 AUDIO_RATE = 5.0

@@ -13,10 +13,10 @@ import numpy as np
 from datasets import DatasetDict, Features, List
 
 from .. import data as loaders
+from ..data.benchmarks.csd import MOSEI_EMOTIONS
 from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
-from ..data.csd import MOSEI_EMOTIONS
-from ..data.manifest import open_manifest
-from ..data.tables import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
+from ..data.table.manifest import open_manifest
+from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp")
 SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
@@ -105,7 +105,7 @@ def open_source(
             `DatasetDict`.
         layout, layout_options: name of a loader in `clcr_hf.data` without its `load_` (`"cremad"`), and its options.
         split: of clips of a folder, where no folder called train, valid, val, dev, validation or test at its top tells.
-        table_options: for `clcr_hf.data.manifest.open_manifest`. A table's columns `start` and `end`, in seconds, say
+        table_options: for `open_manifest`. A table's columns `start` and `end`, in seconds, say
             which stretch of the file a clip is; `words` and `word_intervals` (from the clip's start) are read too.
 
     A folder's clips are named by their path in it without the suffix. Hidden files, and folders that are links, are

@@ -1,0 +1,236 @@
+"""UCF101: 13,320 clips of 101 actions.
+
+The folder as its authors' two archives unpack (paper section 9):
+
+    UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi
+    ucfTrainTestlist/classInd.txt               `1 ApplyEyeMakeup`
+    ucfTrainTestlist/trainlist01.txt            `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`, 9,537 lines
+    ucfTrainTestlist/testlist01.txt             the same without the number, 3,783 lines
+    ... lists 02 and 03
+
+The clips of one class and group (`g08`) were cut from one video, with the same people in the same place; the lists
+keep groups whole, and so does the validation carved here.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import ClassLabel, DatasetDict, Features, Value, Video
+
+from ..columns import DataFormatError, carve_groups, make_dataset, ordered_splits, raise_problems
+from ..files import clips_of_list, file_fault, list_lines, report_missing
+
+FOLDS = (1, 2, 3)
+_LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", ".")
+_VIDEO_FOLDERS = ("UCF-101", "UCF101", ".")
+_FILE = re.compile(r"v_(\w+)_(g\d+)_c\d+\.\w+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Clip:
+    name: str  # as in the list: class/file.avi
+    label: int
+    group: str
+
+    @property
+    def id(self) -> str:
+        return self.name.rsplit("/", 1)[1].rsplit(".", 1)[0]
+
+
+def load_ucf101(
+    root: str | os.PathLike,
+    *,
+    fold: int = 1,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    flow: str | os.PathLike | None = None,
+    skip_missing: bool = False,
+) -> DatasetDict:
+    """Load UCF101 on one of its three splits.
+
+    The lists have no validation, so it is carved from train: groups of one number are drawn by `seed` in all classes
+    together, so that every class is in it (as the authors' own test split takes groups 1 to 7 of every class).
+
+    Args:
+        root: the folder of `UCF-101` and `ucfTrainTestlist`.
+        fold: 1, 2 or 3.
+        validation_fraction: share of the training clips; 0 leaves validation out.
+        flow: folder of flow files `<clip>.npz` as `clcr_hf.data.flow` writes them, here or in a folder for each
+            class. Without it the column is None throughout; `clcr_hf.data.flow.add_flow` fills it from the videos.
+        skip_missing: drop clips whose file (or flow) is absent or empty, with a warning, where the default is an error.
+
+    Returns:
+        DatasetDict with columns
+            id (str, the clip's name without ending),
+            video (`Video(decode=False)`),
+            flow (str, path of an .npz, or None),
+            label (ClassLabel, the classes of `classInd.txt`),
+            group (str, `g08`; the numbers are counted anew in every class).
+
+    Raises:
+        DataFormatError: no such layout, unreadable lines (numbered), unknown classes, a number in the training list
+            that is another class's than the folder's, a clip twice or in both lists, a group in both lists, absent
+            files (counted, the first five named).
+    """
+    if fold not in FOLDS:
+        raise DataFormatError(f"fold={fold!r}; UCF101 has splits 1, 2 and 3")
+    lists = _folder_with(Path(root), _LIST_FOLDERS, "classInd.txt")
+    names = _read_classes(lists / "classInd.txt")
+    parts = {
+        "train": _read_list(lists / f"trainlist{fold:02d}.txt", names, labelled=True),
+        "test": _read_list(lists / f"testlist{fold:02d}.txt", names, labelled=False),
+    }
+    _check_groups(lists, parts)
+    files = _ClipFiles(Path(root))
+    parts = _drop_missing(files, parts, skip_missing)
+    flows = _find_flows(Path(flow), parts, skip_missing) if flow is not None else {}
+    if flow is not None:
+        parts = {split: [clip for clip in clips if clip.id in flows] for split, clips in parts.items()}
+    if validation_fraction:
+        picked = carve_groups((clip.group for clip in parts["train"]), fraction=validation_fraction, seed=seed)
+        train = parts["train"]
+        parts["train"] = [clip for clip, taken in zip(train, picked, strict=True) if not taken]
+        parts["validation"] = [clip for clip, taken in zip(train, picked, strict=True) if taken]
+    features = Features(
+        {
+            "id": Value("string"),
+            "video": Video(decode=False),
+            "flow": Value("string"),
+            "label": ClassLabel(names=names),
+            "group": Value("string"),
+        }
+    )
+    return ordered_splits(
+        {
+            split: make_dataset(
+                {
+                    "id": [clip.id for clip in clips],
+                    "video": [{"path": files.path(clip.name), "bytes": None} for clip in clips],
+                    "flow": [flows.get(clip.id) for clip in clips],
+                    "label": [clip.label for clip in clips],
+                    "group": [clip.group for clip in clips],
+                },
+                features,
+            )
+            for split, clips in parts.items()
+        }
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lists
+
+
+def _folder_with(root: Path, folders: tuple[str, ...], name: str) -> Path:
+    for folder in folders:
+        if (root / folder / name).exists():
+            return root / folder
+    raise DataFormatError(f"{root}: no {name} here or in {folders[0]}; give the folder that holds {folders[0]}")
+
+
+def _read_classes(path: Path) -> list[str]:
+    names: list[str] = []
+    problems = []
+    for number, line in list_lines(path):
+        fields = line.split()
+        if len(fields) != 2 or fields[0] != str(len(names) + 1):
+            problems.append(f"line {number}: {line!r} is not `{len(names) + 1} <class>`")
+        else:
+            names.append(fields[1])
+    if not names or len({name.lower() for name in names}) < len(names):
+        problems.append("the classes are not distinct")
+    raise_problems(path, problems)
+    return names
+
+
+def _read_list(path: Path, names: list[str], labelled: bool) -> list[_Clip]:
+    """The clips of a list. Classes are found without regard to case: `HandstandPushups` is written in two ways."""
+    numbers = {name.lower(): i for i, name in enumerate(names)}
+    clips: dict[str, _Clip] = {}
+    problems = []
+    for number, line in list_lines(path):
+        fields = line.replace("\\", "/").split()
+        folder, _, file = fields[0].rpartition("/")
+        label, parts = numbers.get(folder.lower()), _FILE.fullmatch(file)
+        form = "class/v_class_gNN_cNN.avi" + (" number" if labelled else "")
+        if len(fields) > 2 or (labelled and len(fields) != 2) or parts is None:
+            problems.append(f"line {number}: {line!r} is not of the form {form}")
+        elif label is None:
+            problems.append(f"line {number}: {folder!r} is no class of classInd.txt")
+        elif parts[1].lower() != folder.lower():
+            problems.append(f"line {number}: {file} is named after another class than its folder {folder}")
+        elif len(fields) == 2 and fields[1] != str(label + 1):
+            problems.append(f"line {number}: {fields[1]} is not the number of {folder}, which is {label + 1}")
+        else:
+            clip = _Clip(fields[0], label, parts[2])
+            if clips.setdefault(clip.id, clip) is not clip:
+                problems.append(f"line {number}: {clip.id} comes twice")
+    return clips_of_list(path, clips, problems)
+
+
+def _check_groups(where: Path, parts: dict[str, list[_Clip]]) -> None:
+    train = {(clip.label, clip.group) for clip in parts["train"]}
+    shared = [clip.id for clip in parts["test"] if (clip.label, clip.group) in train]
+    if shared:
+        raise DataFormatError(
+            f"{where}: {len(shared)} test clips are of a group that is also in train (first: {', '.join(shared[:5])}); "
+            "take both lists of one split, as they came"
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+class _ClipFiles:
+    """Finds clips without regard to case, listing each class folder once."""
+
+    def __init__(self, root: Path):
+        self.folder = next((root / name for name in _VIDEO_FOLDERS[:-1] if (root / name).is_dir()), root)
+        self.classes = self._list(self.folder)
+        self.clips: dict[str, dict[str, str]] = {}
+
+    def path(self, name: str) -> str:
+        """Absolute path of `class/file.avi`; of an absent clip, where it should be."""
+        folder, _, file = name.rpartition("/")
+        there = self.classes.get(folder.lower(), folder)
+        if there not in self.clips:
+            self.clips[there] = self._list(self.folder / there)
+        return os.path.abspath(self.folder / there / self.clips[there].get(file.lower(), file))
+
+    @staticmethod
+    def _list(folder: Path) -> dict[str, str]:
+        return {name.lower(): name for name in sorted(os.listdir(folder))} if folder.is_dir() else {}
+
+
+def _drop_missing(files: _ClipFiles, parts: dict[str, list[_Clip]], skip_missing: bool) -> dict[str, list[_Clip]]:
+    kept: dict[str, list[_Clip]] = {split: [] for split in parts}
+    missing = []
+    for split, clips in parts.items():
+        for clip in clips:
+            fault = file_fault(files.path(clip.name))
+            if fault is None:
+                kept[split].append(clip)
+            else:
+                missing.append(clip.name if fault == "absent" else f"{clip.name} ({fault})")
+    total = sum(map(len, parts.values()))
+    report_missing(files.folder, missing, total, skip_missing, "Unpack UCF101.rar there")
+    return kept
+
+
+def _find_flows(folder: Path, parts: dict[str, list[_Clip]], skip_missing: bool) -> dict[str, str]:
+    """Clip id to the path of its flow file."""
+    found: dict[str, str] = {}
+    missing = []
+    for clip in (clip for clips in parts.values() for clip in clips):
+        places = (folder / f"{clip.id}.npz", folder / clip.name.rpartition("/")[0] / f"{clip.id}.npz")
+        path = next((place for place in places if file_fault(place) is None), None)
+        if path is None:
+            missing.append(f"{clip.id}.npz")
+        else:
+            found[clip.id] = os.path.abspath(path)
+    total = sum(map(len, parts.values()))
+    report_missing(folder, missing, total, skip_missing, "Compute it with clcr_hf.data.flow.add_flow")
+    return found

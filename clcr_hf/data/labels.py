@@ -1,0 +1,145 @@
+"""What the columns of a data set hold: which one each modality is read from, and what the labels are."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, List
+
+from ..configuration_clcr import STANDARD_MODALITIES
+
+# Columns that a modality may be read from, the one that says most about it first.
+_RAW_COLUMNS = {
+    "text": ("text",),
+    "vision": ("images", "video", "media"),
+    "audio": ("audio", "media"),
+    "flow": ("flow",),
+}
+TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
+_FEATURES = "_features"
+
+
+@dataclass
+class LabelKind:
+    """What the labels of a data set are: a problem type of transformers, class names, one a clip or one a segment."""
+
+    problem_type: str
+    names: list[str] | None
+    per_segment: bool
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs that a model needs."""
+        return 1 if self.names is None else len(self.names)
+
+
+def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> LabelKind:
+    """
+    Reads the kind of labels off the column's type: floats mean regression, classes one label, lists of floats several
+    labels; `labels` (a sequence) one class a segment.
+
+    Args:
+        names: names of several labels; their numbers when left out.
+
+    Raises:
+        ValueError: no column of labels, or a float for each segment, which no head of ours learns.
+    """
+    train = next(iter(splits.values()))
+    if "label" in train.features:
+        kind = train.features["label"]
+        if isinstance(kind, ClassLabel):
+            return LabelKind("single_label_classification", list(kind.names), False)
+        if is_multi_label(splits):
+            count = len(train["label"][0])
+            if names is not None and len(names) != count:
+                raise ValueError(f"{len(names)} names for {count} labels: {', '.join(names)}")
+            return LabelKind("multi_label_classification", list(names or map(str, range(count))), False)
+        return LabelKind("regression", None, False)
+    if "labels" not in train.features:
+        raise ValueError(
+            f"the data hold no labels; their columns are {train.column_names}. Give them in a table of clips, or put "
+            "the clips into a folder for each class"
+        )
+    kind = train.features["labels"].feature
+    if isinstance(kind, ClassLabel):
+        return LabelKind("single_label_classification", list(kind.names), True)
+    if "float" in str(kind.dtype):
+        raise ValueError("one float a segment cannot be learned; name an array of classes with --label_column")
+    found = {int(value) for split in splits.values() for row in split["labels"] for value in row if value != -100}
+    return LabelKind("single_label_classification", [str(value) for value in range(max(found) + 1)], True)
+
+
+def is_multi_label(splits: DatasetDict) -> bool:
+    """Whether a row has several labels."""
+    return isinstance(next(iter(splits.values())).features.get("label"), List)
+
+
+def modality_columns(
+    available: Collection[str], modalities: Sequence[str] | None = None, raw: Collection[str] = ()
+) -> dict[str, str]:
+    """
+    The column that each modality is read from.
+
+    Ready features go first, then token ids, then raw text and media; `images` before `video` before `media`.
+
+    Args:
+        available: columns of the data.
+        modalities: those wanted; None for all that the data hold.
+        raw: modalities with a backbone, for which token ids and raw columns go before features.
+
+    Raises:
+        ValueError: a wanted modality without a column, or none at all.
+    """
+    found = {}
+    for name in STANDARD_MODALITIES if modalities is None else modalities:
+        ready, rest = [name + _FEATURES], ["input_ids"] * (name == "text") + list(_RAW_COLUMNS[name])
+        choices = rest + ready if name in raw else ready + rest
+        column = next((column for column in choices if column in available), None)
+        if column is not None:
+            found[name] = column
+        elif modalities is not None:
+            advice = f"leave {name} out of --modalities" + (", or pass --compute_flow True" if name == "flow" else "")
+            raise ValueError(
+                f"the data have no column for {name} ({', '.join(choices)}): {advice}; "
+                f"they have {', '.join(sorted(available))}"
+            )
+    if not found:
+        raise ValueError(f"no column of the data holds a modality; they have {', '.join(sorted(available))}")
+    return found
+
+
+def filled_columns(splits: DatasetDict) -> list[str]:
+    """Columns of the first split of which some row is not None."""
+    rows = next(iter(splits.values()))
+    return [name for name in rows.column_names if rows.data.column(name).null_count < len(rows.data)]
+
+
+def is_raw(column: str) -> bool:
+    """Whether a column holds text or files, which a processor has to read, rather than numbers."""
+    return not column.endswith(_FEATURES) and column != "input_ids"
+
+
+def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
+    """
+    Shape of each modality's features in the columns `<modality>_features`: `(T, D)` or `(L, T, D)`, of the first row
+    that has any; a modality that no row has is left out.
+    """
+    shapes = {}
+    for name in (name for name in dataset.column_names if name.endswith(_FEATURES)):
+        rows = dataset.select_columns([name])
+        first = next((np.asarray(row[name]) for row in rows if row[name] is not None and len(row[name])), None)
+        if first is not None:
+            shapes[name.removesuffix(_FEATURES)] = first.shape
+    return shapes
+
+
+__all__ = [
+    "TOKEN_COLUMNS",
+    "LabelKind",
+    "feature_shapes",
+    "filled_columns",
+    "is_multi_label",
+    "is_raw",
+    "label_kind",
+    "modality_columns",
+]

@@ -1,0 +1,110 @@
+"""Cells of a table that name files: made absolute, checked, and turned into what `datasets` refers to files by."""
+
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Audio, Image, List, Value, Video
+
+from ..columns import DataFormatError
+from ..files import file_fault, frame_files, natural_order
+from .labels import is_absent
+
+FEATURES_SUFFIX = "_features"
+# Columns of files, in the order in which one is taken to name a row.
+MEDIA_TYPES: dict[str, Any] = {
+    "media": Video(decode=False),
+    "video": Video(decode=False),
+    "audio": Audio(decode=False),
+    "images": List(Image(decode=False)),
+    "flow": Value("string"),
+}
+
+
+def absolute_path(folder: Path, name: object) -> str:
+    """A file named in a table of `folder`, as an absolute path."""
+    return os.path.abspath(os.path.join(folder, str(name)))
+
+
+def media_reference(folder: Path, cell: Any, where: str) -> dict[str, Any] | None:
+    """A file as `datasets` refers to it; a struct of `datasets` may hold the file itself.
+
+    Raises:
+        DataFormatError: neither a name nor such a struct.
+    """
+    path, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (cell, None)
+    if not isinstance(path, str | None) or not isinstance(content, bytes | None):
+        raise DataFormatError(f"{where}: {_short(cell)} is no name of a file")
+    if content is not None:
+        return {"path": path, "bytes": content}
+    return None if is_absent(path) else {"path": absolute_path(folder, path), "bytes": None}
+
+
+def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]] | None:
+    """The pictures that a cell names, as a list, a folder, a pattern, or one file; None for none.
+
+    Raises:
+        DataFormatError: something else.
+    """
+    names = cell if isinstance(cell, list | tuple) else [cell]
+    if isinstance(cell, str) and not is_absent(cell):
+        path = absolute_path(folder, cell)
+        if os.path.isdir(path):
+            names = frame_files(path) or names
+        elif glob.has_magic(cell) and not os.path.exists(path):
+            pattern = os.path.join(glob.escape(os.path.abspath(folder)), cell)
+            names = sorted(glob.glob(pattern), key=natural_order) or names
+    found = [media_reference(folder, name, where) for name in names]
+    return [reference for reference in found if reference is not None] or None
+
+
+def text_of(cell: Any, where: str) -> str:
+    """A text; "" for an empty cell, and numbers as they are written."""
+    if cell is not None and not isinstance(cell, str | int | float):
+        raise DataFormatError(f"{where}: {_short(cell)} is no text")
+    return "" if cell is None else str(cell)
+
+
+def _short(cell: Any) -> str:
+    return repr(cell)[:60]
+
+
+def cell_paths(cells: Mapping[str, Any]) -> Iterator[str]:
+    """Every file that a row names."""
+    for name, cell in cells.items():
+        if cell is None or name == "text":
+            continue
+        if name == "flow" or (name.endswith(FEATURES_SUFFIX) and isinstance(cell, str)):
+            yield cell
+        elif name in MEDIA_TYPES:
+            items = cell if isinstance(cell, list) else [cell]
+            yield from (item["path"] for item in items if item["bytes"] is None)
+
+
+def first_fault(cells: Mapping[str, Any]) -> str | None:
+    """The first file of a row that is absent or empty, with the reason unless it is absent; None when all are there."""
+    for path in cell_paths(cells):
+        fault = file_fault(path)
+        if fault is not None:
+            return path if fault == "absent" else f"{path} ({fault})"
+    return None
+
+
+class RowIds:
+    """Makes ids of rows that have none: the split and the file's name, with a number where that came before."""
+
+    def __init__(self) -> None:
+        self._uses: dict[str, int] = {}
+        self._given: set[str] = set()
+
+    def __call__(self, cell: Any, split: object) -> str:
+        name = cell.get("path") if isinstance(cell, dict) else cell if isinstance(cell, str) else None
+        stem = "/".join(str(part) for part in (split, os.path.splitext(str(name))[0] if name else "row") if part)
+        made = ""
+        while not made or made in self._given:
+            self._uses[stem] = uses = self._uses.get(stem, 0) + 1
+            made = stem if uses == 1 and name else f"{stem}#{uses}"
+        self._given.add(made)
+        return made
