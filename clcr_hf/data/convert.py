@@ -13,7 +13,8 @@ from typing import Any
 from .arrow import is_media
 from .columns import SPLITS, DataFormatError
 from .folders import OutputFolder, versions
-from .shards import ROWS_PER_SHARD, ShardSet, count_rows, shard_ids
+from .registry import ROWS_PER_SHARD
+from .shards import ShardSet, count_rows, shard_ids
 from .source import Row, Rows, find_source
 
 # Arrow counts the bytes of a column's batch in 32 bits.

@@ -151,7 +151,9 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         if name == "features" and other != value:
             problems.append("the columns differ")
         elif isinstance(value, dict) and isinstance(other, dict):
-            problems += _differences({key: other.get(key) for key in {*other, *value}}, {**dict.fromkeys(other), **value})
+            problems += _differences(
+                {key: other.get(key) for key in {*other, *value}}, {**dict.fromkeys(other), **value}
+            )
         elif other != value:
             problems.append(f"{name} was {other!r}, now {value!r}")
     return problems

@@ -1,4 +1,4 @@
-"""What `clcr extract` and `clcr convert` wrote as a source of rows: with labels, validation and dialogues for training."""
+"""Shards as a source of rows: with labels from folders, validation carved, and dialogues put together."""
 
 import os
 from collections.abc import Sequence

@@ -21,8 +21,8 @@ from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 from .arrow import is_numbers, row_batch
 from .columns import SPLITS, DataFormatError, raise_problems
 from .folders import check_finished, replace_durably
+from .registry import ROWS_PER_SHARD
 
-ROWS_PER_SHARD = 256
 # A row group is held in memory while it is written, some four times over, and when a row of it is read in streaming.
 _GROUP_BYTES = 4 * 2**20
 _NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.parquet")

@@ -1,6 +1,6 @@
-"""What a source of rows is, and the registry of all that there are.
+"""What a source of rows is, and how one is found.
 
-A benchmark is one file in `benchmarks/` that ends in its `Source`, and one line in `_HOMES` below. Training, `clcr
+A benchmark is one file in `benchmarks/` that ends in its `Source`, and one line in `registry.py`. Training, `clcr
 convert` and `clcr extract` then know it by its name (`--dataset`), with the options that its reader takes.
 """
 
@@ -18,24 +18,9 @@ from datasets import DatasetDict, Features
 
 from .arrow import gather_rows
 from .columns import DataFormatError
+from .registry import HOMES
 
 Row = dict[str, Any]
-
-# Name to the module of `clcr_hf.data` that holds its `Source`, as `SOURCE` or under the name after the colon.
-_HOMES = {
-    "talking_faces": "talking_faces.source",
-    "manifest": "table.source",
-    "shards": "shard_rows",
-    "mmsa": "benchmarks.mmsa",
-    "utterances": "benchmarks.utterances",
-    "csd": "benchmarks.csd",
-    "cremad": "benchmarks.cremad",
-    "kinetics_sounds": "benchmarks.kinetics_sounds",
-    "ave": "benchmarks.ave",
-    "ave_h5": "benchmarks.ave:H5_SOURCE",
-    "ucf101": "benchmarks.ucf101",
-}
-SOURCE_NAMES = tuple(_HOMES)
 
 
 @dataclass
@@ -143,7 +128,7 @@ class Source:
             return place
         found = next((place / name for name in self.files if (place / name).is_file()), None)
         if found is None:
-            raise DataFormatError(f"{place}: no {' or '.join(self.files)} here; name the file itself")
+            raise DataFormatError(f"{place}: no {' or '.join(self.files)} here; name the file itself (--data_file)")
         return found
 
     def open(self, path: str | PathLike[str] | None, *, streaming: bool = False, **options: Any) -> Rows:
@@ -177,9 +162,9 @@ class Source:
 
 def find_source(name: str) -> Source:
     """The source of a name; DataFormatError where there is none."""
-    if name not in _HOMES:
-        raise DataFormatError(f"dataset {name!r} is none of {', '.join(_HOMES)}")
-    module, _, attribute = _HOMES[name].partition(":")
+    if name not in HOMES:
+        raise DataFormatError(f"dataset {name!r} is none of {', '.join(HOMES)}")
+    module, _, attribute = HOMES[name].partition(":")
     return getattr(import_module(f".{module}", __package__), attribute or "SOURCE")
 
 
@@ -191,7 +176,7 @@ def recognise(path: str | PathLike[str]) -> str | None:
         DataFormatError: two kinds are recognised.
     """
     place = Path(path)
-    found = [name for name in _HOMES if place.exists() and find_source(name).recognise(place)]
+    found = [name for name in HOMES if place.exists() and find_source(name).recognise(place)]
     if len(found) > 1:
         raise DataFormatError(f"{place} may be {' or '.join(found)}; say which with --dataset")
     return found[0] if found else None

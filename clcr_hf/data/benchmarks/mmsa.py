@@ -43,7 +43,7 @@ class MmsaRows:
     Args:
         path: the pickle, read by `load_pickle_safely`.
         text: "text_bert" for token ids (the only form a BERT hierarchy can read) or "text" for the embeddings of
-            one BERT layer (or GloVe vectors in MulT's pickles), or "raw" for the transcripts alone, for any other backbone.
+            one BERT layer (or GloVe vectors in MulT's pickles), or "raw" for the transcripts alone.
         modalities: which of text, vision, audio to return.
         label_range: lowest and highest label allowed; None for no check. SIMS uses (-1, 1).
         label_index: which label of MulT's `labels (N, 1, k)`.
@@ -65,7 +65,7 @@ class MmsaRows:
 
     Attributes:
         features: types of the columns.
-        total: how many rows there are.
+        counts: rows of each split that has any; total: of all.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class MmsaRows:
         max_bytes: int = MAX_PICKLE_BYTES,
     ):
         if text not in ("text_bert", "text", "raw"):
-            raise DataFormatError(f"text={text!r}; choose text_bert (token ids), text (embeddings) or raw (transcripts)")
+            raise DataFormatError(
+                f"text={text!r}; choose text_bert (token ids), text (embeddings) or raw (transcripts)"
+            )
         unknown = sorted(set(modalities) - {"text", "vision", "audio"})
         if unknown or not modalities:
             raise DataFormatError(f"modalities={tuple(modalities)}; choose from text, vision, audio")
@@ -97,8 +99,8 @@ class MmsaRows:
         self._tables = {name: _in_order(tables[name]) for name in SPLITS if tables[name]["id"]}
         if not self._tables:
             raise DataFormatError(f"{path}: no rows")
-        self._counts = {name: len(table["id"]) for name, table in self._tables.items()}
-        self.total = sum(self._counts.values())
+        self.counts = {name: len(table["id"]) for name, table in self._tables.items()}
+        self.total = sum(self.counts.values())
         first = next(iter(self._tables.values()))
         self.features = Features({key: _feature(key, value) for key, value in first.items()})
 
@@ -111,7 +113,7 @@ class MmsaRows:
     def _read(self, split: str) -> Iterator[dict[str, Any]]:
         table = self._tables[split]
         sequences = [value[0] for value in table.values() if isinstance(value, tuple)]
-        for rows in _blocks(self._counts[split], sequences):
+        for rows in _blocks(self.counts[split], sequences):
             yield {key: _block(value, rows) for key, value in table.items()}
             for array in sequences:
                 release_pages(array[: rows.stop])  # what lies before may have been mapped along

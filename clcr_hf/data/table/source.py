@@ -76,6 +76,7 @@ SOURCE = Source(
     read=read_table,
     stream=stream_table,
     parameters_of=(load_manifest,),
+    is_file=True,
     recognise=_is_table,
     segments=True,
 )

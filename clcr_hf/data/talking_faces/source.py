@@ -39,7 +39,9 @@ def open_corpus(root: str | os.PathLike | None = None, **sizes: int) -> Rows:
         made = dict(zip(names, (recipe.get("seed"), *recipe.get("sizes", {}).values()), strict=True))
         for name, value in sizes.items():
             if value not in (usual[name], made[name]):
-                raise DataFormatError(f"{folder} holds a corpus of {name}={made[name]}, not {value}; name another folder")
+                raise DataFormatError(
+                    f"{folder} holds a corpus of {name}={made[name]}, not {value}; name another folder"
+                )
     return Rows.of(load_manifest(folder))
 
 
