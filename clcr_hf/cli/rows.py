@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ..data.source import SOURCE_NAMES
+from ..data.registry import SOURCE_NAMES
 from ..extract.settings import ExtractSettings, flag_of
 from .app import app, quiet
 

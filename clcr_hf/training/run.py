@@ -17,9 +17,10 @@ from ..data.folders import write_json
 from ..data.labels import LabelKind, filled_columns, modality_columns
 from ..data.source import find_source, recognise
 from ..data.talking_faces.source import corpus_folder
-from ..hub.card import RUN_FILE, read_run, write_model_card
+from ..hub.card import write_model_card
+from ..hub.run_folder import RUN_FILE, read_run
 from ..metrics import classification_metrics, segment_metrics, sentiment_metrics
-from ..modeling_clcr import CLCRForTokenClassification
+from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
 from ..processing_clcr import CLCRProcessor
 from .arguments import (
     LOADER_ARGUMENTS,
@@ -30,7 +31,7 @@ from .arguments import (
     parse_args,
     used_arguments,
 )
-from .build import build_model, build_processor, load_model
+from .build import build_model, build_processor
 from .data import LoadedData, fill_flow, load_data
 from .record import plain, record, report
 from .rows import prepare
@@ -129,7 +130,7 @@ def evaluate_model(
     Raises:
         ValueError: the source has no such split, or data and model do not fit together.
     """
-    model = load_model(model_dir)
+    model = CLCRPreTrainedModel.load_with_head(model_dir)
     data = load_data(data_args, model.config.modalities, flow=False)
     if split not in data.splits:
         raise ValueError(f"the data have no split {split!r}, only {', '.join(data.splits)}")
