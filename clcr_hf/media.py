@@ -69,6 +69,11 @@ class VideoClip:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def distinct(self) -> "VideoClip":
+        """The clip with each frame once: a repeat, known by its timestamp, is dropped; the order stays."""
+        first = np.sort(np.unique(self.timestamps, return_index=True)[1])
+        return VideoClip(self.frames[first], self.timestamps[first])
+
 
 @dataclass
 class MediaClip:
@@ -78,11 +83,14 @@ class MediaClip:
         video: the pictures, or None where the file has no video track.
         audio: float32 `(samples,)`, or `(channels, samples)` with `mono=False`; None where there is no audio track.
         sampling_rate: samples a second of `audio`; None without audio.
+        duration: seconds of the clip inside the window: from `start` to `end` or, where that comes first, to the end
+            of the longer of its two tracks.
     """
 
     video: VideoClip | None
     audio: np.ndarray | None
     sampling_rate: int | None
+    duration: float = 0.0
 
 
 def load_video(
@@ -493,9 +501,11 @@ def _decode(container: Any, plan: _Plan, scan: _Scan, name: str) -> MediaClip:
                 sink.add(frame, None if frame.time is None else float(frame.pts * frame.time_base) - scan.origin)
     frames = next((sink.close() for sink in sinks.values() if isinstance(sink, _Frames)), None)
     samples = next((sink for sink in sinks.values() if isinstance(sink, _Samples)), None)
+    whole = scan.end or 0.0
+    duration = max((whole if plan.end is None else min(plan.end, whole)) - plan.start, 0.0)
     if samples is None:
-        return MediaClip(frames, None, None)
-    return MediaClip(frames, samples.close(), samples.rate)
+        return MediaClip(frames, None, None, duration)
+    return MediaClip(frames, samples.close(), samples.rate, duration)
 
 
 def _decode_by_torchcodec(stream: Any, plan: _Plan, scan: _Scan, name: str) -> VideoClip:
