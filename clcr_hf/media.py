@@ -18,6 +18,8 @@ import itertools
 import os
 import uuid
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -31,6 +33,7 @@ MediaSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Backend = Literal["auto", "pyav", "torchcodec"]
 
 MAX_PIXELS = 89_478_485  # of one picture; Pillow's own limit, 256 MiB as RGB
+MAX_FLOW_BYTES = 2**30  # of the arrays in one flow file, unpacked
 MAX_BYTES = 4 * 2**30  # of the pictures, and of the sound, that one reading returns
 
 # Containers we open. Playlists (HLS, DASH, concat) stay out: they make FFmpeg open whatever files they name.
@@ -336,6 +339,64 @@ def write_video(
     finally:
         draft.unlink(missing_ok=True)
     return target
+
+
+def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
+    """Where the video and the audio track end, in seconds from the clip's beginning; None for a track not there.
+
+    The header states it; where it does not (Matroska, WebM), or may be wrong (WAV), packets are counted.
+
+    Raises:
+        MediaError: the file is missing, empty or no media file.
+    """
+    av = _import_av()
+    name = _name(source)
+    try:
+        with _open(av, _openable(source, name)) as container:
+            video, audio = _tracks(container)
+            tracks = [track for track in (video, audio) if track is not None]
+            told = all(track.duration is not None for track in tracks) and not _is(container, {"wav"})
+            origin = _origin(container)
+            ends = {track.index: _stated_end(track) - origin if told else 0.0 for track in tracks}
+            for packet in container.demux(*tracks) if tracks and not told else ():
+                if packet.pts is not None:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin
+                    ends[packet.stream.index] = max(ends[packet.stream.index], end)
+            lengths = [None if track is None else ends[track.index] for track in (video, audio)]
+    except (av.error.FFmpegError, EOFError) as error:
+        raise MediaError(f"cannot read {name}: {error}; it is damaged, cut short or no media file") from error
+    return lengths[0], lengths[1]
+
+
+def _stated_end(track: Any) -> float:
+    return float(((track.start_time or 0) + track.duration) * track.time_base)
+
+
+def load_flow(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a flow file.
+
+    Returns:
+        float32 `(F, 2, H, W)`: pixels to the right, pixels down.
+
+    Raises:
+        MediaError: absent, damaged, no flow file, more than `MAX_FLOW_BYTES`. Nothing is unpickled.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_FLOW_BYTES:
+            raise MediaError(f"{path} unpacks to {size:,} bytes; a flow file has at most {MAX_FLOW_BYTES:,}")
+        with np.load(path, allow_pickle=False) as arrays:
+            flow, times = arrays["flow"], arrays["timestamps"]
+    except (OSError, EOFError, KeyError, MemoryError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, MediaError):
+            raise
+        raise MediaError(f"{path} cannot be read as a flow file: {error}; delete it and compute it again") from error
+    if flow.dtype.kind != "f" or flow.ndim != 4 or flow.shape[3] != 2 or times.shape != flow.shape[:1]:
+        raise MediaError(f"{path} is no flow file: flow is {flow.dtype} {flow.shape}, timestamps {times.shape}")
+    if not np.isfinite(flow).all():
+        raise MediaError(f"{path} holds NaN or infinite flow; delete it and compute it again")
+    return np.ascontiguousarray(flow.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

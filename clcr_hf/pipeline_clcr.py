@@ -14,7 +14,8 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from .collator import CLCRDataCollator
 from .configuration_clcr import CLCRConfig
 from .modeling_clcr import head_class
-from .pipeline_inputs import SampleReader, is_file
+from .pipeline_inputs import SampleReader
+from .samples import is_file
 
 TASK = "multimodal-sentiment"
 SENTIMENT_RANGE = (-3.0, 3.0)
