@@ -18,7 +18,6 @@ from .media import (
     MediaClip,
     MediaError,
     VideoClip,
-    _check_pixels,
     load_audio,
     load_flow,
     load_image,
@@ -27,6 +26,7 @@ from .media import (
     media_duration,
     resample_audio,
     track_lengths,
+    upright_image,
 )
 from .modalities import of_features
 
@@ -290,7 +290,7 @@ class _Parts:
 
     def flow(self, source: Any, where: str, start: float, end: float | None) -> np.ndarray:
         if isinstance(source, str | os.PathLike):
-            source = load_flow(source)
+            source = load_flow(source, start=start, end=end)
         flow = floats(source, where)
         if flow.ndim == 4 and flow.shape[1] != 2 and flow.shape[-1] == 2:
             flow = flow.transpose(0, 3, 1, 2)
@@ -390,24 +390,13 @@ def read_image(image: Any, where: str) -> np.ndarray:
     source = source_of(image, where)
     if is_file(source):
         return load_image(source)
-    array = to_numpy(_upright(source) if hasattr(source, "convert") else source)
+    array = upright_image(source) if hasattr(source, "convert") else to_numpy(source)
     if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8:
         raise ValueError(
             f"{where}: a frame is {array.dtype} of shape {array.shape}; "
             "pass uint8 RGB frames (H, W, 3), channels last, values 0 to 255"
         )
     return array
-
-
-def _upright(image: Any) -> Any:
-    """A PIL image in RGB as `load_image` would read it from its file."""
-    try:
-        from PIL import ImageOps
-
-        _check_pixels(image.width, image.height, "an image")
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except OSError as error:
-        raise MediaError(f"an image cannot be read: {error}") from error
 
 
 def read_wave(value: Any, given_rate: Any, rate: int, where: str) -> np.ndarray:

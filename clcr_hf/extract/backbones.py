@@ -155,8 +155,8 @@ class VisionBackbone(FrozenBackbone):
         self.clip_frames = self.config.num_frames if self.reader.reads_clips else 1
 
     def prepare(self, frames: np.ndarray) -> np.ndarray:
-        """Pixels float32 `(F', C, H, W)` of frames uint8 `(F, H, W, 3)`; where the backbone reads clips, F' is F rounded
-        up to whole clips, by repeating the last frame."""
+        """Pixels float32 `(F', C, H, W)` of frames uint8 `(F, H, W, 3)`; where the backbone reads clips, F' is F
+        rounded up to whole clips, by repeating the last frame."""
         frames = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % self.clip_frames, axis=0)])
         return self.processor(videos=[frames], return_tensors="np")["pixel_values"][0]
 
