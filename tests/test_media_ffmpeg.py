@@ -8,12 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from clcr_hf.media import MediaClip, load_audio, load_media, load_video, track_lengths
-
 from media import make
+
+from clcr_hf.media import MediaClip, load_media, track_lengths
 
 pytest.importorskip("av")
 
