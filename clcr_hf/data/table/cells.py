@@ -60,6 +60,29 @@ def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]
     return [reference for reference in found if reference is not None] or None
 
 
+def located(name: str, cell: Any, folder: Path, where: str) -> Any:
+    """A cell of the column that holds `name` (media, text, gaze_features, ...), with the paths in it made absolute; None
+    for an empty one.
+
+    Raises:
+        DataFormatError: what cannot stand in such a column.
+    """
+    if name == "text":
+        return text_of(cell, where)
+    if is_absent(cell):
+        return None
+    if name == "images":
+        return image_references(folder, cell, where)
+    if name.endswith(FEATURES_SUFFIX):
+        return absolute_path(folder, cell) if isinstance(cell, str) else cell
+    reference = media_reference(folder, cell, where)
+    if name != "flow" or reference is None:
+        return reference
+    if reference["bytes"] is not None:
+        raise DataFormatError(f"{where}: optical flow is given as the name of a file")
+    return reference["path"]
+
+
 def text_of(cell: Any, where: str) -> str:
     """A text; "" for an empty cell, and numbers as they are written."""
     if cell is not None and not isinstance(cell, str | int | float):

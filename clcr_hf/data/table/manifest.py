@@ -15,12 +15,9 @@ from .cells import (
     FEATURES_SUFFIX,
     MEDIA_TYPES,
     RowIds,
-    absolute_path,
     cell_paths,
     first_fault,
-    image_references,
-    media_reference,
-    text_of,
+    located,
 )
 from .labels import TASKS, LabelScan, TableLabels, is_absent
 from .read import Row, Table, column_names, find_tables, read_rows
@@ -174,7 +171,7 @@ def open_manifest(
     present = list(dict.fromkeys(name for table in tables for name in column_names(table)))
     if not present:
         raise DataFormatError(f"{source}: the table has no rows")
-    columns = _choose_columns(source, present, media_column, text_column)
+    columns = choose_columns(source, present, media_column, text_column)
     label = _pick(source, present, label_column, LABEL_COLUMNS)
     identity = _pick(source, present, id_column, ID_COLUMNS)
     for name in (*keep_columns, *([group_column] if group_column else [])):
@@ -268,7 +265,7 @@ class Manifest:
             for number, raw in enumerate(read_rows(table), 1):
                 where = f"{table.path}, row {number}"
                 cells = {
-                    name: self._locate(name, raw.get(column), table, f"{where}, {column}")
+                    name: located(name, raw.get(column), table.path.parent, f"{where}, {column}")
                     for name, column in self.columns.items()
                 }
                 split = table.split if table.split is not None else raw.get(self.split_column or "")
@@ -301,24 +298,6 @@ class Manifest:
         """The column of the table whose file names make ids."""
         return next((self.columns[name] for name in MEDIA_TYPES if name in self.columns), "")
 
-    def _locate(self, name: str, cell: Any, table: Table, where: str) -> Any:
-        """A cell with the paths in it made absolute."""
-        folder = table.path.parent
-        if name == "text":
-            return text_of(cell, where)
-        if is_absent(cell):
-            return None
-        if name == "images":
-            return image_references(folder, cell, where)
-        if name.endswith(FEATURES_SUFFIX):
-            return absolute_path(folder, cell) if isinstance(cell, str) else cell
-        reference = media_reference(folder, cell, where)
-        if name != "flow" or reference is None:
-            return reference
-        if reference["bytes"] is not None:
-            raise DataFormatError(f"{where}: optical flow is given as the name of a file")
-        return reference["path"]
-
     def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
         if cell is None:
             return None
@@ -338,7 +317,7 @@ class Manifest:
 # Which columns
 
 
-def _choose_columns(source: object, present: Sequence[str], media: str | None, text: str | None) -> dict[str, str]:
+def choose_columns(source: object, present: Sequence[str], media: str | None, text: str | None) -> dict[str, str]:
     """Column of the result to column of the table: everything that a model may read."""
     chosen: dict[str, str | None] = {"media": _pick(source, present, media, MEDIA_COLUMNS)}
     known = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "images": IMAGES_COLUMNS, "flow": FLOW_COLUMNS}
