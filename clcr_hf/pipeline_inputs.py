@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from .configuration_clcr import STANDARD_MODALITIES
+from .feature_files import with_feature_files
 from .fetch import MAX_BYTES, TIMEOUT, fetch, is_base64_media, is_url, read_base64, read_data_uri
 from .media import MediaError, VideoClip, load_audio, load_media, load_video
+from .pipeline_windows import SampleWindows
 from .processing_clcr import CLCRProcessor
 
 _MEDIA_KEYS = ("media", "video", "audio", "images", "flow")
@@ -40,7 +42,7 @@ class SampleReader:
         """`arrays` by the model's argument names; `frame_times (F,)`, `sound_seconds` and `seconds` (of the whole clip)
         where they are known, else None."""
         source = _Source(local_files, max_bytes, timeout)
-        sample = self._checked(_as_sample(value, source))
+        sample = with_feature_files(self._checked(_as_sample(value, source)), local_files)
         if not local_files and set(sample) & set(_TOKEN_KEYS):
             raise ValueError("token ids are not read here; send text")  # a wrong id ends all work of a GPU
         for key in _MEDIA_KEYS:
@@ -58,6 +60,23 @@ class SampleReader:
         if not arrays:
             raise ValueError(f"nothing in the input is read by this model, which reads {', '.join(self.modalities)}")
         return {"arrays": arrays, **times}
+
+    def windows(
+        self,
+        value: Any,
+        window: float,
+        every: float | None = None,
+        local_files: bool = True,
+        max_bytes: int = MAX_BYTES,
+        timeout: float = TIMEOUT,
+    ) -> SampleWindows:
+        """Any accepted input with a media file, in windows."""
+        source = _Source(local_files, max_bytes, timeout)
+        sample = _as_sample(value, source)
+        if self.processor.tokenizer is None:
+            sample = {key: each for key, each in sample.items() if key not in ("text", "words", "word_intervals")}
+        sample |= {key: source(sample[key]) for key in ("media", "video", "audio") if sample.get(key) is not None}
+        return SampleWindows(sample, window, every, self.frames if self.sees else None, self.rate)
 
     def _checked(self, sample: dict[str, Any]) -> dict[str, Any]:
         """The sample without what is absent or not for us; ValueError for unknown keys."""
