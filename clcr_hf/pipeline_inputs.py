@@ -69,14 +69,15 @@ class SampleReader:
         local_files: bool = True,
         max_bytes: int = MAX_BYTES,
         timeout: float = TIMEOUT,
+        sampling_rate: int | None = None,
     ) -> SampleWindows:
-        """Any accepted input with a media file, in windows."""
+        """Any accepted input with a media file, in windows. `sampling_rate`: of audio that the model does not hear."""
         source = _Source(local_files, max_bytes, timeout)
         sample = _as_sample(value, source)
         if self.processor.tokenizer is None:
             sample = {key: each for key, each in sample.items() if key not in ("text", "words", "word_intervals")}
         sample |= {key: source(sample[key]) for key in ("media", "video", "audio") if sample.get(key) is not None}
-        return SampleWindows(sample, window, every, self.frames if self.sees else None, self.rate)
+        return SampleWindows(sample, window, every, self.frames if self.sees else None, self.rate or sampling_rate)
 
     def _checked(self, sample: dict[str, Any]) -> dict[str, Any]:
         """The sample without what is absent or not for us; ValueError for unknown keys."""
