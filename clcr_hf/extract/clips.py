@@ -15,20 +15,13 @@ import torch
 
 from ..media import (
     MediaError,
-    MediaSource,
     VideoClip,
-    _import_av,
-    _is,
-    _name,
-    _open,
-    _openable,
-    _origin,
-    _tracks,
     load_audio,
     load_image,
     load_media,
     load_video,
     resample_audio,
+    track_lengths,
 )
 from .backbones import AudioBackbone, VisionBackbone
 from .sources import Clip
@@ -99,37 +92,6 @@ class Piece:
     smile: tuple[np.ndarray, float] | None = None
     speech: np.ndarray | None = None
     error: Exception | None = None
-
-
-def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
-    """Where the video and the audio track end, in seconds from the clip's beginning; None for a track not there.
-
-    The header states it; where it does not (Matroska, WebM), or may be wrong (WAV), packets are counted.
-
-    Raises:
-        MediaError: the file is missing, empty or no media file.
-    """
-    av = _import_av()
-    name = _name(source)
-    try:
-        with _open(av, _openable(source, name)) as container:
-            video, audio = _tracks(container)
-            tracks = [track for track in (video, audio) if track is not None]
-            told = all(track.duration is not None for track in tracks) and not _is(container, {"wav"})
-            origin = _origin(container)
-            ends = {track.index: _stated_end(track) - origin if told else 0.0 for track in tracks}
-            for packet in container.demux(*tracks) if tracks and not told else ():
-                if packet.pts is not None:
-                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin
-                    ends[packet.stream.index] = max(ends[packet.stream.index], end)
-            lengths = [None if track is None else ends[track.index] for track in (video, audio)]
-    except (av.error.FFmpegError, EOFError) as error:
-        raise MediaError(f"cannot read {name}: {error}; it is damaged, cut short or no media file") from error
-    return lengths[0], lengths[1]
-
-
-def _stated_end(track: Any) -> float:
-    return float(((track.start_time or 0) + track.duration) * track.time_base)
 
 
 class ClipReader:
