@@ -9,24 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .media import (
-    MAX_PIXELS,
-    MediaClip,
-    MediaError,
-    MediaSource,
-    VideoClip,
-    _damaged,
-    _Frames,
-    _import_av,
-    _name,
-    _open,
-    _openable,
-    _Plan,
-    _Samples,
-    _Scan,
-    _scan,
-    _tracks,
-)
+from .media import MAX_BYTES, MAX_PIXELS, MediaClip, load_video
+from .media_audio import Samples
+from .media_files import MediaError, MediaSource, damaged, import_av, name_of, open_container, openable, tracks_of
+from .media_scan import Plan, Scan, scan_packets
+from .media_video import FrameClock, Frames, VideoClip, WrongEndError
 
 # A rest of the clip shorter than this many seconds has no window of its own: it joins the last one.
 _SHORTEST = 0.1
@@ -92,62 +79,84 @@ def read_windows(
     Raises:
         MediaError: as `load_media`.
     """
-    name = _name(source)
-    reading = _Plan(num_frames=num_frames, fps=fps, sampling_rate=sampling_rate, video=video, audio=audio)
-    stream = _openable(source, name)
-    av = _import_av()
+    name = name_of(source)
+    options: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "sampling_rate": sampling_rate}
+    plan = Plan(MAX_PIXELS, MAX_BYTES, **options, video=video, audio=audio)
+    stream = openable(source, name)
+    av = import_av()
     try:
-        scan = _scan(av, stream, reading, name)
-        with _open(av, stream) as container:
-            tracks = _WindowTracks(container, reading, spans, scan, name)
-            for index in range(len(spans)):
-                yield tracks.take(index)
+        with open_container(av, stream) as container:
+            scan = scan_packets(container, plan, name)
+        with open_container(av, stream) as container:
+            tracks = _Tracks(container, plan, spans, scan, name)
+            for index, (start, end) in enumerate(spans):
+                try:
+                    yield tracks.take(index)
+                except WrongEndError:  # packets do not tell when the video ends: the window is read by itself
+                    clip = load_video(source, num_frames=num_frames, fps=fps, start=start, end=end)
+                    yield tracks.take(index, clip)
     except (av.error.FFmpegError, EOFError) as error:
-        raise _damaged(name, getattr(error, "strerror", None) or str(error)) from error
+        raise damaged(name, getattr(error, "strerror", None) or str(error)) from error
 
 
-class _WindowTracks:
+class _Tracks:
     """Decodes an open file as far as each window needs."""
 
-    def __init__(self, container: Any, plan: _Plan, spans: Sequence[Span], scan: _Scan, name: str):
-        video, audio = _tracks(container)
-        self.video = _WindowFrames(spans, plan, scan.video_end, name) if plan.video and video is not None else None
-        rate = plan.sampling_rate or (audio.rate if audio is not None else 0)
-        self.audio = _WindowAudio(spans, rate, name) if plan.audio and audio is not None else None
-        sinks = {video: self.video, audio: self.audio}
-        self.sinks = {track.index: sink for track, sink in sinks.items() if track is not None and sink is not None}
-        for track in (video, audio):
-            if track is not None and track.index in self.sinks and track.codec_context is None:
-                raise _damaged(name, f"its {track.type} track has an unknown codec")
+    def __init__(self, container: Any, plan: Plan, spans: Sequence[Span], scan: Scan, name: str):
+        video, audio = tracks_of(container)
+        self.spans, self.origin, self.length = spans, scan.origin, max(scan.ends, default=0.0)
+        self.video: _WindowFrames | None = None
+        self.audio: _WindowAudio | None = None
+        tracks = {}
+        if plan.video and video is not None and scan.video is not None:
+            tracks[video.index] = video
+            self.video = _WindowFrames(spans, plan, FrameClock(video, scan.video, scan.origin), scan.video.end, name)
+        if plan.audio and audio is not None:
+            tracks[audio.index] = audio
+            self.audio = _WindowAudio(spans, plan, plan.sampling_rate or audio.rate, name)
+        for track in tracks.values():
+            if track.codec_context is None:
+                raise damaged(name, f"its {track.type} track has an unknown codec")
         if self.video is not None and video is not None:
-            video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        self.origin = scan.origin
-        self.packets = container.demux([container.streams[index] for index in self.sinks]) if self.sinks else iter(())
+            # A stream may change its size half way, where only the decoder sees it.
+            video.codec_context.options = {"max_pixels": str(plan.max_pixels)}
+        self.packets = container.demux(list(tracks.values())) if tracks else iter(())
+        self.video_index = video.index if video is not None else None
 
-    def take(self, index: int) -> MediaClip:
-        """Window `index`, which is forgotten with it."""
-        while not all(sink.ready(index) for sink in self.sinks.values()):
+    def take(self, index: int, video: VideoClip | None = None) -> MediaClip:
+        """Window `index`, which is forgotten with it; `video` where its frames were read already."""
+        sinks = [sink for sink in (self.video, self.audio) if sink is not None]
+        while not all(sink.ready(index) for sink in sinks):
             packet = next(self.packets, None)
             if packet is None:
-                for sink in self.sinks.values():
+                for sink in sinks:
                     sink.end()
                 break
-            sink = self.sinks[packet.stream.index]
-            for frame in packet.decode():
-                time = None if frame.time is None else float(frame.pts * frame.time_base) - self.origin
-                sink.add(frame, time)
-        video = self.video.take(index) if self.video is not None else None
+            self._decode(packet)
+        if self.video is not None and video is None:
+            video = self.video.take(index)
+        start, end = self.spans[index]
+        duration = max(min(end, self.length) - start, 0.0)
         if self.audio is None:
-            return MediaClip(video, None, None)
-        return MediaClip(video, self.audio.take(index), self.audio.rate)
+            return MediaClip(video, None, None, duration)
+        return MediaClip(video, self.audio.take(index), self.audio.rate, duration)
+
+    def _decode(self, packet: Any) -> None:
+        for frame in packet.decode():
+            if packet.stream.index == self.video_index:
+                assert self.video is not None
+                self.video.add(frame, packet)
+            else:
+                assert self.audio is not None
+                self.audio.add(frame, None if frame.pts is None else float(frame.pts * frame.time_base) - self.origin)
 
 
 class _WindowFrames:
     """The frames of the windows that are open."""
 
-    def __init__(self, spans: Sequence[Span], plan: _Plan, video_end: float, name: str):
-        self.spans, self.plan, self.video_end, self.name = spans, plan, video_end, name
-        self.open: dict[int, _Frames] = {}
+    def __init__(self, spans: Sequence[Span], plan: Plan, clock: FrameClock, video_end: float, name: str):
+        self.spans, self.plan, self.clock, self.video_end, self.name = spans, plan, clock, video_end, name
+        self.open: dict[int, Frames] = {}
         self.begun = 0  # windows that were opened
         self.last: tuple[Any, float] | None = None
         self.ended = False
@@ -155,13 +164,12 @@ class _WindowFrames:
     def ready(self, index: int) -> bool:
         return self.ended or (index < self.begun and (index not in self.open or self.open[index].done))
 
-    def add(self, frame: Any, time: float | None) -> None:
-        if time is None:  # raw streams without time stamps: as many frames later as there were frames
-            time = self.last[1] + 1 / 25 if self.last is not None else 0.0
+    def add(self, frame: Any, packet: Any) -> None:
+        time = self.clock(frame, packet)
         self._begin(time)
         for sink in self.open.values():
             if not sink.done:
-                sink.add(frame, time)
+                sink.add(frame, packet)
         self.last = (frame, time)
 
     def _begin(self, time: float) -> None:
@@ -169,7 +177,8 @@ class _WindowFrames:
         while self.begun < len(self.spans) and self.spans[self.begun][0] <= time:
             start, end = self.spans[self.begun]
             if start < self.video_end:
-                sink = _Frames(replace(self.plan, start=start, end=end), self.video_end, self.name)
+                plan = replace(self.plan, start=start, end=end)
+                sink = Frames(plan, _Told(self.clock), self.video_end, False, self.name)  # type: ignore[arg-type]
                 sink.last = self.last
                 self.open[self.begun] = sink
             self.begun += 1
@@ -181,27 +190,39 @@ class _WindowFrames:
 
     def take(self, index: int) -> VideoClip | None:
         sink = self.open.pop(index, None)
-        if sink is None:
-            return None
         try:
-            return sink.close()
-        except MediaError:
+            return None if sink is None else sink.close()
+        except MediaError:  # no frame in the window
             return None
+
+
+class _Told:
+    """The clock of all windows, for one of them: the time of the frame that it was asked for last."""
+
+    def __init__(self, clock: FrameClock):
+        self.clock, self.step = clock, clock.step
+
+    @property
+    def sure(self) -> bool:
+        return self.clock.sure
+
+    def __call__(self, frame: Any, packet: Any) -> float | None:
+        return self.clock.last
 
 
 class _WindowAudio:
     """The audio from the beginning of the oldest window that is open, resampled as one piece."""
 
-    def __init__(self, spans: Sequence[Span], rate: int, name: str):
+    def __init__(self, spans: Sequence[Span], plan: Plan, rate: int, name: str):
         self.rate = rate
-        self.bounds = [(round(begin * rate), round(begin * rate) + round((end - begin) * rate)) for begin, end in spans]
-        self.samples = _Samples(_Plan(sampling_rate=rate, video=False), rate, name)
+        self.bounds = [(round(begin * rate), round(end * rate)) for begin, end in spans]
+        self.samples = Samples(replace(plan, start=0.0, end=None, mono=True), rate, name)
         self.parts: deque[np.ndarray] = deque()
-        self.begin = 0  # sample of the clip with which `parts` begin
+        self.first = 0  # sample of the clip with which `parts` begin
         self.ended = False
 
     def ready(self, index: int) -> bool:
-        return self.ended or self.samples.position >= self.bounds[index][1]
+        return self.ended or (self.samples.position or 0) >= self.bounds[index][1]
 
     def add(self, frame: Any, time: float | None) -> None:
         self.samples.add(frame, time)
@@ -209,8 +230,11 @@ class _WindowAudio:
 
     def end(self) -> None:
         if not self.ended:
-            rest = self.samples.close()
-            self.parts.append(rest)
+            total = self.samples.finish()
+            self._collect()
+            missing = total - self.first - sum(map(len, self.parts))
+            self.parts.append(np.zeros(max(missing, 0), np.float32))
+            self.bounds = [(begin, min(end, total)) for begin, end in self.bounds]
         self.ended = True
 
     def _collect(self) -> None:
@@ -218,16 +242,12 @@ class _WindowAudio:
         self.samples.parts.clear()
 
     def take(self, index: int) -> np.ndarray | None:
-        first, last = self.bounds[index]
-        self._forget(first)
+        begin, end = self.bounds[index]
+        while self.parts and self.first + len(self.parts[0]) <= begin:  # windows begin later and later
+            self.first += len(self.parts.popleft())
         whole = np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
-        piece = whole[max(first - self.begin, 0) : max(last - self.begin, 0)]
+        piece = whole[max(begin - self.first, 0) : max(end - self.first, 0)]
         return np.array(piece, np.float32) if piece.size else None
-
-    def _forget(self, first: int) -> None:
-        """Drops what lies before sample `first`: windows begin later and later."""
-        while self.parts and self.begin + len(self.parts[0]) <= first:
-            self.begin += len(self.parts.popleft())
 
 
 __all__ = ["read_windows", "window_spans"]
