@@ -152,7 +152,7 @@ class CLCRPipeline(Pipeline):
         Args:
             sample: an input with a media file; see the class.
             window, every: seconds; each is as long as the other by default.
-            reading: `local_files`, `max_bytes`, `timeout`, and `sampling_rate`, that of audio for others than the model.
+            reading: `local_files`, `max_bytes`, `timeout`; `sampling_rate` of audio that the model does not hear.
         """
         length = window if window is not None else every
         if length is None:

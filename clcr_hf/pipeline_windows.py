@@ -30,6 +30,7 @@ class SampleWindows:
     Attributes:
         seconds: where the windows end.
         spans: begin and end of each.
+        covered: seconds that lie in one window or more.
 
     Raises:
         ValueError: no file, or something that cannot be cut into windows.
@@ -55,6 +56,11 @@ class SampleWindows:
         if self.sample.get("end"):
             self.seconds = min(self.seconds, float(self.sample["end"]))
         self.spans: list[Span] = window_spans(self.seconds, window, every, start)
+
+    @property
+    def covered(self) -> float:
+        ends = [self.spans[0][0], *(end for _, end in self.spans)]
+        return sum(end - max(start, before) for (start, end), before in zip(self.spans, ends, strict=False))
 
     def __len__(self) -> int:
         return len(self.spans)

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from .app import app, quiet
+from .device import Device, choose_device
 
 
 @app.command()
@@ -39,7 +40,7 @@ def extract(
     keep_columns: Annotated[str | None, typer.Option(help="Table: columns to carry over, as speaker,age.")] = None,
     batch_size: Annotated[int, typer.Option(help="Frames, seconds of sound or texts in a forward pass.")] = 64,
     num_workers: Annotated[int, typer.Option(help="Threads that decode.")] = 2,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: a GPU if there is one.")] = None,
+    device: Device = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16, of the backbones.")] = "float32",
     rows_per_shard: Annotated[int, typer.Option(help="Rows a file.", min=1)] = 256,
     limit: Annotated[int | None, typer.Option(help="Only the first so many clips.")] = None,
@@ -76,7 +77,7 @@ def extract(
         keep_columns=keep_columns.split(",") if keep_columns else (),
         batch_size=batch_size,
         num_workers=num_workers,
-        device=device,
+        device=choose_device(device),
         dtype=dtype,
         rows_per_shard=rows_per_shard,
         limit=limit,

@@ -4,7 +4,7 @@
 `subtitles.py` gives words their times.
 """
 
-from .output import PredictionFile, column_types, model_digest, result_rows
+from .output import PredictionFile, RowList, column_types, model_digest, result_rows
 from .run import Predictor
 from .sources import Item, Items, open_items
 from .subtitles import read_subtitles
@@ -14,6 +14,7 @@ __all__ = [
     "Items",
     "PredictionFile",
     "Predictor",
+    "RowList",
     "column_types",
     "model_digest",
     "open_items",

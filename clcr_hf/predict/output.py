@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,20 +168,26 @@ class PredictionFile:
 
     def rows(self) -> Iterator[Row]:
         """All rows so far, in order."""
+        if self.complete:
+            yield from _READERS[self.path.suffix.lower()](self.path, self.columns)
+            return
         with open(self.partial, "rb") as file:
             next(file)
             for line in file:
-                yield from json.loads(line)["rows"]
+                yield from ({name: row.get(name) for name in self.columns} for row in json.loads(line)["rows"])
 
     def finish(self) -> dict[str, int]:
         """Writes the table and its record; returns how many rows it has, and how many of them have an error."""
+        if self.complete:
+            record = _read_json(self.record) or {}
+            return {name: record[name] for name in ("rows", "errors")}
         counts = {"rows": 0, "errors": 0}
 
         def counted() -> Iterator[Row]:
             for row in self.rows():
                 counts["rows"] += 1
-                counts["errors"] += row.get("error") is not None
-                yield {name: row.get(name) for name in self.columns}
+                counts["errors"] += row["error"] is not None
+                yield row
 
         draft = self.path.with_name(f".{self.path.name}.tmp")
         _WRITERS[self.path.suffix.lower()](draft, counted(), self.columns)
@@ -199,6 +206,31 @@ class PredictionFile:
         """Leaves the file as it is, to be continued."""
         if not self.complete:
             self._file.close()
+
+
+class RowList:
+    """Rows that are kept in memory, in place of a `PredictionFile`."""
+
+    complete = False
+
+    def __init__(self, columns: Mapping[str, type]) -> None:
+        self.columns, self.done, self.found = dict(columns), 0, list[Row]()
+
+    def add(self, rows: Sequence[Sequence[Row]]) -> None:
+        """The rows of some more inputs."""
+        self.found += [{name: row.get(name) for name in self.columns} for each in rows for row in each]
+        self.done += len(rows)
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, in order."""
+        return iter(self.found)
+
+    def finish(self) -> dict[str, int]:
+        """How many rows there are, and how many of them have an error."""
+        return {"rows": len(self.found), "errors": sum(row["error"] is not None for row in self.found)}
+
+    def close(self) -> None:
+        """There is no file to leave."""
 
 
 def _lock(file: Any, path: Path) -> None:
@@ -257,8 +289,6 @@ def _write_jsonl(path: Path, rows: Iterator[Row], columns: Mapping[str, type]) -
 
 
 def _write_parquet(path: Path, rows: Iterator[Row], columns: Mapping[str, type]) -> None:
-    import itertools
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -269,6 +299,26 @@ def _write_parquet(path: Path, rows: Iterator[Row], columns: Mapping[str, type])
             writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
+def _read_csv(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield {name: kind(row[name]) if row[name] != "" else None for name, kind in columns.items()}
+
+
+def _read_jsonl(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
+    with open(path, encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _read_parquet(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 _WRITERS: dict[str, Callable[[Path, Iterator[Row], Mapping[str, type]], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
@@ -276,4 +326,4 @@ _WRITERS: dict[str, Callable[[Path, Iterator[Row], Mapping[str, type]], None]] =
 }
 
 
-__all__ = ["TABLE_FORMATS", "PredictionFile", "column_types", "model_digest", "result_rows"]
+__all__ = ["TABLE_FORMATS", "PredictionFile", "RowList", "column_types", "model_digest", "result_rows"]

@@ -10,7 +10,7 @@ import numpy as np
 from ..media import load_audio, resample_audio
 from ..pipeline_clcr import CLCRPipeline
 from ..pipeline_windows import placed
-from .output import PredictionFile, result_rows
+from .output import PredictionFile, RowList, result_rows
 from .sources import Item
 
 # What one item may do wrong; all else is a fault of ours or of the installation.
@@ -46,10 +46,11 @@ class Predictor:
         on_error: "skip" records what cannot be read with the reason, "raise" ends with it.
         window, every: seconds; None reads each item as one.
         recogniser: gives a transcript to what has none.
-        began: called with an item, its seconds and its spans, when its windows are about to be read.
+        expect: called with how many windows an item has, when they are about to be read.
 
     Attributes:
         cut: by item, `(read, seconds)` of what lasts longer than the model reads.
+        recordings: by item, `(read, seconds, windows)` of what was read in windows.
     """
 
     pipe: CLCRPipeline
@@ -58,8 +59,9 @@ class Predictor:
     window: float | None = None
     every: float | None = None
     recogniser: Recogniser | None = None
-    began: Callable[[Item, float, list[tuple[float, float]]], None] = lambda item, seconds, spans: None
+    expect: Callable[[int], None] = lambda count: None
     cut: dict[str, tuple[float, float]] = field(default_factory=dict)
+    recordings: dict[str, tuple[float, float, int]] = field(default_factory=dict)
 
     def __call__(self, items: Iterable[Item], skip: int = 0) -> Iterator[list[tuple[Unit, dict[str, Any]]]]:
         """Results of the items, a batch at a time, in order, without those of the first `skip` units."""
@@ -67,10 +69,10 @@ class Predictor:
         while group := list(itertools.islice(units, self.batch_size)):
             yield self._answers(group)
 
-    def write(self, items: Iterable[Item], file: PredictionFile, done: Callable[[int], None]) -> None:
-        """Adds to `file` what it lacks; `done` is called with how many units came with each batch."""
-        for batch in self(items, file.done):
-            file.add([result_rows(unit.item.id, unit.item.path, result) for unit, result in batch])
+    def write(self, items: Iterable[Item], rows: PredictionFile | RowList, done: Callable[[int], None]) -> None:
+        """Adds to `rows` what they lack; `done` is called with how many units came with each batch."""
+        for batch in self(items, rows.done):
+            rows.add([result_rows(unit.item.id, unit.item.path, result) for unit, result in batch])
             done(len(batch))
 
     # -- units ---------------------------------------------------------------------------------------------------------
@@ -89,7 +91,8 @@ class Predictor:
         rate = None if self.recogniser is None else self.recogniser.sampling_rate
         try:
             windows = self.pipe.windows(item.sample, self.window, self.every, sampling_rate=rate)
-            self.began(item, windows.seconds, windows.spans)
+            self.expect(len(windows))
+            self.recordings[item.id] = (windows.covered, windows.seconds, len(windows))
             for window in windows:
                 yield Unit(item, window["sample"], window)
         except _ITEM_ERRORS as error:
@@ -103,7 +106,7 @@ class Predictor:
             if unit.error is not None and self.on_error == "raise":
                 raise unit.error if isinstance(unit.error, Exception) else ValueError(unit.error)
         readable = [unit for unit in units if unit.error is None and unit.sample is not None]
-        options = {"on_error": self.on_error, "return_explanation": True}
+        options: dict[str, Any] = {"on_error": self.on_error, "return_explanation": True}
         samples = [dict(unit.sample or {}) for unit in readable]
         results = iter(self.pipe(samples, batch_size=max(len(samples), 1), **options) if samples else ())
         return [(unit, self._answer(unit, results)) for unit in units]
@@ -142,7 +145,7 @@ class Predictor:
             given = given.get("bytes") or given.get("path")
         if given is None:
             return None
-        span = {"start": sample.get("start") or 0.0, "end": sample.get("end")}
+        span: dict[str, Any] = {"start": sample.get("start") or 0.0, "end": sample.get("end")}
         return load_audio(given, sampling_rate=rate, **span)
 
 

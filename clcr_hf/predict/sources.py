@@ -100,7 +100,8 @@ def open_items(sources: Sequence[str], split: str | None = None) -> Items:
 
 def _file_items(name: str, files: list[str], root: str | None = None) -> Items:
     """Clips named by their place below `root`, without the suffix where that is enough."""
-    root = root or os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files if not is_url(file)] or [""])
+    folders = [os.path.dirname(os.path.abspath(file)) for file in files if not is_url(file)]
+    root = root or (os.path.commonpath(folders) if folders else "")
     places = [file if is_url(file) else os.path.relpath(file, root).replace(os.sep, "/") for file in files]
     stems = Counter(os.path.splitext(place)[0] for place in places)
     ids = [place if stems[stem := os.path.splitext(place)[0]] > 1 or is_url(place) else stem for place in places]

@@ -47,7 +47,8 @@ def read_subtitles(path: str | os.PathLike) -> Words:
     spans = np.array(times, np.float64).reshape(-1, 2)
     wrong = np.flatnonzero(~(np.isfinite(spans).all(axis=1) & (spans[:, 0] >= 0) & (spans[:, 1] >= spans[:, 0])))
     if wrong.size:
-        raise ValueError(f"{path}: the word {words[wrong[0]]!r} lasts from {spans[wrong[0], 0]} to {spans[wrong[0], 1]} s")
+        start, end = spans[wrong[0]]
+        raise ValueError(f"{path}: the word {words[wrong[0]]!r} lasts from {start} to {end} s")
     return words, spans
 
 
@@ -87,7 +88,8 @@ def _caption(text: str, start: float, end: float) -> list[tuple[list[str], float
 
 def _seconds(groups: tuple[str | None, ...]) -> float:
     hours, minutes, seconds, fraction = groups
-    return 3600 * int(hours or 0) + 60 * int(minutes or 0) + int(seconds or 0) + int((fraction or "0").ljust(3, "0")) / 1000
+    whole = 3600 * int(hours or 0) + 60 * int(minutes or 0) + int(seconds or 0)
+    return whole + int((fraction or "0").ljust(3, "0")) / 1000
 
 
 def _from_json(path: Path, text: str) -> tuple[list[str], list[tuple[float, float]]]:

@@ -61,8 +61,8 @@ def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]
 
 
 def located(name: str, cell: Any, folder: Path, where: str) -> Any:
-    """A cell of the column that holds `name` (media, text, gaze_features, ...), with the paths in it made absolute; None
-    for an empty one.
+    """A cell of the column of `name` (media, text, gaze_features, ...), with the paths in it made absolute; None for an
+    empty one.
 
     Raises:
         DataFormatError: what cannot stand in such a column.
