@@ -16,6 +16,8 @@ HOLE = 0.08  # seconds; stamps of audio that are off by less are jitter or round
 _STATE_LENGTH = {"mov", "matroska", "flac", "wav"}
 # Containers that mark each frame from which decoding may begin: those before the window need not be decoded.
 _MARK_KEYFRAMES = {"mov", "matroska"}
+# Containers whose edit lists may end within a packet.
+_CUT_PACKETS = {"mov"}
 # Containers that do not say when a frame is shown, only which comes next to the decoder.
 _NO_PRESENTATION_TIMES = {"avi"}
 _PREROLL = 0.5  # seconds of video decoded before `start` at least
@@ -85,6 +87,7 @@ class Track:
         packets, keyframes: how many there are, discarded ones included; how many of them are marked as keyframes.
         skip: this many packets of the file need not be decoded for the window.
         exact: whether each packet begins where the one before it ended, to the sample, or after a hole.
+        last: how long the packet is that ends last.
         shift: by how much its stamps began anew.
         by_packets: whether the file says only when packets are decoded, not when they are shown.
     """
@@ -97,6 +100,7 @@ class Track:
     keyframes: int = 0
     skip: int = 0
     exact: bool = True
+    last: float = 0.0
     shift: float = 0.0
     _latest: float = -float("inf")
 
@@ -118,7 +122,8 @@ class Track:
         if self.begin is None:
             self.begin = decoded
         self.length += end - begin
-        self.end = max(self.end, end)
+        if end > self.end:
+            self.end, self.last = end, end - begin
         return begin, end
 
 
@@ -166,11 +171,22 @@ def scan_packets(container: Any, plan: Plan, name: str) -> Scan:
             break
     else:
         _check_tail(container, max(scan.ends, default=0.0) + scan.origin, name)
+    for stream, each in zip((video, audio), found, strict=True):
+        if each is not None and is_format(container, _CUT_PACKETS):
+            each.end = _cut_end(stream, each, scan.origin)
     if scan.video is not None and not (keyed and _marks_keyframes(video, scan.video)):
         scan.video.skip = 0
     if scan.audio is not None and not (keyed and sample and _is_exact(audio, scan.audio)):
         scan.audio.skip = 0
     return scan
+
+
+def _cut_end(stream: Any, track: Track, origin: float) -> float:
+    """The end of a track whose last packet counts in part; that is told by the header alone."""
+    if stream.duration is None:
+        return track.end
+    stated = float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin
+    return stated if track.end - track.last < stated < track.end else track.end
 
 
 def _marks_keyframes(stream: Any, track: Track) -> bool:

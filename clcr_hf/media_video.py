@@ -107,7 +107,9 @@ class Frames:
         else:
             self._settle(time)
         self.last = (frame, time)
-        self.done = time >= self.end or (self.moments is not None and self.moment is None)
+        # Where the end is not sure it is waited for.
+        settled = self.moments is not None and self.moment is None and (self.certain or self.clock.sure)
+        self.done = time >= self.end or settled
 
     def _settle(self, now: float) -> None:
         """Moments before `now` show the frame before it; a moment before the first frame waits for that frame."""

@@ -15,8 +15,9 @@ from transformers.utils import logging
 
 from .collator import CLCRDataCollator
 from .modeling_clcr import CLCRPreTrainedModel
-from .pipeline_inputs import SampleReader, is_file
+from .pipeline_inputs import SampleReader
 from .pipeline_windows import SampleWindows, placed
+from .samples import is_file
 
 TASK = "multimodal-sentiment"
 SENTIMENT_RANGE = (-3.0, 3.0)

@@ -48,9 +48,9 @@ class SampleWindows:
         self.sample = {key: value for key, value in sample.items() if value is not None and key not in _PASSED_OVER}
         self._check()
         self.frames, self.sampling_rate = frames, sampling_rate
-        for key in _FILES:  # frames and audio are read by themselves, each from its own beginning
-            if hasattr(self.sample.get(key), "read"):
-                self.sample[key] = self.sample[key].read()
+        for key in _FILES:
+            if key in self.sample:
+                self._open(key)
         start = float(self.sample.get("start") or 0.0)
         self.seconds = max(media_duration(self.sample[key]) for key in _FILES if key in self.sample)
         if self.sample.get("end"):
@@ -75,6 +75,14 @@ class SampleWindows:
             if text := self._text(start, end):
                 found["text"] = text
             yield {"start": start, "end": end, "sample": found or None}
+
+    def _open(self, key: str) -> None:
+        """Unpacks a file and its stretch; a stream becomes bytes, as frames and audio are read apart."""
+        value = self.sample[key]
+        if isinstance(value, Mapping):
+            self.sample = {**{name: value[name] for name in ("start", "end") if name in value}, **self.sample}
+            value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+        self.sample[key] = value.read() if hasattr(value, "read") else value
 
     def _check(self) -> None:
         files = [key for key in _FILES if key in self.sample]
@@ -119,7 +127,10 @@ def placed(result: dict[str, Any], window: Mapping[str, Any]) -> dict[str, Any]:
     begin = window["start"]
     moved = dict(result)
     if "segments" in moved:
-        moved["segments"] = [_later(part, begin) for part in moved["segments"]]
+        length = (window["end"] - begin) / len(moved["segments"])
+        untimed = [{"start": index * length, "end": (index + 1) * length} for index in range(len(moved["segments"]))]
+        parts = zip(moved["segments"], untimed, strict=True)
+        moved["segments"] = [_later({**times, **part}, begin) for part, times in parts]
     if "tokens" in moved:
         moved["tokens"] = {name: [_later(token, begin) for token in each] for name, each in moved["tokens"].items()}
     text = (window["sample"] or {}).get("text")

@@ -21,7 +21,7 @@ from ..metrics import classification_metrics, segment_metrics, sentiment_metrics
 from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
 from ..processing_clcr import CLCRProcessor
 from .arguments import DataArguments, ModelArguments, as_words, parse_args
-from .build import build_model, build_processor
+from .build import build_model, build_processor, load_processor
 from .data import LoadedData, fill_flow, load_data
 from .record import record, report, write_json
 from .rows import prepare
@@ -126,7 +126,7 @@ def evaluate_model(
         raise ValueError(f"the data have no split {split!r}, only {', '.join(data.splits)}")
     measured = fill_flow(DatasetDict({split: data.splits[split]}), data_args, model.config.modalities)
     data.splits = DatasetDict({**measured, **{name: rows for name, rows in data.splits.items() if name != split}})
-    processor = AutoProcessor.from_pretrained(model_dir)
+    processor = load_processor(model_dir, data_args)
     columns = _columns_of(model.config, processor, data)
     datasets = prepare(measured, columns, data_args, processor, training=False)
     compute = metrics_function(model.config.problem_type, isinstance(model, CLCRForTokenClassification))
