@@ -155,8 +155,8 @@ def read_sample(
 
     Args:
         sample: any of `text` (str); `images` (an image, or a list of them in order: PIL, `(H, W, 3)` uint8 or a file);
-            `video` (a file, frames as `images`, or a `VideoClip`); `audio` (a file, a waveform at `sampling_rate`, or `{"array",
-            "sampling_rate"}`); `media` (a file with frames and audio); `flow` (an array or a flow file);
+            `video` (a file, frames as `images`, or a `VideoClip`); `audio` (a file, a waveform at `sampling_rate`, or
+            `{"array", "sampling_rate"}`); `media` (a file with frames and audio); `flow` (an array or a flow file);
             `<modality>_features` (arrays). A file is a path, bytes, a binary file object or `{"path", "bytes"}`.
             `images` go before `video`, and each before `media`, whichever the sample has. `start` and `end`: the
             stretch of the files that the sample is, in seconds; they may also stand in the dict of one file. Ready

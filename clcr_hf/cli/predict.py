@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .app import app, quiet
+from .app import SPELLING, app, quiet
 from .device import Device, choose_device
 from .read import Features, Model, Text, load_reader, print_result, sample_of
 
@@ -20,7 +20,7 @@ _FIGURES = (".png", ".svg", ".pdf")
 _DEFAULT_OUTPUT = "predictions.csv"
 
 
-@app.command()
+@app.command(context_settings=SPELLING)
 def predict(
     sources: Annotated[
         list[str] | None,
@@ -51,11 +51,10 @@ def predict(
     ] = None,
     language: Annotated[str | None, typer.Option(help="Language for Whisper, such as en.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a table: the rows of this split alone.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", help="Clips or windows a forward pass.", min=1)] = 8,
+    batch_size: Annotated[int, typer.Option(help="Clips or windows a forward pass.", min=1)] = 8,
     on_error: Annotated[
         str | None,
         typer.Option(
-            "--on_error",
             help="A clip that cannot be read: skip (its row says why) or raise. Default: raise for one, else skip.",
         ),
     ] = None,
@@ -268,10 +267,13 @@ def _predict_many(asked: _Asked, model: str, device: str | None, as_json: bool) 
         rows: PredictionFile | RowList = RowList(columns)
     else:
         identity = {"model": model_digest(pipe.model, pipe.processor), "input": items.digest, **asked.settings}
-        rows = PredictionFile(table, {**identity, "columns": list(columns)}, columns)
+        about = {"model_name": model, "input_name": items.name}
+        rows = PredictionFile(table, {**identity, "columns": list(columns)}, columns, about)
     options: dict[str, Any] = dict(asked.windows)
     predictor = Predictor(pipe, asked.batch_size, asked.on_errors, recogniser=asked.recogniser, **options)
-    if not rows.complete:
+    if rows.complete:
+        _say(f"{table} is complete already: nothing is read again")
+    else:
         _run(predictor, items, rows, asked.in_windows)
     counts = rows.finish()
     if as_json:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .app import app, quiet
+from .app import SPELLING, app, quiet
 from .device import Device, choose_device
 
 _BAR = 24
@@ -26,7 +26,7 @@ Features = Annotated[
 Model = Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")]
 
 
-@app.command()
+@app.command(context_settings=SPELLING)
 def explain(
     clip: Annotated[
         str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and sound are read.")
@@ -56,7 +56,7 @@ def explain(
         typer.echo(json.dumps(decision.to_dict(), indent=2))
 
 
-@app.command()
+@app.command(context_settings=SPELLING)
 def demo(
     model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",

@@ -6,11 +6,13 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..data.shards import replace_durably
+from filelock import FileLock, Timeout
+
+from ..data.columns import DataFormatError
+from ..data.folders import read_json, replacing, versions, write_json
 
 TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
@@ -103,6 +105,7 @@ class PredictionFile:
         path: the table; its suffix says the format (`TABLE_FORMATS`).
         identity: what the rows are made of: model, input, settings. A file of another identity is refused.
         columns: of `column_types`.
+        about: what the record says besides.
 
     Attributes:
         done: how many inputs have their rows already.
@@ -112,8 +115,15 @@ class PredictionFile:
         ValueError: another format; a table, or the beginning of one, that was made of something else.
     """
 
-    def __init__(self, path: str | os.PathLike, identity: Mapping[str, Any], columns: Mapping[str, type]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        identity: Mapping[str, Any],
+        columns: Mapping[str, type],
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path, self.identity, self.columns = Path(path), dict(identity), dict(columns)
+        self.about = dict(about or {})
         if self.path.suffix.lower() not in TABLE_FORMATS:
             raise ValueError(f"{self.path}: a table of predictions ends in {', '.join(TABLE_FORMATS)}")
         self.partial = self.path.with_name(self.path.name + ".partial")
@@ -121,7 +131,7 @@ class PredictionFile:
         self.done = 0
         self.complete = self.path.exists()
         if self.complete:
-            self._check(_read_json(self.record), self.record.is_file())
+            self._check(read_json(self.record))
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._continue()
@@ -129,8 +139,12 @@ class PredictionFile:
     def _continue(self) -> None:
         """Takes up what an earlier run left, up to its last whole line."""
         begun = self.partial.exists() and self.partial.stat().st_size > 0
+        self._lock = FileLock(f"{self.partial}.lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise DataFormatError(f"{self.path} is being written by another process; wait for it") from None
         self._file = open(self.partial, "ab+")  # noqa: SIM115
-        _lock(self._file, self.path)
         self._file.seek(0)
         whole = 0
         for line in self._file:
@@ -138,7 +152,7 @@ class PredictionFile:
             if content is None:
                 break
             if whole == 0:
-                self._check(content, True)
+                self._check(content)
             else:
                 self.done += content["inputs"]
             whole += len(line)
@@ -147,8 +161,8 @@ class PredictionFile:
         if not begun or whole == 0:
             self._line(self.identity)
 
-    def _check(self, found: Mapping[str, Any] | None, known: bool) -> None:
-        if not known or found is None:
+    def _check(self, found: Mapping[str, Any] | None) -> None:
+        if found is None:
             raise ValueError(f"{self.path} is there already and no prediction of ours; choose another --output")
         for key, value in self.identity.items():
             if found.get(key) != value:
@@ -179,7 +193,7 @@ class PredictionFile:
     def finish(self) -> dict[str, int]:
         """Writes the table and its record; returns how many rows it has, and how many of them have an error."""
         if self.complete:
-            record = _read_json(self.record) or {}
+            record = read_json(self.record) or {}
             return {name: record[name] for name in ("rows", "errors")}
         counts = {"rows": 0, "errors": 0}
 
@@ -189,14 +203,10 @@ class PredictionFile:
                 counts["errors"] += row["error"] is not None
                 yield row
 
-        draft = self.path.with_name(f".{self.path.name}.tmp")
-        _WRITERS[self.path.suffix.lower()](draft, counted(), self.columns)
-        versions = {name: _version(name) for name in ("clcr-hf", "torch", "transformers")}
-        record = {**self.identity, **counts, "versions": versions}
-        draft_record = self.record.with_name(f".{self.record.name}.tmp")
-        draft_record.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        replace_durably(draft_record, self.record)
-        replace_durably(draft, self.path)
+        with replacing(self.path) as draft:
+            _WRITERS[self.path.suffix.lower()](draft, counted(), self.columns)
+            made_by = versions("clcr-hf", "torch", "transformers")
+            write_json(self.record, {**self.about, **self.identity, **counts, "versions": made_by})
         self.close()
         self.partial.unlink()
         self.complete = True
@@ -206,6 +216,8 @@ class PredictionFile:
         """Leaves the file as it is, to be continued."""
         if not self.complete:
             self._file.close()
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
 class RowList:
@@ -233,18 +245,6 @@ class RowList:
         """There is no file to leave."""
 
 
-def _lock(file: Any, path: Path) -> None:
-    """One process a file, where the system has locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise ValueError(f"{path} is being written by another process") from error
-
-
 def _loads(line: bytes) -> dict[str, Any] | None:
     """A whole line of the file; None for one that a kill cut off."""
     try:
@@ -253,23 +253,9 @@ def _loads(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 # -- formats -----------------------------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ from typing import Any
 from ..data.columns import DataFormatError, split_name
 from ..data.files import files_below
 from ..data.table.cells import RowIds, located
-from ..data.table.labels import is_absent
-from ..data.table.manifest import ID_COLUMNS, choose_columns
+from ..data.table.choose import ID_COLUMNS, choose_columns, listed, pick
 from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, Table, column_names, find_tables, read_rows
-from ..extract.sources import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from ..data.table.values import is_absent
 from ..fetch import is_url
+from ..modalities import STANDARD
 
-CLIP_SUFFIXES = (*VIDEO_SUFFIXES, *SOUND_SUFFIXES)
+CLIP_SUFFIXES = (*STANDARD["vision"].suffixes, *STANDARD["audio"].suffixes)
 _SPAN = ("start", "end")
 _WORDS = ("words", "word_intervals")
 
@@ -131,10 +131,10 @@ def _holds_a_table(folder: Path) -> bool:
 def _table_items(path: Path, split: str | None) -> Items:
     tables = find_tables(path)
     present = list(dict.fromkeys(name for table in tables for name in column_names(table)))
-    columns = choose_columns(path, present, None, None)
+    columns = choose_columns(path, tables, present, None, None)
     if not columns:
-        raise DataFormatError(f"{path}: no column of clips, features or texts; it has {', '.join(present) or 'none'}")
-    identity = next((name for name in ID_COLUMNS if name in present), None)
+        raise DataFormatError(f"{path}: no column of clips, features or texts; it has {listed(present)}")
+    identity = pick(path, present, None, ID_COLUMNS)
     used = {*columns.values(), identity, *_SPAN, *_WORDS, "split"}
     wanted = None if split is None else split_name(split)
 
