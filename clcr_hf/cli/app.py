@@ -7,6 +7,8 @@ import typer
 app = typer.Typer(
     help="CLCR: multimodal models that say what decided their answer.", no_args_is_help=True, add_completion=False
 )
+# `--batch_size` is `--batch-size`, as in `clcr train`.
+SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-") if word.startswith("--") else word}
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

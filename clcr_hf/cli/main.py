@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from . import learn, read, rows, share  # noqa: F401  (each adds its commands)
+from . import learn, predict, read, rows, share  # noqa: F401  (each adds its commands)
 from .app import app
 
 
