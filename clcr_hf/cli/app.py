@@ -15,12 +15,14 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+# `--batch_size` is `--batch-size`, as in `clcr train`.
+SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-") if word.startswith("--") else word}
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; `argv` is the process's own by default. An error that a user can mend is one line."""
-    from . import learn, read, rows, share  # noqa: F401  (each adds its commands)
+    from . import learn, predict, read, rows, share  # noqa: F401  (each adds its commands)
 
     with one_line():
         app(None if argv is None else list(argv))

@@ -19,11 +19,10 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from ..configuration_clcr import CLCRConfig
 from ..data.columns import logger
 from ..data.labels import feature_shapes, is_raw
 from ..feature_extraction_clcr import CLCRFeatureExtractor
-from ..modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, head_class
+from ..modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, CLCRPreTrainedModel
 from ..processing_clcr import CLCRProcessor
 from .arguments import DataArguments, ModelArguments
 from .data import LoadedData
@@ -33,11 +32,6 @@ _BERT_VOCABULARY = 30_522
 
 
 # -- model ----------------------------------------------------------------------------------------------------------
-
-
-def load_model(path: str) -> PreTrainedModel:
-    """The saved CLCR model with its own head."""
-    return head_class(CLCRConfig.from_pretrained(path)).from_pretrained(path)
 
 
 def build_model(
@@ -58,7 +52,7 @@ def build_model(
         ValueError: a pretrained backbone for a modality of which the data hold features only.
     """
     if model_args.model_name_or_path is not None:
-        return load_model(model_args.model_name_or_path)
+        return CLCRPreTrainedModel.load_with_head(model_args.model_name_or_path)
     labels = data.labels
     fields = model_args.fusion_fields()
     fields |= {"problem_type": labels.problem_type, "num_labels": labels.num_labels}
@@ -141,7 +135,7 @@ def build_processor(
         columns: as in [`build_model`]; a modality that is read from ready features needs no part.
     """
     if model_args.model_name_or_path is not None:
-        return AutoProcessor.from_pretrained(model_args.model_name_or_path)
+        return load_processor(model_args.model_name_or_path, data_args)
     builders: dict[str, tuple[str, Callable[[], Any]]] = {
         "text": ("tokenizer", lambda: _tokenizer(model_args, data_args, data)),
         "vision": ("image_processor", lambda: _image_processor(model_args, data_args)),
@@ -160,8 +154,17 @@ def build_processor(
         video_num_frames=None if data_args.video_fps else data_args.video_frames,
         video_fps=data_args.video_fps,
         max_audio_seconds=data_args.max_audio_seconds,
+        max_text_length=data_args.max_text_length,
         flow_size=data_args.image_size if columns.get("flow") == "flow" else None,
     )
+
+
+def load_processor(path: str, data_args: DataArguments) -> CLCRProcessor:
+    """The processor saved with a model. Version 0.1 kept the limit of texts with the arguments of the data alone."""
+    processor = AutoProcessor.from_pretrained(path)
+    if processor.max_text_length is None:
+        processor.max_text_length = data_args.max_text_length
+    return processor
 
 
 def _compare_tokens(tokenizer: Any, source: str, data: LoadedData) -> None:
@@ -233,6 +236,6 @@ def _feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> 
 __all__ = [
     "build_model",
     "build_processor",
-    "load_model",
+    "load_processor",
     "train_tokenizer",
 ]
