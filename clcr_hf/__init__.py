@@ -32,35 +32,27 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "configuration_clcr": ("CLCRConfig", "CLCRModalityConfig"),
-    "feature_extraction_clcr": ("CLCRFeatureExtractor",),
-    "modeling_clcr": (
-        "CLCRForSequenceClassification",
-        "CLCRForTokenClassification",
-        "CLCRModel",
-        "CLCRModelOutput",
-        "CLCRPreTrainedModel",
-        "CLCRSequenceClassifierOutput",
-        "CLCRTokenClassifierOutput",
-    ),
-    "pipeline_clcr": ("CLCRPipeline",),
-    "processing_clcr": ("CLCRProcessor",),
-    "training.trainer": ("CLCRTrainer", "CLCRTrainingArguments"),
+_HOME_OF = {  # all other names of `__all__` live in modeling_clcr
+    "CLCRConfig": "configuration_clcr",
+    "CLCRFeatureExtractor": "feature_extraction_clcr",
+    "CLCRModalityConfig": "configuration_clcr",
+    "CLCRPipeline": "pipeline_clcr",
+    "CLCRProcessor": "processing_clcr",
+    "CLCRTrainer": "training.trainer",
+    "CLCRTrainingArguments": "training.trainer",
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    value = getattr(import_module(f".{_HOME_OF.get(name, 'modeling_clcr')}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+    return sorted({*globals(), *__all__})
 
 
 def _register() -> None:
@@ -118,4 +110,20 @@ if "transformers" in sys.modules:
 else:
     sys.meta_path.insert(0, _RegisterLater())
 
-__all__ = [*_HOME_OF, "__version__"]
+__all__ = [
+    "CLCRConfig",
+    "CLCRFeatureExtractor",
+    "CLCRForSequenceClassification",
+    "CLCRForTokenClassification",
+    "CLCRModalityConfig",
+    "CLCRModel",
+    "CLCRModelOutput",
+    "CLCRPipeline",
+    "CLCRPreTrainedModel",
+    "CLCRProcessor",
+    "CLCRSequenceClassifierOutput",
+    "CLCRTokenClassifierOutput",
+    "CLCRTrainer",
+    "CLCRTrainingArguments",
+    "__version__",
+]
