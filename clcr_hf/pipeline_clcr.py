@@ -12,13 +12,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .collator import CLCRDataCollator
-from .configuration_clcr import CLCRConfig
-from .modeling_clcr import head_class
+from .modeling_clcr import CLCRPreTrainedModel
 from .pipeline_inputs import SampleReader, is_file
 
 TASK = "multimodal-sentiment"
 SENTIMENT_RANGE = (-3.0, 3.0)
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 _ON_ERROR = ("raise", "skip")
 
 
@@ -393,13 +391,9 @@ _PARAMETERS: dict[str, tuple[Any, str, tuple[int, ...]]] = {
 
 
 class _HeadOfConfig:
-    """Stands where transformers asks for an Auto class: loads the class that the saved configuration names. (An Auto
-    class would put its own head on the weights of the other, whose names are the same.)"""
+    """Stands where transformers asks for an Auto class."""
 
-    @staticmethod
-    def from_pretrained(name: str, **kwargs: Any) -> Any:
-        options = {key: kwargs[key] for key in _HUB_OPTIONS if key in kwargs}
-        return head_class(CLCRConfig.from_pretrained(name, **options)).from_pretrained(name, **kwargs)
+    from_pretrained = CLCRPreTrainedModel.load_with_head
 
 
 def register() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,7 +29,8 @@ def card(
 ) -> None:
     """Write a trained model's card anew. What is said here is kept in card.json beside it."""
     quiet()
-    from ..hub.card import read_run, set_card_options, write_model_card
+    from ..hub.card import write_model_card
+    from ..hub.run_folder import read_run, set_card_options
 
     read_run(folder)
     set_card_options(folder, license=license, benchmark=benchmark, dataset_id=dataset_id)
@@ -40,8 +41,24 @@ def card(
     if pictures:
         from ..hub.means import build_card_pictures
 
-        build_card_pictures(folder, split=split, limit=limit)
+        build_card_pictures(folder, _own_rows(folder, split, limit), split=split)
     typer.echo(str(write_model_card(folder, model_id)))
+
+
+def _own_rows(folder: Path, split: str, limit: int) -> Any:
+    """At most `limit` rows of the data that a run learned from, spread evenly over the split."""
+    import numpy as np
+
+    from ..training.data import load_data
+    from ..training.run import evaluation_data
+
+    splits = load_data(evaluation_data(str(folder), [])).splits
+    if split not in splits:
+        raise ValueError(f"the data have no split {split!r}, only {', '.join(splits)}")
+    rows = splits[split]
+    if limit >= len(rows):
+        return rows
+    return rows.select(np.linspace(0, len(rows) - 1, limit).round().astype(int))
 
 
 @app.command()

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from .table.manifest import iter_manifest, load_manifest, open_manifest
     from .talking_faces.render import generate_talking_faces
     from .untrusted.arrays import UnsafeFileError, load_npz_safely, open_h5, read_h5
-    from .untrusted.pickles import RestrictedUnpickler, UnsafePickleError, load_pickle_safely
+    from .untrusted.pickled_values import UnsafePickleError
+    from .untrusted.pickles import RestrictedUnpickler, load_pickle_safely
 
 _HOMES = {
     "CLCRDataCollator": ".collator",  # at the root, where it can travel with the pipeline
@@ -44,7 +45,7 @@ _HOMES = {
     "RestrictedUnpickler": "untrusted.pickles",
     "ShardWriter": "shards",
     "UnsafeFileError": "untrusted.arrays",
-    "UnsafePickleError": "untrusted.pickles",
+    "UnsafePickleError": "untrusted.pickled_values",
     "generate_talking_faces": "talking_faces",
     "iter_ave_h5": "benchmarks.ave",
     "load_ave": "benchmarks.ave",

@@ -34,6 +34,21 @@ _QUEUE = 32  # visitors who may wait for the model at once
 _LONGEST_TEXT = 2000  # characters
 
 
+def _inputs(gr: Any, max_seconds: float) -> tuple[Any, Any, Any]:
+    """The page's inputs: a clip, a sound of its own, a transcript."""
+    clip = gr.Video(label=f"Clip, at most {max_seconds:g} s", sources=["upload", "webcam"], buttons=[], elem_id="clip")
+    with gr.Accordion("Sound alone, or another sound", open=False, elem_id="sound-part"):
+        sound = gr.Audio(
+            label="Sound",
+            sources=["upload", "microphone"],
+            type="filepath",
+            buttons=[],  # gradio's share button would send it to the Hub
+            elem_id="sound",
+        )
+    text = gr.Textbox(label="Transcript", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript")
+    return clip, sound, text
+
+
 def build_page(
     pipe: CLCRPipeline,
     *,
@@ -73,18 +88,7 @@ def build_page(
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=280):
-                clip = gr.Video(
-                    label=f"Clip, at most {max_seconds:g} s", sources=["upload", "webcam"], buttons=[], elem_id="clip"
-                )
-                with gr.Accordion("Sound alone, or another sound", open=False, elem_id="sound-part"):
-                    sound = gr.Audio(
-                        label="Sound",
-                        sources=["upload", "microphone"],
-                        type="filepath",
-                        buttons=[],  # gradio's share button would send it to the Hub
-                        elem_id="sound",
-                    )
-                text = gr.Textbox(label="Transcript", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript")
+                clip, sound, text = _inputs(gr, max_seconds)
                 if recognise is not None:
                     hear = gr.Button("Recognise the transcript", elem_id="recognise")
                     hear.click(transcribe, [clip, sound], text, api_visibility="private", concurrency_id="model")

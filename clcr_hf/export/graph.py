@@ -14,8 +14,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from ..configuration_clcr import CLCRConfig
-from ..modeling_clcr import CLCRPreTrainedModel, head_class
+from ..modeling_clcr import CLCRPreTrainedModel
 from .inputs import GraphInput, Part, example_batch, graph_inputs, labels_each_step
 
 _OUTPUTS = ("logits", "level_weights", "modality_weights", "private_gates")
@@ -127,8 +126,7 @@ def load_for_export(model: CLCRPreTrainedModel | str | os.PathLike[str]) -> CLCR
     """The model given, or the one saved in a folder (or on the Hub), with its own head."""
     if isinstance(model, CLCRPreTrainedModel):
         return model
-    name = os.fspath(model)
-    return head_class(CLCRConfig.from_pretrained(name)).from_pretrained(name)
+    return CLCRPreTrainedModel.load_with_head(os.fspath(model))
 
 
 def export_program(

@@ -16,12 +16,12 @@ class Benchmark:
     Args:
         key: name of its recipe and its page.
         title: what people call it.
-        gives: what a model of it gives, as in "gives a sentiment score".
+        output: what a model of it gives, as in "gives a sentiment score".
         content: one or two sentences on what the data are.
         terms: what is known of their licence.
         people: who is in them, as far as their authors say.
         problem_type: what the paper's task is, as in a model's configuration.
-        judges: `"sentiment"`, `"acted emotion"`, `"events"` or `"actions"`: what the labels are about.
+        subject: `"sentiment"`, `"acted emotion"`, `"events"` or `"actions"`: what the labels are about.
         figures: name of each figure of the paper's and its values by method, as printed; CLCR is the last.
         note: what to know before comparing.
         citations: BibTeX.
@@ -31,12 +31,12 @@ class Benchmark:
 
     key: str
     title: str
-    gives: str
+    output: str
     content: str
     terms: str
     people: str
     problem_type: str
-    judges: str
+    subject: str
     figures: dict[str, dict[str, str]]
     note: str
     citations: tuple[str, ...]
@@ -116,13 +116,13 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             key="mosi",
             title="CMU-MOSI",
-            gives="a sentiment score from -3 (very negative) to 3 (very positive)",
+            output="a sentiment score from -3 (very negative) to 3 (very positive)",
             content="2,199 opinion segments cut from 93 English YouTube reviews, each rated by several people.",
             terms=_RESEARCH_VIDEOS,
             people="89 speakers, 41 women and 48 men, most of them between about 20 and 30 years old, all in English "
             "(as its paper states)",
             problem_type="regression",
-            judges="sentiment",
+            subject="sentiment",
             figures={
                 "MAE": {"DLF": "0.731", "EMOE": "0.710", "CLCR": "0.678"},
                 "Acc-2": {"DLF": "85.06", "EMOE": "85.4", "CLCR": "88.05"},
@@ -135,13 +135,13 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             key="mosei",
             title="CMU-MOSEI",
-            gives="a sentiment score from -3 (very negative) to 3 (very positive)",
+            output="a sentiment score from -3 (very negative) to 3 (very positive)",
             content="About 23,000 sentences of some 3,200 English YouTube videos in which one person speaks to the "
             "camera.",
             terms=_RESEARCH_VIDEOS,
             people="about 1,000 speakers, 57% men and 43% women (as its paper states)",
             problem_type="regression",
-            judges="sentiment",
+            subject="sentiment",
             figures={
                 "MAE": {"DLF": "0.536", "EMOE": "0.536", "CLCR": "0.511"},
                 "Acc-2": {"DLF": "85.42", "EMOE": "85.3", "CLCR": "87.96"},
@@ -154,7 +154,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             key="cremad",
             title="CREMA-D",
-            gives="one of six emotions: anger, disgust, fear, happiness, neutral, sadness",
+            output="one of six emotions: anger, disgust, fear, happiness, neutral, sadness",
             content="7,442 clips in which actors say one of twelve sentences in one of six emotions. The label is the "
             "emotion that was asked of the actor, not what listeners heard or saw.",
             terms="the database is under the Open Database License (ODbL) v1.0, its contents under the Database "
@@ -162,7 +162,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             people="91 actors, 48 men and 43 women, between 20 and 74 years old, of several ethnic backgrounds, "
             "speaking English (as its authors state)",
             problem_type="single_label_classification",
-            judges="acted emotion",
+            subject="acted emotion",
             figures={"accuracy": {"D&R": "73.52", "ARL": "76.46", "CLCR": "77.92"}},
             note="The usual lists have the same actors in training and test. Higher figures have been published: "
             "MMPareto is given 79.97 in BalanceBenchmark, where plain joint training has 65.50. Rows compare only "
@@ -174,7 +174,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             key="kinetics_sounds",
             title="Kinetics-Sounds",
-            gives="one of 31 actions",
+            output="one of 31 actions",
             content="The ten-second YouTube clips of Kinetics-400 whose action is both seen and heard: 14,799 for "
             "training and 2,597 for test in the lists in use. Sets of 32, 33 and 34 classes go by the same name.",
             terms="the data set is lists of YouTube ids; Google publishes Kinetics' annotations under CC BY 4.0. The "
@@ -182,7 +182,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             people="those whom YouTube showed when Kinetics was gathered; how they are spread over ages, sexes and "
             "countries is not stated for this selection",
             problem_type="single_label_classification",
-            judges="actions",
+            subject="actions",
             figures={"accuracy": {"D&R": "69.10", "ARL": "74.09", "CLCR": "75.41"}},
             note="The paper does not say how many classes its set has. In BalanceBenchmark joint training has 65.63, "
             "MMPareto 74.55. Rows compare only within one source.",
@@ -192,14 +192,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             key="ave",
             title="AVE",
-            gives="one of 28 events for a clip (or, trained so, one of 29 classes for each of its ten seconds)",
+            output="one of 28 events for a clip (or, trained so, one of 29 classes for each of its ten seconds)",
             content="4,143 ten-second clips, each with an event that is both seen and heard and the seconds in which "
             "it lasts.",
             terms="see its authors' terms: their repository states no licence that we know of. The clips come from "
             "YouTube by way of AudioSet and belong to those who uploaded them; take them as for research only",
             people="not stated by its authors; the events are of people, animals, vehicles and instruments",
             problem_type="single_label_classification",
-            judges="events",
+            subject="events",
             figures={"accuracy": {"D&R": "69.62", "ARL": "72.61", "CLCR": "73.82"}},
             note="In all likelihood this is accuracy over clips (28 classes); work on event localisation reports "
             "accuracy over seconds (29 classes), which cannot be compared with it.",
@@ -209,14 +209,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             key="ucf101",
             title="UCF101",
-            gives="one of 101 actions",
+            output="one of 101 actions",
             content="13,320 clips of about seven seconds from YouTube, in three splits. The model reads frames and "
             "their optical flow, not the sound.",
             terms="see its authors' terms: no licence is stated that we know of. The clips come from YouTube and "
             "belong to those who uploaded them; take them as for research only",
             people="not stated by its authors; the classes are mostly sports, music and daily acts",
             problem_type="single_label_classification",
-            judges="actions",
+            subject="actions",
             figures={"accuracy": {"D&R": "82.11", "ARL": "83.06", "CLCR": "83.64"}},
             note="Which split, or the mean of three, is not stated. Higher figures have been published: in "
             "BalanceBenchmark MMPareto 85.30, MLA 85.38, AMCo 86.91 (joint training 81.80). Rows compare only within "

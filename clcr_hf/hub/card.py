@@ -5,15 +5,11 @@ the user says of it: licence, benchmark, examples; see [`set_card_options`]), `h
 `clcr_hf.hub.means.build_card_pictures`) and `emissions.csv` (written by codecarbon, if the user ran it).
 """
 
-import csv
-import hashlib
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +17,24 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from .benchmarks import BENCHMARKS, PAPER_CITATION, Benchmark, benchmark_of
+from .run_folder import (
+    EVAL_RESULTS,
+    PICTURE_FILE,
+    WEIGHTS_FILE,
+    CardOptions,
+    is_hub_id,
+    measured_metrics,
+    measured_split,
+    read_card_options,
+    read_emissions,
+    read_object,
+    read_run,
+    run_mark,
+    write_whole,
+)
 from .texts import intended_use, limits, out_of_scope
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
-RUN_FILE = "run.json"
-OPTIONS_FILE = "card.json"
-WEIGHTS_FILE = "how_it_decides.json"
-PICTURE_FILE = "how_it_decides.png"
-EMISSIONS_FILE = "emissions.csv"
-EXAMPLES_FOLDER = "examples"
-EVAL_RESULTS = ".eval_results/results.yaml"
 
 # What a metric is called in the card, and its type in the Hub's vocabulary. Names: clcr_hf.metrics.
 _METRIC_NAMES = {
@@ -52,7 +56,6 @@ _METRIC_NAMES = {
 # Columns that a processor reads, and what it makes of them for the model.
 _RAW_COLUMNS = ("text", "media", "video", "images", "audio", "flow")
 _RAW_INPUTS = {"text": "input_ids", "vision": "pixel_values", "audio": "input_values", "flow": "flow_pixel_values"}
-_NOT_METRICS = ("runtime", "per_second", "loss", "epoch", "samples", "segments")
 # What a model gives, and the name of its task.
 _TASKS = {
     "regression": ("a sentiment score", "multimodal sentiment"),
@@ -66,7 +69,6 @@ _TAGS = {
     "drawn faces": ["sentiment-analysis"],
     "acted emotion": ["emotion-recognition"],
 }
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 DATA_LICENSE = {"license": "other", "license_name": "terms-of-the-training-data"}
 LICENSE_NOTE = (
     "The code is Apache-2.0. The weights are made from the data, so they are given under the terms of the data, "
@@ -84,88 +86,6 @@ _DRAWN_DATA = {
     "people": "none",
     "page": None,
 }
-
-
-@dataclass
-class CardOptions:
-    """
-    What a run cannot know of itself.
-
-    Args:
-        license: identifier of the weights' licence on the Hub, as `"apache-2.0"`; `"other"`: the terms of the data.
-            Default: Apache-2.0 for a model of the drawn clips, the terms of the data for one of a benchmark, none
-            otherwise.
-        benchmark: key of `BENCHMARKS`, where the record does not show which it is.
-        dataset_id: name of the data set on the Hub, only where it is known to be the same data.
-        examples: for the Hub's widget, each a dict of `title`, `file` (in the folder) and `text` where there are such,
-            and `output`, a list of `{"label", "score"}` that holds for the run of that `mark` (see [`run_mark`]).
-    """
-
-    license: str | None = None
-    benchmark: str | None = None
-    dataset_id: str | None = None
-    examples: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.benchmark is not None and self.benchmark not in BENCHMARKS:
-            raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {self.benchmark!r}")
-        if self.dataset_id is not None and not _is_hub_id(self.dataset_id):
-            raise ValueError(f"dataset_id must be a name on the Hub such as org/name, got {self.dataset_id!r}")
-        for example in self.examples:
-            name = example.get("file")
-            if name is not None and name != f"{EXAMPLES_FOLDER}/{Path(name).name}":
-                raise ValueError(f"an example's file must lie in {EXAMPLES_FOLDER}/, got {name!r}")
-
-
-def read_run(folder: str | Path) -> dict[str, Any]:
-    """
-    The record that a training run left in `folder`.
-
-    Raises:
-        FileNotFoundError: `folder` holds no `run.json`.
-        ValueError: the file is not a JSON object.
-    """
-    path = Path(folder) / RUN_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: a card is written from the record of a training run")
-    return _read_object(path)
-
-
-def run_mark(run: dict[str, Any]) -> str:
-    """Twelve letters that tell one run from another by what it measured, running times among it: what was found out
-    about a model must not end up in the card of the one trained next in its folder."""
-    return hashlib.sha256(json.dumps(run["metrics"], sort_keys=True).encode()).hexdigest()[:12]
-
-
-def read_card_options(folder: str | Path) -> CardOptions:
-    """What `card.json` in `folder` says, or the defaults; ValueError where it holds anything else."""
-    path = Path(folder) / OPTIONS_FILE
-    given = _read_object(path) if path.is_file() else {}
-    unknown = set(given) - set(CardOptions.__dataclass_fields__)
-    if unknown:
-        raise ValueError(f"{path} holds {', '.join(sorted(unknown))}, which a card has no use for")
-    return CardOptions(**given)
-
-
-def set_card_options(folder: str | Path, **options: Any) -> CardOptions:
-    """Adds to `card.json` in `folder`; None leaves what it says. Fields as of [`CardOptions`]; ValueError as there."""
-    kept = asdict(read_card_options(folder))
-    chosen = CardOptions(**kept | {name: value for name, value in options.items() if value is not None})
-    content = {name: value for name, value in asdict(chosen).items() if value}
-    if content:
-        _write(Path(folder) / OPTIONS_FILE, json.dumps(content, indent=2) + "\n")
-    return chosen
-
-
-def measured_metrics(metrics: dict[str, Any], split: str) -> dict[str, float]:
-    """The figures of `split` in a Trainer's metrics, without prefix, loss and timings."""
-    prefix = f"{split}_"
-    named = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-    return {
-        key: float(value)
-        for key, value in named.items()
-        if isinstance(value, (int, float)) and not any(word in key for word in _NOT_METRICS)
-    }
 
 
 # -- the card of a run ------------------------------------------------------------------------------------------------
@@ -189,8 +109,8 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         data,
         model_id=facts.model_id,
         modalities=modalities,
-        judges=facts.judges,
-        gives=facts.gives,
+        subject=facts.subject,
+        output=facts.output,
         measured=True,
         **_run_fields(facts),
         **_weights_fields(facts),
@@ -198,7 +118,7 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         dataset=_data_texts(facts),
         examples=len(facts.options.examples),
         license_note=LICENSE_NOTE if getattr(data, "license", None) == "other" else None,
-        limits=limits(facts.judges, modalities, f"Trained on {facts.title}{_count(run['num_examples'].get('train'))}"),
+        limits=limits(facts.subject, modalities, f"Trained on {facts.title}{_count(run['num_examples'].get('train'))}"),
         citations=[PAPER_CITATION, *(facts.benchmark.citations if facts.benchmark else ())],
     )
     check_card(card)
@@ -236,17 +156,17 @@ class _Facts:
         return self.benchmark is not None and self.kind == self.benchmark.problem_type
 
     @property
-    def gives(self) -> str:
+    def output(self) -> str:
         if self.benchmark is not None and self.is_papers_task:
-            return self.benchmark.gives
+            return self.benchmark.output
         return _TASKS.get(self.kind, ("a label", ""))[0]
 
     @property
-    def judges(self) -> str:
+    def subject(self) -> str:
         """What the labels are about; see `card_texts`."""
         if self.benchmark is not None:
-            emotions = self.benchmark.judges == "sentiment" and not self.is_papers_task
-            return "emotion" if emotions else self.benchmark.judges
+            emotions = self.benchmark.subject == "sentiment" and not self.is_papers_task
+            return "emotion" if emotions else self.benchmark.subject
         if self.run["generated"]:
             return "drawn faces"
         return "sentiment" if self.kind == "regression" else "labels"
@@ -254,7 +174,7 @@ class _Facts:
     @property
     def split(self) -> str:
         """Prefix of the figures that the card states."""
-        return _measured_split(self.run)
+        return measured_split(self.run)
 
     @property
     def named_split(self) -> str:
@@ -281,12 +201,12 @@ def _run_fields(facts: _Facts) -> dict[str, Any]:
         "settings": list(run["settings"].items()),
         "command": run["command"],
         "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        "compute": _compute(run, _emissions(facts.folder)),
+        "compute": _compute(run, read_emissions(facts.folder)),
     }
 
 
 def render_card(
-    data: ModelCardData, *, model_id: str, modalities: Sequence[str], judges: str, **fields: Any
+    data: ModelCardData, *, model_id: str, modalities: Sequence[str], subject: str, **fields: Any
 ) -> ModelCard:
     """
     The template filled in.
@@ -294,7 +214,7 @@ def render_card(
     Args:
         data: the metadata.
         model_id: what the examples load.
-        modalities, judges: what the model reads and what its labels are about; see `clcr_hf.hub.texts`.
+        modalities, subject: what the model reads and what its labels are about; see `clcr_hf.hub.texts`.
         fields: the rest of the template's names.
     """
     text, media = "text" in modalities, set(modalities) & {"vision", "audio", "flow"}
@@ -312,8 +232,8 @@ def render_card(
         example=json.dumps({name: value for name, value in sample.items() if value is not None}),
         shell_example="" if "flow" in modalities else "".join(f"{word} " for word in shell),
         reads_files=bool(media),
-        intended=intended_use(judges),
-        out_of_scope=out_of_scope(judges),
+        intended=intended_use(subject),
+        out_of_scope=out_of_scope(subject),
         **fields,
     )
 
@@ -326,7 +246,7 @@ def write_model_card(folder: str | Path, model_id: str | None = None) -> Path:
     dataset_id = read_card_options(folder).dataset_id
     if dataset_id is not None:
         entries = eval_result_entries_to_yaml(eval_result_entries(folder, dataset_id))
-        _write(folder / EVAL_RESULTS, yaml.safe_dump(entries, sort_keys=False))
+        write_whole(folder / EVAL_RESULTS, yaml.safe_dump(entries, sort_keys=False))
     return folder / "README.md"
 
 
@@ -339,7 +259,7 @@ def eval_result_entries(folder: str | Path, dataset_id: str) -> list[EvalResultE
         dataset_id: name on the Hub of the data set that was measured on. The run does not know it.
     """
     run = read_run(folder)
-    split = _measured_split(run)
+    split = measured_split(run)
     where = "validation" if split == "eval" else split
     return [
         EvalResultEntry(
@@ -353,19 +273,6 @@ def eval_result_entries(folder: str | Path, dataset_id: str) -> list[EvalResultE
     ]
 
 
-def copy_card_files(folder: str | os.PathLike, target: str | os.PathLike) -> list[Path]:
-    """Copies what a card is made of or shows, beside `run.json`, from one folder to another; returns the copies."""
-    folder, target = Path(folder), Path(target)
-    names = [OPTIONS_FILE, WEIGHTS_FILE, PICTURE_FILE, EMISSIONS_FILE, EVAL_RESULTS]
-    options = read_card_options(folder)
-    names += [example["file"] for example in options.examples if example.get("file")]
-    copies = []
-    for name in filter(lambda name: (folder / name).is_file(), names):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        copies.append(Path(shutil.copyfile(folder / name, target / name)))
-    return copies
-
-
 # -- metadata ---------------------------------------------------------------------------------------------------------
 
 
@@ -377,17 +284,17 @@ def pipeline_tag(modalities: Sequence[str]) -> str | None:
     return None
 
 
-def card_tags(modalities: Sequence[str], judges: str) -> list[str]:
+def card_tags(modalities: Sequence[str], subject: str) -> list[str]:
     """What to find the model by."""
     several = ["multimodal"] if len(modalities) > 1 else []
-    return ["clcr", *several, *_TAGS.get(judges, []), *modalities]
+    return ["clcr", *several, *_TAGS.get(subject, []), *modalities]
 
 
 def _card_data(facts: _Facts) -> ModelCardData:
     run, options = facts.run, facts.options
     modalities = run["modalities"]
     bases = base_models(run.get("model_arguments") or {})
-    emissions = _emissions(facts.folder)
+    emissions = read_emissions(facts.folder)
     if emissions is not None:
         emissions["metadata"]["training_type"] = "fine-tuning" if bases else "pre-training"
     extra: dict[str, Any] = {
@@ -403,7 +310,7 @@ def _card_data(facts: _Facts) -> ModelCardData:
         **_license(run, options, facts.benchmark),
         library_name="transformers",
         pipeline_tag=pipeline_tag(modalities),
-        tags=card_tags(modalities, facts.judges),
+        tags=card_tags(modalities, facts.subject),
         datasets=[options.dataset_id] if options.dataset_id else None,
         base_model=bases or None,
         model_name=facts.model_id if results else None,  # the Hub keeps it in the list of results
@@ -430,11 +337,7 @@ def base_models(model_arguments: dict[str, Any]) -> list[str]:
     """Names on the Hub of the pretrained backbones; folders of the user's own are none."""
     modalities = model_arguments.get("modalities") or ("text", "vision", "audio", "flow")
     named = [model_arguments.get(f"{name}_model_name_or_path") for name in modalities]
-    return list(dict.fromkeys(name for name in named if name and _is_hub_id(name) and not Path(name).exists()))
-
-
-def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and ".." not in name and not name.startswith((".", "-"))
+    return list(dict.fromkeys(name for name in named if name and is_hub_id(name) and not Path(name).exists()))
 
 
 def _widget(examples: Sequence[dict[str, Any]], model_id: str, mark: str) -> list[dict[str, Any]]:
@@ -483,7 +386,7 @@ def check_card(card: ModelCard) -> None:
     if data.pipeline_tag not in (None, *_PIPELINE_TAGS):
         problems.append(f"pipeline_tag is {data.pipeline_tag!r}")
     bases = [data.base_model] if isinstance(data.base_model, str) else data.base_model or []
-    problems += [f"{name!r} is no name on the Hub" for name in [*bases, *(data.datasets or [])] if not _is_hub_id(name)]
+    problems += [f"{name!r} is no name on the Hub" for name in [*bases, *(data.datasets or [])] if not is_hub_id(name)]
     if data.license == "other" and not getattr(data, "license_name", None):
         problems.append("the licence 'other' needs a license_name")
     if re.search(r"\{\{|\{%|\bUndefined\b", card.text):
@@ -493,10 +396,6 @@ def check_card(card: ModelCard) -> None:
 
 
 # -- parts of the text ------------------------------------------------------------------------------------------------
-
-
-def _measured_split(run: dict[str, Any]) -> str:
-    return "test" if measured_metrics(run["metrics"], "test") else "eval"
 
 
 def _named(key: str) -> tuple[str, str]:
@@ -541,7 +440,7 @@ def _weights_fields(facts: _Facts) -> dict[str, Any]:
     """Of the template: how the model decides, as far as it was measured of this run's model."""
     path, picture = facts.folder / WEIGHTS_FILE, facts.folder / PICTURE_FILE
     fields: dict[str, Any] = {"weights": None, "levels": _levels(facts.folder)}
-    found = _read_object(path) if path.is_file() else {}
+    found = read_object(path) if path.is_file() else {}
     if found.get("mark") != run_mark(facts.run):
         return fields
     named = {f"level {number}": value for number, value in enumerate(found["level_weights"], start=1)}
@@ -554,7 +453,7 @@ def _weights_fields(facts: _Facts) -> dict[str, Any]:
 
 def _levels(folder: Path) -> int | None:
     path = folder / "config.json"
-    return _read_object(path).get("num_levels", 3) if path.is_file() else None
+    return read_object(path).get("num_levels", 3) if path.is_file() else None
 
 
 def _compute(run: dict[str, Any], emissions: dict[str, Any] | None) -> str:
@@ -584,62 +483,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _emissions(folder: Path) -> dict[str, Any] | None:
-    """What codecarbon wrote to `emissions.csv`, all rows together; None without the file or without a figure in it."""
-    path = folder / EMISSIONS_FILE
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("emissions")]
-    try:
-        grams = 1000 * sum(float(row["emissions"]) for row in rows)
-    except ValueError as error:
-        raise ValueError(f"{path}: the column `emissions` must hold kilograms: {error}") from error
-    if not rows or not math.isfinite(grams):
-        return None
-    last = rows[-1]
-    hardware = ", ".join(last[name] for name in ("gpu_model", "cpu_model") if last.get(name))
-    place = last.get("country_name") or last.get("country_iso_code") or ""
-    metadata = {"emissions": round(grams, 3), "source": "codecarbon"}
-    metadata |= {"geographical_location": place} if place else {}
-    metadata |= {"hardware_used": hardware} if hardware else {}
-    return {"grams": grams, "where": f" ({place})" if place else "", "metadata": metadata}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 __all__ = [
-    "CardOptions",
     "base_models",
     "benchmark_texts",
     "card_from_run",
     "card_tags",
     "check_card",
-    "copy_card_files",
     "eval_result_entries",
-    "measured_metrics",
     "paper_table",
     "pipeline_tag",
-    "read_card_options",
-    "read_run",
     "render_card",
-    "run_mark",
-    "set_card_options",
     "write_model_card",
 ]

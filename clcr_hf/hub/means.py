@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,16 @@ from transformers import pipeline
 
 from ..explain.decision import decided_by
 from ..pipeline_clcr import TASK
-from .card import EXAMPLES_FOLDER, PICTURE_FILE, WEIGHTS_FILE, read_card_options, read_run, run_mark, set_card_options
+from .run_folder import (
+    EXAMPLES_FOLDER,
+    PICTURE_FILE,
+    WEIGHTS_FILE,
+    read_card_options,
+    read_run,
+    run_mark,
+    set_card_options,
+    write_whole,
+)
 
 
 def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -49,10 +57,9 @@ def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def build_card_pictures(
     folder: str | os.PathLike,
-    rows: Iterable[Any] | None = None,
+    rows: Iterable[Any],
     *,
     split: str = "test",
-    limit: int | None = 200,
     batch_size: int = 8,
     device: str | None = None,
 ) -> dict[str, Any]:
@@ -62,9 +69,8 @@ def build_card_pictures(
 
     Args:
         folder: of a training run.
-        rows: inputs of [`CLCRPipeline`]; default: those of the run's own data set.
-        split: of that data set; with `rows`, what the card calls them.
-        limit: only so many, spread evenly over the split (of `rows`, the first).
+        rows: inputs of [`CLCRPipeline`]; `clcr card --pictures` takes those of the run's own data set.
+        split: what the card calls them.
         batch_size: inputs in a forward pass.
         device: as of `pipeline`; default the processor, or the first GPU where there is one.
 
@@ -74,34 +80,19 @@ def build_card_pictures(
     Raises:
         ImportError: matplotlib is not there.
         FileNotFoundError: `folder` holds no `run.json`.
-        ValueError: no such split, or no row that could be read.
+        ValueError: no row that could be read.
     """
     from ..explain.plot import draw_mean_weights
 
     folder = Path(folder)
     mark = run_mark(read_run(folder))
-    chosen = _own_rows(folder, split, limit) if rows is None else list(islice(rows, limit))
     pipe = pipeline(TASK, model=str(folder), device=device)
+    chosen = rows if hasattr(rows, "__getitem__") else list(rows)  # a data set stays one, and is read as it goes
     results = pipe(chosen, batch_size=batch_size, return_explanation=True, on_error="skip")
     measured = {"split": split, "mark": mark, **mean_weights(results)}
     draw_mean_weights(measured, folder / PICTURE_FILE)
-    temporary = folder / (WEIGHTS_FILE + ".tmp")
-    temporary.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / WEIGHTS_FILE)
+    write_whole(folder / WEIGHTS_FILE, json.dumps(measured, indent=2) + "\n")
     return measured
-
-
-def _own_rows(folder: Path, split: str, limit: int | None) -> Any:
-    from ..training.data import load_data
-    from ..training.run import evaluation_data
-
-    splits = load_data(evaluation_data(str(folder), [])).splits
-    if split not in splits:
-        raise ValueError(f"the data have no split {split!r}, only {', '.join(splits)}")
-    rows = splits[split]
-    if limit is None or limit >= len(rows):
-        return rows
-    return rows.select(np.linspace(0, len(rows) - 1, limit).round().astype(int))
 
 
 def add_example(

@@ -11,9 +11,10 @@ from huggingface_hub import HfApi
 from transformers import AutoProcessor
 
 from ..configuration_clcr import CLCRConfig
-from ..modeling_clcr import head_class
+from ..modeling_clcr import CLCRPreTrainedModel
 from ..remote_code import add_remote_code
-from .card import RUN_FILE, card_from_run, copy_card_files, read_run
+from .card import card_from_run
+from .run_folder import RUN_FILE, copy_card_files, read_run
 
 _HANDLER = Path(__file__).parent / "handler.py"
 # What the handler needs on an Inference Endpoint, beside the torch and transformers that are there.
@@ -110,8 +111,7 @@ def build_release(
 
 def _load_whole(folder: Path) -> Any:
     """The model with its own head; ValueError where the file lacks weights, which would be published as noise."""
-    head = head_class(CLCRConfig.from_pretrained(folder))
-    model, report = head.from_pretrained(folder, output_loading_info=True)
+    model, report = CLCRPreTrainedModel.load_with_head(folder, output_loading_info=True)
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(f"{folder}: {len(missing)} weights are missing in its files (first: {missing[0]})")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-# What labels may be about: `Benchmark.judges`, "emotion" of people who do not act, "drawn faces", and
+# What labels may be about: `Benchmark.subject`, "emotion" of people who do not act, "drawn faces", and
 # "labels" where nothing is known of them.
 PEOPLE = ("sentiment", "emotion", "acted emotion")
 
@@ -83,21 +83,21 @@ _MISSING = (
 )
 
 
-def intended_use(judges: str) -> str:
-    """What a model is meant for; `judges` is one of the keys above."""
-    return _INTENDED[judges]
+def intended_use(subject: str) -> str:
+    """What a model is meant for; `subject` is one of the keys above."""
+    return _INTENDED[subject]
 
 
-def out_of_scope(judges: str) -> str:
+def out_of_scope(subject: str) -> str:
     """What it is not meant for."""
-    if judges == "drawn faces":
+    if subject == "drawn faces":
         return _NOT_FOR_ANYTHING_REAL
-    return _NOT_FOR_PEOPLE if judges in (*PEOPLE, "labels") else _NOT_FOR_OTHERS
+    return _NOT_FOR_PEOPLE if subject in (*PEOPLE, "labels") else _NOT_FOR_OTHERS
 
 
-def limits(judges: str, modalities: Sequence[str], trained: str) -> list[str]:
+def limits(subject: str, modalities: Sequence[str], trained: str) -> list[str]:
     """What to beware of, one sentence or two each; `trained` says on what, as in "Trained on CREMA-D"."""
-    found = [f"{trained}; expect worse on anything unlike it.", *_LIMITS[judges]]
+    found = [f"{trained}; expect worse on anything unlike it.", *_LIMITS[subject]]
     found += [_TRANSCRIPTS] if "text" in modalities else []
     return found + ([_MISSING] if len(modalities) > 1 else [])
 

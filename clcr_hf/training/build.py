@@ -19,11 +19,10 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from ..configuration_clcr import CLCRConfig
 from ..data.columns import logger
 from ..data.labels import feature_shapes, is_raw
 from ..feature_extraction_clcr import CLCRFeatureExtractor
-from ..modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, head_class
+from ..modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, CLCRPreTrainedModel
 from ..processing_clcr import CLCRProcessor
 from .arguments import DataArguments, ModelArguments
 from .data import LoadedData
@@ -33,11 +32,6 @@ _BERT_VOCABULARY = 30_522
 
 
 # -- model ----------------------------------------------------------------------------------------------------------
-
-
-def load_model(path: str) -> PreTrainedModel:
-    """The saved CLCR model with its own head."""
-    return head_class(CLCRConfig.from_pretrained(path)).from_pretrained(path)
 
 
 def build_model(
@@ -58,7 +52,7 @@ def build_model(
         ValueError: a pretrained backbone for a modality of which the data hold features only.
     """
     if model_args.model_name_or_path is not None:
-        return load_model(model_args.model_name_or_path)
+        return CLCRPreTrainedModel.load_with_head(model_args.model_name_or_path)
     labels = data.labels
     fields = model_args.fusion_fields()
     fields |= {"problem_type": labels.problem_type, "num_labels": labels.num_labels}
@@ -233,6 +227,5 @@ def _feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> 
 __all__ = [
     "build_model",
     "build_processor",
-    "load_model",
     "train_tokenizer",
 ]

@@ -15,12 +15,13 @@ from transformers.trainer_utils import EvalPrediction, IntervalStrategy, get_las
 from ..configuration_clcr import CLCRConfig
 from ..data import CLCRDataCollator
 from ..data.labels import LabelKind, filled_columns, modality_columns
-from ..hub.card import RUN_FILE, read_run, write_model_card
+from ..hub.card import write_model_card
+from ..hub.run_folder import RUN_FILE, read_run
 from ..metrics import classification_metrics, segment_metrics, sentiment_metrics
-from ..modeling_clcr import CLCRForTokenClassification
+from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
 from ..processing_clcr import CLCRProcessor
 from .arguments import DataArguments, ModelArguments, as_words, parse_args
-from .build import build_model, build_processor, load_model
+from .build import build_model, build_processor
 from .data import LoadedData, fill_flow, load_data
 from .record import record, report, write_json
 from .rows import prepare
@@ -119,7 +120,7 @@ def evaluate_model(
     Raises:
         ValueError: the source has no such split, or data and model do not fit together.
     """
-    model = load_model(model_dir)
+    model = CLCRPreTrainedModel.load_with_head(model_dir)
     data = load_data(data_args, model.config.modalities, flow=False)
     if split not in data.splits:
         raise ValueError(f"the data have no split {split!r}, only {', '.join(data.splits)}")

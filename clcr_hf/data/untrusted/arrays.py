@@ -9,7 +9,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -72,71 +72,85 @@ def open_h5(path: str | os.PathLike) -> "Iterator[h5py.File]":
         yield file
 
 
+class _Guarded:
+    """The part of `h5py.Group` that fetches objects, with a check of each step of the path."""
+
+    @staticmethod
+    def wrap(group: Any) -> Any:
+        """A group below this one, guarded too."""
+        raise NotImplementedError
+
+    def __getitem__(self, name: Any) -> Any:
+        if isinstance(name, bytes):
+            name = name.decode()
+        if not isinstance(name, str):
+            raise UnsafeFileError("objects are fetched by name; references are refused")
+        here: Any = self.file["/"] if name.startswith("/") and self.name != "/" else self  # type: ignore[attr-defined]
+        for step in name.split("/"):
+            if step not in ("", "."):
+                here = _fetch(here, step, self.wrap)
+        return here
+
+    def get(self, name: Any, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def __contains__(self, name: Any) -> bool:
+        try:
+            self[name]
+        except KeyError:
+            return False
+        return True
+
+    @property
+    def parent(self) -> Any:
+        raise UnsafeFileError("go down from the file, not up")
+
+
 def _guarded_file_class() -> "type[h5py.File]":
     try:
         import h5py
     except ImportError as error:
         raise ImportError('reading HDF5 files needs h5py: pip install "clcr-hf[h5]"') from error
 
-    class Guarded:
-        """The part of `h5py.Group` that fetches objects, with a check of each step of the path."""
+    class GuardedGroup(_Guarded, h5py.Group):
+        @staticmethod
+        def wrap(group: Any) -> Any:
+            return GuardedGroup(group.id)
 
-        def __getitem__(self, name: Any) -> Any:
-            if isinstance(name, bytes):
-                name = name.decode()
-            if not isinstance(name, str):
-                raise UnsafeFileError("objects are fetched by name; references are refused")
-            here: Any = self.file["/"] if name.startswith("/") and self.name != "/" else self  # type: ignore[attr-defined]
-            for step in name.split("/"):
-                if step not in ("", "."):
-                    here = _fetch(here, step)
-            return here
-
-        def get(self, name: Any, default: Any = None) -> Any:
-            try:
-                return self[name]
-            except KeyError:
-                return default
-
-        def __contains__(self, name: Any) -> bool:
-            try:
-                self[name]
-            except KeyError:
-                return False
-            return True
-
-        @property
-        def parent(self) -> Any:
-            raise UnsafeFileError("go down from the file, not up")
-
-    class GuardedGroup(Guarded, h5py.Group):
-        pass
-
-    class GuardedFile(Guarded, h5py.File):
-        pass
-
-    def _fetch(group: Any, name: str) -> Any:
-        where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
-        if not isinstance(group, h5py.Group):
-            raise KeyError(f"{where} does not exist")
-        key = name.encode()
-        try:
-            if not group.id.links.exists(key):
-                raise KeyError(f"{where} does not exist")
-            if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-                raise UnsafeFileError(f"{where} is a link to elsewhere; links are not followed")
-            value = h5py.Group.__getitem__(group, name)
-        except (OSError, RuntimeError) as error:
-            raise DataFormatError(f"{where} cannot be read ({error})") from error
-        if isinstance(value, h5py.Group):
-            return GuardedGroup(value.id)
-        if not isinstance(value, h5py.Dataset):
-            raise UnsafeFileError(f"{where} is neither a group nor a dataset")
-        if value.is_virtual or value.external is not None:
-            raise UnsafeFileError(f"{where} keeps its data in other files; they are not read")
-        return value
+    class GuardedFile(_Guarded, h5py.File):
+        @staticmethod
+        def wrap(group: Any) -> Any:
+            return GuardedGroup(group.id)
 
     return GuardedFile
+
+
+def _fetch(group: Any, name: str, wrap: Callable[[Any], Any]) -> Any:
+    """The object one step below a group: a group, wrapped, or a dataset whose data lie in this file."""
+    import h5py
+
+    where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
+    if not isinstance(group, h5py.Group):
+        raise KeyError(f"{where} does not exist")
+    key = name.encode()
+    try:
+        if not group.id.links.exists(key):
+            raise KeyError(f"{where} does not exist")
+        if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+            raise UnsafeFileError(f"{where} is a link to elsewhere; links are not followed")
+        value = h5py.Group.__getitem__(group, name)
+    except (OSError, RuntimeError) as error:
+        raise DataFormatError(f"{where} cannot be read ({error})") from error
+    if isinstance(value, h5py.Group):
+        return wrap(value)
+    if not isinstance(value, h5py.Dataset):
+        raise UnsafeFileError(f"{where} is neither a group nor a dataset")
+    if value.is_virtual or value.external is not None:
+        raise UnsafeFileError(f"{where} keeps its data in other files; they are not read")
+    return value
 
 
 def read_h5(
