@@ -10,7 +10,7 @@ from datasets import Audio, Image, List, Value, Video
 
 from ..columns import DataFormatError
 from ..files import file_fault, frame_files, natural_order
-from .labels import is_absent
+from .values import is_absent, short
 
 FEATURES_SUFFIX = "_features"
 # Columns of files, in the order in which one is taken to name a row.
@@ -36,7 +36,7 @@ def media_reference(folder: Path, cell: Any, where: str) -> dict[str, Any] | Non
     """
     path, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (cell, None)
     if not isinstance(path, str | None) or not isinstance(content, bytes | None):
-        raise DataFormatError(f"{where}: {_short(cell)} is no name of a file")
+        raise DataFormatError(f"{where}: {short(cell)} is no name of a file")
     if content is not None:
         return {"path": path, "bytes": content}
     return None if is_absent(path) else {"path": absolute_path(folder, path), "bytes": None}
@@ -61,14 +61,12 @@ def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]
 
 
 def text_of(cell: Any, where: str) -> str:
-    """A text; "" for an empty cell, and numbers as they are written."""
-    if cell is not None and not isinstance(cell, str | int | float):
-        raise DataFormatError(f"{where}: {_short(cell)} is no text")
-    return "" if cell is None else str(cell)
-
-
-def _short(cell: Any) -> str:
-    return repr(cell)[:60]
+    """A text; "" for an empty cell (None, NaN, blanks), and numbers as they are written."""
+    if is_absent(cell):
+        return ""
+    if not isinstance(cell, str | int | float):
+        raise DataFormatError(f"{where}: {short(cell)} is no text")
+    return str(cell)
 
 
 def cell_paths(cells: Mapping[str, Any]) -> Iterator[str]:
