@@ -64,18 +64,6 @@ def sequence_feature(dtype: str, width: int | None = None) -> List:
     return List(Value(dtype)) if width is None else List(List(Value(dtype), length=width))
 
 
-def sequence_column(array: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> pa.Array:
-    """Arrow column of N sequences of unequal length.
-
-    Args:
-        array: (N, T) or (N, T, D), padded.
-        starts, stops: (N,) ints; row i keeps `array[i, starts[i]:stops[i]]`.
-    """
-    steps = np.arange(array.shape[1])
-    keep = (steps >= starts[:, None]) & (steps < stops[:, None])
-    return ragged_column(array[keep], keep.sum(1))
-
-
 def ragged_column(flat: np.ndarray, lengths: Sequence[int] | np.ndarray) -> pa.Array:
     """Arrow column of sequences from their concatenation (sum of lengths,) or (sum of lengths, D)."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .columns import DataFormatError, logger, raise_problems
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-Clip = TypeVar("Clip")
+Clip = TypeVar("Clip", bound=Any)
 _LFS = b"version https://git-lfs"
 
 
@@ -70,19 +70,38 @@ def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         raise DataFormatError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
-def clips_of_list(
-    path: str | os.PathLike[str], clips: Mapping[str, Clip], problems: Sequence[str], twice: Sequence[str] = ()
+def read_clips(
+    path: str | os.PathLike[str], parse: Callable[[int, str], Clip | None], *, repeats: bool = True
 ) -> list[Clip]:
-    """What a list of clips holds, once all of its lines are read.
+    """The clips of a list, each once.
 
     Args:
-        clips: by name.
-        problems: faults of lines.
-        twice: names of clips that came again with the same label; they are reported.
+        parse: gives the clip of a line (its number, its text), with `name` and `label`; None for a line to pass over;
+            ValueError for a fault.
+        repeats: whether a clip may come again with the same label, which is reported; else that is a fault.
 
     Raises:
-        DataFormatError: faulty lines, or no clip at all.
+        DataFormatError: faulty lines (numbered), a clip with two labels, or no clip at all.
     """
+    clips: dict[str, Clip] = {}
+    problems, twice = [], []
+    for number, line in list_lines(path):
+        try:
+            clip = parse(number, line)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+            continue
+        if clip is None:
+            continue
+        first = clips.setdefault(clip.name, clip)
+        if first is clip:
+            continue
+        if first.label != clip.label:
+            problems.append(f"line {number}: {clip.name} is {clip.label} here and {first.label} above")
+        elif not repeats:
+            problems.append(f"line {number}: {clip.name} comes twice")
+        else:
+            twice.append(clip.name)
     raise_problems(path, problems)
     if not clips:
         raise DataFormatError(f"{path}: the list has no clips")

@@ -1,49 +1,39 @@
-"""Options given as text: `name=value`, one a word or several with commas between them."""
+"""Options given as text: `name=value`, several with commas between them."""
 
 import json
 import re
-from collections.abc import Iterable
 from typing import Any
-
-from .columns import DataFormatError
 
 # A comma between two options, and none inside a list or a mapping.
 _BETWEEN = re.compile(r",(?=\s*[^\W\d]\w*\s*=)")
 
 
-def read_options(pairs: Iterable[str]) -> dict[str, Any]:
-    """Options from texts `name=value`; values are read as JSON where they are JSON, else as text.
-
-    Raises:
-        DataFormatError: no name, no `=`, or a name that comes twice.
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        name = name.strip()
-        if not separator or not name or name in found:
-            raise DataFormatError(f"option {pair!r}; options are name=value, each once")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value.strip()
-    return found
-
-
-def split_options(text: str | None, flag: str) -> dict[str, Any]:
+def read_options(text: str | None, flag: str) -> dict[str, Any]:
     """
     Options of one text: `name=value,name=value`, or a JSON mapping (which a recipe's YAML may hold).
+
+    Values are read as JSON where they are JSON, else as text.
 
     Args:
         flag: the argument that the text was given to, named in errors.
 
     Raises:
-        ValueError: as in [`read_options`], or JSON that is no mapping of names.
+        ValueError: no name, no `=`, a name that comes twice, or JSON that is no mapping of names.
     """
     text = (text or "").strip()
-    if not text:
-        return {}
+    found: dict[str, Any] = {}
     try:
-        return json.loads(text) if text.startswith("{") else read_options(_BETWEEN.split(text))
+        if text.startswith("{"):
+            return json.loads(text)
+        for pair in _BETWEEN.split(text) if text else ():
+            name, separator, value = pair.partition("=")
+            name = name.strip()
+            if not separator or not name or name in found:
+                raise ValueError(f"{pair!r} is no option, or comes twice")
+            try:
+                found[name] = json.loads(value)
+            except ValueError:
+                found[name] = value.strip()
     except ValueError as error:
         raise ValueError(f"{flag} wants name=value pairs with commas between them, got {text!r} ({error})") from error
+    return found

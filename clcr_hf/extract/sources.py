@@ -1,20 +1,18 @@
 """Where `clcr extract` takes its clips from: a folder, a table, or a benchmark. All are read as streams."""
 
-import inspect
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, Features, List
 
-from .. import data as loaders
-from ..data.benchmarks.csd import MOSEI_EMOTIONS
 from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
+from ..data.source import Rows, find_source
 from ..data.table.manifest import open_manifest
 from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
 
@@ -27,8 +25,6 @@ _WORDS = ("words", "word_intervals")
 # Of a table alone: some benchmarks have a `start` and `end` that mean something else (where a clip lay in a longer
 # video, or an event in the clip), which are carried over.
 _OF_A_TABLE = (*_WORDS, "start", "end")
-# The layout, and its option `labels`, with several labels a row.
-_EMOTIONS = ("csd", "emotion")
 
 
 @dataclass
@@ -92,19 +88,20 @@ class ClipSource:
 def open_source(
     source: str | os.PathLike[str] | DatasetDict,
     *,
-    layout: str | None = None,
-    layout_options: Mapping[str, Any] | None = None,
-    split: str = "train",
+    dataset: str | None = None,
+    dataset_options: Mapping[str, Any] | None = None,
+    split: str | None = None,
     **table_options: Any,
 ) -> ClipSource:
     """The clips of `source`.
 
     Args:
         source: a folder of clips; a table of clips (`.csv`, `.tsv`, `.jsonl`, `.parquet`), or a folder that holds one
-            called `metadata` or `manifest`; the folder of a benchmark, with `layout`; or rows already loaded, a
+            called `metadata` or `manifest`; the folder of a benchmark, with `dataset`; or rows already loaded, a
             `DatasetDict`.
-        layout, layout_options: name of a loader in `clcr_hf.data` without its `load_` (`"cremad"`), and its options.
-        split: of clips of a folder, where no folder called train, valid, val, dev, validation or test at its top tells.
+        dataset, dataset_options: name of a benchmark (`"cremad"`, see `clcr_hf.data.source`), and its loader's options.
+        split: of clips of a folder, where no folder called train, valid, val, dev, validation or test at its top tells;
+            by default train.
         table_options: for `open_manifest`. A table's columns `start` and `end`, in seconds, say
             which stretch of the file a clip is; `words` and `word_intervals` (from the clip's start) are read too.
 
@@ -113,19 +110,30 @@ def open_source(
 
     Raises:
         DataFormatError: nothing of that kind there, or a table that cannot be read.
+        ValueError: an option that this kind of source does not use.
     """
+    given = {"dataset_options": dataset_options, "split": split, **table_options}
     if isinstance(source, Mapping):
-        return _rows_source("rows", source)
+        _refuse("loaded rows", given | {"dataset": dataset}, ())
+        return _rows_source("rows", Rows.of(source))
     path = Path(source)
-    if layout is not None:
-        options = dict(layout_options or {})
-        rows = _rows_source(str(path.absolute()), _load_layout(layout, path, options))
-        return replace(rows, label_names=MOSEI_EMOTIONS) if (layout, options.get("labels")) == _EMOTIONS else rows
+    if dataset is not None:
+        _refuse(f"the data set {dataset}", given, ("dataset_options",))
+        rows = find_source(dataset).open(path, streaming=True, **(dataset_options or {}))
+        return _rows_source(str(path.absolute()), rows)
     if path.is_dir() and not _named_tables(path):
-        return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split)), Features({}))
+        _refuse("a folder of clips", given, ("split",))
+        return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split or "train")), Features({}))
     if not path.exists():
         raise DataFormatError(f"{path} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) of clips")
+    _refuse("a table", given, table_options)
     return _table_source(path, table_options)
+
+
+def _refuse(kind: str, given: Mapping[str, Any], used: Iterable[str]) -> None:
+    unused = [name for name, value in given.items() if value and name not in used]
+    if unused:
+        raise ValueError(f"{kind} does not use {', '.join(unused)}")
 
 
 # --- a folder --------------------------------------------------------------------------------------------------------
@@ -192,27 +200,16 @@ def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
     )
 
 
-def _load_layout(layout: str, path: Path, options: dict[str, Any]) -> DatasetDict:
-    load = getattr(loaders, f"load_{layout}", None)
-    if load is None:
-        known = sorted(name.removeprefix("load_") for name in dir(loaders) if name.startswith("load_"))
-        raise DataFormatError(f"no layout {layout!r}; there are {', '.join(known)}")
-    accepted = inspect.signature(load).parameters
-    if unknown := sorted(set(options) - set(accepted)):
-        raise DataFormatError(f"load_{layout} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    return load(path, **options)
-
-
-def _rows_source(name: str, splits: Mapping[str, Any]) -> ClipSource:
-    features = next(iter(splits.values())).features
-    columns = _carried(features)
+def _rows_source(name: str, rows: Rows) -> ClipSource:
+    columns = _carried(rows.features)
     return ClipSource(
         name=name,
-        open=lambda: (_row_clip(row, split, columns) for split in splits for row in splits[split]),
+        open=lambda: (_row_clip(row, split, columns) for split, row in rows),
         kept=columns,
-        total=sum(len(rows) for rows in splits.values()),
-        has_text="text" in features,
-        has_words=set(features).issuperset(_WORDS),
+        total=rows.total,
+        has_text="text" in rows.features,
+        has_words=set(rows.features).issuperset(_WORDS),
+        label_names=rows.label_names,
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from .settings import OPENSMILE_LEVELS
+
 logger = logging.getLogger("clcr_hf.extract")
 
-OPENSMILE_LEVELS = ("lld", "functionals")
 # Widths of eGeMAPSv02: low-level descriptors (a frame each 10 ms), functionals (a window).
 OPENSMILE_WIDTHS = {"lld": 25, "functionals": 88}
 _OPENSMILE_STEP = 0.01

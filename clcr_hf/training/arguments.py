@@ -1,5 +1,6 @@
 """The arguments of a training run: data, model and training, from words, recipes and defaults."""
 
+import argparse
 import difflib
 import json
 import sys
@@ -13,7 +14,9 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..configuration_clcr import STANDARD_MODALITIES
-from ..data.options import split_options
+from ..data.options import read_options
+from ..data.registry import SOURCE_NAMES
+from ..data.source import Source, find_source, recognise
 from .trainer import CLCRTrainingArguments
 
 
@@ -21,12 +24,11 @@ from .trainer import CLCRTrainingArguments
 class DataArguments:
     """Which data to train on, and how clips are read."""
 
-    dataset: str = field(
-        default="talking_faces",
+    dataset: str | None = field(
+        default=None,
         metadata={
-            "help": "talking_faces (generated clips); from --data_file: manifest (a table of clips), mmsa (a pickle), "
-            "utterances (an npz of dialogues); from --dataset_dir: csd (CMU-MultimodalSDK), cremad, kinetics_sounds, "
-            "ave, ave_h5, ucf101, shards (what `clcr extract` and `clcr convert` write)."
+            "help": f"One of {', '.join(SOURCE_NAMES)}. Left out: found from --data_file (a table is manifest) or "
+            "--dataset_dir where that is certain, else talking_faces (generated clips)."
         },
     )
     dataset_dir: str | None = field(
@@ -110,14 +112,28 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        from .data import SOURCES
+        if self.data_file is not None and self.dataset_dir is not None:
+            raise ValueError("give --data_file or --dataset_dir, not both")
+        named = find_dataset(self.dataset, self.data_file, self.dataset_dir)
+        folder = Path(self.dataset_dir or "")
+        if named is None and self.dataset_dir is not None and folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{self.dataset_dir}: what kind of data this is is not certain; say it with --dataset")
+        self.dataset = named or "talking_faces"
+        source = self.reader
+        if self.data_file is not None and not source.is_file:
+            raise ValueError(f"--dataset {self.dataset} does not use --data_file; its folder is given by --dataset_dir")
+        if self.source is None and not source.generated:
+            place = "--data_file (or --dataset_dir, the folder it lies in)" if source.is_file else "--dataset_dir"
+            raise ValueError(f"--dataset {self.dataset} needs {place}")
+        used = used_arguments(self.dataset)
+        unused = [name for name, usual in LOADER_ARGUMENTS.items() if name not in used and getattr(self, name) != usual]
+        if unused:
+            raise ValueError(f"--dataset {self.dataset} does not use {', '.join(f'--{name}' for name in unused)}")
 
-        if self.dataset not in SOURCES:
-            raise ValueError(f"--dataset must be one of {', '.join(SOURCES)}, got {self.dataset!r}")
-        if self.dataset in _NEED_FILE and self.source is None:
-            raise ValueError(f"--dataset {self.dataset} needs --data_file (or --dataset_dir, the folder it lies in)")
-        if self.dataset not in (*_NEED_FILE, "talking_faces") and self.dataset_dir is None:
-            raise ValueError(f"--dataset {self.dataset} needs --dataset_dir, the folder of the data set")
+    @property
+    def reader(self) -> Source:
+        """What reads the data set."""
+        return find_source(str(self.dataset))
 
     @property
     def source(self) -> str | None:
@@ -126,10 +142,55 @@ class DataArguments:
 
     def options(self) -> dict[str, Any]:
         """`dataset_options` as arguments of the loader; ValueError where they are no `name=value` pairs."""
-        return split_options(self.dataset_options, "--dataset_options")
+        return read_options(self.dataset_options, "--dataset_options")
+
+    def loader_options(self) -> dict[str, Any]:
+        """All that the loader is called with: the arguments that it uses, and `dataset_options`.
+
+        Raises:
+            ValueError: an option that is given as an argument too, with another value.
+        """
+        named, options = used_arguments(str(self.dataset)), self.options()
+        for name, option in named.items():
+            value = getattr(self, name)
+            if option in options and value not in (LOADER_ARGUMENTS[name], options[option]):
+                raise ValueError(f"--{name} and --dataset_options {option}={options[option]} say two things")
+        general = {option: getattr(self, name) for name, option in named.items() if getattr(self, name) is not None}
+        return general | options
 
 
-_NEED_FILE = ("manifest", "mmsa", "utterances")
+# What is passed on to the loader that has it, with the value that stands for nothing said.
+LOADER_ARGUMENTS: dict[str, Any] = {
+    name: DataArguments.__dataclass_fields__[name].default
+    for name in (
+        *("num_train_clips", "num_validation_clips", "num_test_clips", "corpus_seed", "mmsa_text", "standardise"),
+        *("label_column", "text_column", "media_column", "group_column", "dialogue_column", "turn_column"),
+        *("validation_fraction", "skip_missing"),
+    )
+}
+PATH_ARGUMENTS = ("dataset_dir", "data_file", "flow_cache_dir")
+
+
+def used_arguments(dataset: str) -> dict[str, str]:
+    """Those of `LOADER_ARGUMENTS` that a data set's loader uses, and what it calls them."""
+    source = find_source(dataset)
+    named = {name: source.arguments.get(name, name) for name in LOADER_ARGUMENTS}
+    return {name: option for name, option in named.items() if option in source.options}
+
+
+def find_dataset(dataset: str | None, data_file: str | None, dataset_dir: str | None) -> str | None:
+    """The data set that is meant: as named, or what the file or folder is; None where that is not certain.
+
+    Raises:
+        DataFormatError: a folder of two kinds.
+    """
+    if dataset is not None:
+        return dataset
+    if data_file is not None:
+        return recognise(data_file) or "manifest"
+    return None if dataset_dir is None else recognise(dataset_dir)
+
+
 # The paper's ablation study, each variant as fields of `CLCRConfig`.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without_hierarchy": {"use_hierarchy": False},
@@ -209,9 +270,8 @@ class ModelArguments:
 
     def fusion_fields(self) -> dict[str, Any]:
         """Fields of `CLCRConfig` that these arguments set, the ablation's and the overrides among them."""
-        fields = {"hidden_size": self.hidden_size, "dropout": self.dropout, **ABLATIONS.get(self.ablation or "", {})}
-        fields |= split_options(self.config_overrides, "--config_overrides")
-        return fields
+        known = {"hidden_size": self.hidden_size, "dropout": self.dropout, **ABLATIONS.get(self.ablation or "", {})}
+        return known | read_options(self.config_overrides, "--config_overrides")
 
     def width(self, kind: str) -> int:
         """Width of the last layer of a backbone from scratch; `kind` is `"small"` or `"resnet18"`."""
@@ -265,7 +325,8 @@ def parse_args(
     Args:
         argv: the process's own by default. Its first word may be a recipe, a YAML or JSON file of arguments by name;
             what follows on the command line goes before the recipe.
-        defaults: values where neither says anything, by name.
+        defaults: values where neither says anything, by name. With a `dataset` among them they are that data set's: a
+            run on another one leaves them.
 
     Raises:
         ValueError: a recipe that cannot be read or holds a name that is no argument; an unknown argument.
@@ -279,9 +340,23 @@ def parse_args(
         near = difflib.get_close_matches(str(unknown[0]), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"the recipe holds {', '.join(map(str, unknown))}, which is no argument{hint}")
+    asked = named_data(words)
+    chosen = find_dataset(*(value or recipe.get(name) for name, value in asked.items()))
+    if chosen is not None and chosen != defaults.get("dataset", chosen):
+        defaults = {}
+    chosen = chosen or defaults.get("dataset")
+    defaults = ({} if chosen is None else {"output_dir": f"runs/{chosen}"}) | defaults
     # What is None stands for the default, which a word on the command line cannot say.
     given = [word for name, value in (defaults | recipe).items() if value is not None for word in as_words(name, value)]
     return parser.parse_args_into_dataclasses(args=[*given, *words])
+
+
+def named_data(words: Sequence[str]) -> dict[str, str | None]:
+    """`dataset`, `data_file` and `dataset_dir` among words of a command line; None for what they do not say."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("dataset", "data_file", "dataset_dir"):
+        parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []))
+    return vars(parser.parse_known_args(list(words))[0])
 
 
 def read_recipe(path: str) -> dict[str, Any]:

@@ -1,20 +1,18 @@
 """What a run leaves on record: settings, versions, the command and the metrics."""
 
-import json
 import os
-import platform
 import shlex
 import sys
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..data.folders import versions
 from .arguments import DataArguments, ModelArguments
-from .data import LoadedData
+from .data import LoadedData, recorded_arguments
 from .trainer import CLCRTrainer, CLCRTrainingArguments
 
 _VERSIONED = ("clcr-hf", "torch", "transformers", "datasets", "accelerate", "numpy")
@@ -55,7 +53,7 @@ def record(
     return {
         "command": _command(),
         "seed": args.seed,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _VERSIONED}},
+        "versions": versions(*_VERSIONED),
         "dataset": data_args.dataset,
         "dataset_title": data.title,
         "generated": data.generated,
@@ -68,7 +66,7 @@ def record(
         "clips_left_out": {name: rows.left_out for name, rows in datasets.items()},
         "settings": settings,
         "model_arguments": asdict(model_args),
-        "data_arguments": asdict(data_args),
+        "data_arguments": recorded_arguments(data_args),
         "metrics": metrics,
     }
 
@@ -85,12 +83,8 @@ def _command() -> str:
     return shlex.join([*name, *sys.argv[1:]])
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON has no form for, as it has one."""
     if isinstance(value, np.generic | torch.Tensor):
         return value.item()
     return str(value)

@@ -1,8 +1,7 @@
 """Training from the command line: what the scripts in `examples/` and `clcr train` run."""
 
-import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,16 +13,27 @@ from transformers.trainer_utils import EvalPrediction, IntervalStrategy, get_las
 
 from ..configuration_clcr import CLCRConfig
 from ..data import CLCRDataCollator
+from ..data.folders import write_json
 from ..data.labels import LabelKind, filled_columns, modality_columns
+from ..data.source import find_source, recognise
+from ..data.talking_faces.source import corpus_folder
 from ..hub.card import write_model_card
 from ..hub.run_folder import RUN_FILE, read_run
 from ..metrics import classification_metrics, segment_metrics, sentiment_metrics
 from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
 from ..processing_clcr import CLCRProcessor
-from .arguments import DataArguments, ModelArguments, as_words, parse_args
+from .arguments import (
+    LOADER_ARGUMENTS,
+    DataArguments,
+    ModelArguments,
+    as_words,
+    named_data,
+    parse_args,
+    used_arguments,
+)
 from .build import build_model, build_processor
 from .data import LoadedData, fill_flow, load_data
-from .record import record, report, write_json
+from .record import plain, record, report
 from .rows import prepare
 from .trainer import CLCRTrainer, CLCRTrainingArguments
 
@@ -73,7 +83,7 @@ def run_training(
     trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record
     if trainer.is_world_process_zero():
         entry = record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)
-        write_json(Path(training_args.output_dir) / RUN_FILE, entry)
+        write_json(Path(training_args.output_dir) / RUN_FILE, entry, plain)
         write_model_card(training_args.output_dir)
     if training_args.push_to_hub:
         trainer.push_to_hub()
@@ -149,18 +159,39 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
             training (in the model's `run.json`) hold where `argv` says nothing.
 
     Raises:
-        ValueError: an unknown argument.
+        ValueError: an unknown argument; no data named and none recorded, or those recorded are gone. Clips are never
+            generated unasked.
     """
-    parser = HfArgumentParser(DataArguments)
-    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    named.add_argument("--dataset")
-    wanted = named.parse_known_args(list(argv))[0].dataset
+    asked = named_data(argv)
+    place = asked["data_file"] or asked["dataset_dir"]
+    wanted = asked["dataset"] or (None if place is None else recognise(place))
     path = Path(model_dir) / RUN_FILE
     own = read_run(model_dir).get("data_arguments", {}) if path.is_file() else {}
     if wanted not in (None, own.get("dataset")):
         own = {}
+    elif place is not None:
+        own = {name: value for name, value in own.items() if name not in ("data_file", "dataset_dir")}
+    elif own:
+        _check_place(path, own)
+    elif wanted is None:
+        raise ValueError(f"{model_dir} does not say which data it learned from; name data with --dataset")
+    if own:
+        idle = LOADER_ARGUMENTS.keys() - used_arguments(own["dataset"]).keys()
+        own = {name: value for name, value in own.items() if name not in idle}
     given = [word for name, value in own.items() if value is not None for word in as_words(name, value)]
-    return parser.parse_args_into_dataclasses(args=[*given, *argv])[0]
+    return HfArgumentParser(DataArguments).parse_args_into_dataclasses(args=[*given, *argv])[0]
+
+
+def _check_place(path: Path, own: Mapping[str, Any]) -> None:
+    """ValueError where the data that a run was on are gone."""
+    source = find_source(own["dataset"])
+    place = own.get("data_file") or own.get("dataset_dir")
+    if place is None and source.generated:
+        place = corpus_folder(**{name: own[name] for name in source.options if name in own})
+    if place is None or not os.path.exists(place):
+        raise ValueError(
+            f"the data of {path} ({own['dataset']}, {place}) are not there; say where with --dataset_dir or --data_file"
+        )
 
 
 # -- trainer --------------------------------------------------------------------------------------------------------

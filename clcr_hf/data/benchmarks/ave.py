@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, Video, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, Video
 
+from ..arrow import gather_rows
 from ..columns import (
     DataFormatError,
     logger,
@@ -34,10 +35,10 @@ from ..columns import (
     ordered_splits,
     raise_problems,
     replace_non_finite,
-    sequence_column,
     sequence_feature,
 )
 from ..files import file_fault, find_file, list_lines, report_missing
+from ..source import Rows, Source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 
 if TYPE_CHECKING:
@@ -88,7 +89,6 @@ H5_FEATURES = Features(
     }
 )
 _ADVICE = "Put the videos into the folder AVE as <VideoID>.mp4"
-_ROWS_A_CHUNK = 64
 
 
 class Annotation(NamedTuple):
@@ -288,57 +288,9 @@ class _Tables:
     tokens: bool
 
 
-def load_ave_h5(
-    root: str | os.PathLike,
-    *,
-    visual: str = "mean",
-    labels_file: str | None = None,
-    settle_labels: bool = False,
-) -> DatasetDict:
-    """Load AVE's ready features into memory (about 110 MB as means, 4.2 GB as tokens; else use `iter_ave_h5`).
-
-    Args:
-        root: the folder of the `.h5` files, or the one above its `data`.
-        visual: "mean" averages the 7 x 7 cells of each second, giving 10 vectors; "tokens" keeps them, second by second
-            and row by row, giving 490.
-        labels_file: by default `labels.h5`, else `right_labels.h5` (a corrected file that later codes share).
-        settle_labels: a second with two classes or none is an error by default. True takes the lowest class, as the
-            published scoring does (`argmax`), and background where there is none.
-
-    Returns:
-        DatasetDict with columns
-            id (str: the row's number, `00017`, or `00017_<VideoID>` where `Annotations.txt` lies beside with N lines),
-            vision_features (10 or 490, 512) float32,
-            audio_features (10, 128) float32,
-            labels (list of 10 ClassLabel, 28 events and Background).
-        NaN and infinity in features become 0 and are reported.
-
-    Raises:
-        DataFormatError: absent files or keys, wrong shapes, rows out of range, in two splits or twice in one, seconds
-            without one class.
-        ImportError: h5py is not installed.
-    """
-    chunks: dict[str, list[Dataset]] = {split: [] for split in ORDERS}
-    waiting: list[dict[str, Any]] = []
-    last = ""
-
-    def flush() -> None:
-        if waiting:
-            columns: dict[str, Any] = {name: [row[name] for row in waiting] for name in ("id", "labels")}
-            for name in ("vision_features", "audio_features"):
-                stacked = np.stack([row[name] for row in waiting])
-                zeros = np.zeros(len(waiting), dtype=np.int64)
-                columns[name] = sequence_column(stacked, zeros, zeros + stacked.shape[1])
-            chunks[last].append(make_dataset({name: columns[name] for name in H5_FEATURES}, H5_FEATURES))
-            waiting.clear()
-
-    for split, row in iter_ave_h5(root, visual=visual, labels_file=labels_file, settle_labels=settle_labels):
-        if split != last or len(waiting) == _ROWS_A_CHUNK:
-            flush()
-        last = split
-        waiting.append(row)
-    flush()
-    return ordered_splits({split: concatenate_datasets(made) for split, made in chunks.items() if made})
+def load_ave_h5(root: str | os.PathLike, **options: Any) -> DatasetDict:
+    """The rows of `iter_ave_h5`, with its options, in memory (about 110 MB as means, 4.2 GB as tokens)."""
+    return gather_rows(H5_FEATURES, iter_ave_h5(root, **options))
 
 
 def iter_ave_h5(
@@ -348,9 +300,28 @@ def iter_ave_h5(
     labels_file: str | None = None,
     settle_labels: bool = False,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of `load_ave_h5` one at a time with their split, in constant memory; features are arrays.
+    """The rows of AVE's ready features one at a time with their split, in constant memory; features are arrays.
 
-    Arguments, columns and errors as there; faults of labels and orders are raised before the first row.
+    Args:
+        root: the folder of the `.h5` files, or the one above its `data`.
+        visual: "mean" averages the 7 x 7 cells of each second, giving 10 vectors; "tokens" keeps them, second by second
+            and row by row, giving 490.
+        labels_file: by default `labels.h5`, else `right_labels.h5` (a corrected file that later codes share).
+        settle_labels: a second with two classes or none is an error by default. True takes the lowest class, as the
+            published scoring does (`argmax`), and background where there is none.
+
+    Yields:
+        split and a row with
+            id (str: the row's number, `00017`, or `00017_<VideoID>` where `Annotations.txt` lies beside with N lines),
+            vision_features (10 or 490, 512) float32,
+            audio_features (10, 128) float32,
+            labels (list of 10 ClassLabel, 28 events and Background).
+        NaN and infinity in features become 0 and are reported.
+
+    Raises:
+        DataFormatError: before the first row: absent files or keys, wrong shapes, rows out of range, in two splits or
+            twice in one, seconds without one class.
+        ImportError: h5py is not installed.
     """
     if visual not in ("mean", "tokens"):
         raise DataFormatError(f"visual={visual!r}; choose mean or tokens")
@@ -472,3 +443,26 @@ def _feature_row(tables: _Tables, index: int, replaced: dict[str, int]) -> dict[
         row[name] = values
     row["labels"] = tables.labels[index].tolist()
     return row
+
+
+def _h5_rows(root: str | os.PathLike, **options: Any) -> Rows:
+    return Rows(H5_FEATURES, lambda: iter_ave_h5(root, **options))
+
+
+SOURCE = Source(
+    "ave",
+    title="AVE",
+    about="AVE: videos and lists",
+    read=load_ave,
+    recognise=has_files("trainSet.txt", "valSet.txt", "testSet.txt"),
+    segments=True,
+)
+H5_SOURCE = Source(
+    "ave_h5",
+    title="AVE features",
+    about="AVE: the ready .h5 features",
+    read=_h5_rows,
+    parameters_of=(iter_ave_h5,),
+    recognise=has_files("visual_feature.h5"),
+    segments=True,
+)

@@ -23,7 +23,8 @@ from typing import Any
 from datasets import Audio, ClassLabel, DatasetDict, Features, Image, List, Value, Video
 
 from ..columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits
-from ..files import clips_of_list, file_fault, find_file, frame_files, list_lines, report_missing
+from ..files import file_fault, find_file, frame_files, read_clips, report_missing
+from ..source import Source, has_files
 
 CREMAD_EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 CREMAD_SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
@@ -163,7 +164,7 @@ def _read_lists(lists: Mapping[str, Path]) -> dict[str, list[_Clip]]:
     owner: dict[str, str] = {}
     leaks, differing = [], []
     for name, path in lists.items():
-        parts[name] = _read_list(path)
+        parts[name] = read_clips(path, _listed)
         leaks += [clip.name for clip in parts[name] if owner.setdefault(clip.name, name) != name]
         differing += [f"{clip.name} as {clip.label}" for clip in parts[name] if clip.label != clip.emotion]
     if leaks:
@@ -179,28 +180,17 @@ def _read_lists(lists: Mapping[str, Path]) -> dict[str, list[_Clip]]:
     return parts
 
 
-def _read_list(path: Path) -> list[_Clip]:
-    clips: dict[str, _Clip] = {}
-    problems, twice = [], []
-    for number, line in list_lines(path):
-        fields = [field.strip().strip('"') for field in line.split(",")]
-        name = fields[0].removesuffix(".wav").removesuffix(".flv")
-        clip = _parse(name)
-        if clip is None and number == 1:
-            continue  # a header
-        if clip is None or len(fields) != 2:
-            problems.append(f"line {number}: {line!r} is not of the form 1001_DFA_ANG_XX,ANG")
-        elif fields[1].upper() not in CREMAD_EMOTIONS:
-            problems.append(f"line {number}: {fields[1]!r} is none of {' '.join(CREMAD_EMOTIONS)}")
-        else:
-            clip = replace(clip, label=fields[1].upper())
-            if clip.name not in clips:
-                clips[clip.name] = clip
-            elif clips[clip.name].label == clip.label:
-                twice.append(clip.name)
-            else:
-                problems.append(f"line {number}: {clip.name} is {clip.label} here and {clips[clip.name].label} above")
-    return clips_of_list(path, clips, problems, twice)
+def _listed(number: int, line: str) -> _Clip | None:
+    """The clip of a line `1001_DFA_ANG_XX,ANG`."""
+    fields = [field.strip().strip('"') for field in line.split(",")]
+    clip = _parse(fields[0].removesuffix(".wav").removesuffix(".flv"))
+    if clip is None and number == 1:
+        return None  # a header
+    if clip is None or len(fields) != 2:
+        raise ValueError(f"{line!r} is not of the form 1001_DFA_ANG_XX,ANG")
+    if fields[1].upper() not in CREMAD_EMOTIONS:
+        raise ValueError(f"{fields[1]!r} is none of {' '.join(CREMAD_EMOTIONS)}")
+    return replace(clip, label=fields[1].upper())
 
 
 def _parse(name: str) -> _Clip | None:
@@ -330,3 +320,12 @@ def _columns(clips: Sequence[_Clip], source: Path) -> tuple[dict[str, list[Any]]
 
 def _reference(path: str | None) -> dict[str, str | None]:
     return {"path": path, "bytes": None}
+
+
+SOURCE = Source(
+    "cremad",
+    title="CREMA-D",
+    about="CREMA-D: audio, videos or frames, and lists",
+    read=load_cremad,
+    recognise=has_files("AudioWAV"),
+)

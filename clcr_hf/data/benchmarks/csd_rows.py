@@ -82,15 +82,60 @@ class _Tally:
 
 
 class CsdRows:
-    """The segments of a folder of `.csd` files, one video in memory at a time.
+    """The segments of CMU-MOSI or CMU-MOSEI in a folder of `.csd` files, one video in memory at a time.
 
     Iterating gives (split, row), videos in the order of their names; a row is a dict whose sequences are arrays. It can
-    be iterated again. What was left out or replaced is counted in warnings at the end. Arguments: `load_csd`'s.
+    be iterated again. What was left out or replaced is counted in warnings at the end.
+
+    Alignment: each frame that overlaps a word counts equally in the word's mean, however long the overlap, as in the
+    SDK's example. A word that overlaps a segment belongs to it, so one that crosses a border is in both. A word
+    without frames gets zeros, and 0 in the modality's attention mask (the SDK has zeros alone).
+
+    Args:
+        root: folder of the files, at any depth; see `find_csd_files` for how each is recognised.
+        dataset: "mosi", "mosei" or "auto": by the names of the files and the videos' ids.
+        modalities: of text, vision, audio; None for all whose files are there.
+        text: "words" for transcripts; "vectors" to have the word vectors as `text_features` too. Without a file of
+            words the vectors serve for both: as text and as what to align to.
+        labels: "sentiment", or "emotion": a list of 6, 1 where the rating of that emotion (`MOSEI_EMOTIONS`) is
+            above 0.
+        align: "words" brings every stream to the words; "none" keeps the frames of the segment with their own times.
+        keep_pauses: keep the pause tokens `sp` among the words; they are dropped by default.
+        missing: what becomes of a segment for which some modality has no frame: "none" keeps it with None there,
+            "drop" leaves it out. Both count it.
+        skip_damaged: take entries of wrong shape (rows of features and intervals that differ, another width, other
+            types) for missing, with a warning, where the default is an error.
+        columns: modality to the numbers of the features to keep, e.g. {"audio": COVAREP_5, "vision": FACET_20}.
+        files: paths of files by part (labels, words, word_vectors, vision, audio), instead of recognition by name.
+        folds: other folds than the standard ones; see `read_folds`.
+        label_range: lowest and highest sentiment allowed; None for no check, of emotions (0 to 3) neither.
+        max_bytes: most bytes of one array in a file.
+
+    Yields:
+        split (train, validation, test) and a row with
+            id: str, `video[3]`, the number being the row in the label file
+            text: str, words: list of str (T,); with a file of words
+            word_intervals: float32 (T, 2)
+            text_features, vision_features, audio_features: float32 (T, D) or None
+            text_attention_mask, ...: int64 (T,), with align="words"
+            text_intervals, ...: float32 (T, 2), with align="none"
+            label: float32, or float32 (6,) of 0 and 1
+            video: str; start, end: float64
+        Times are seconds from the start of the video. Left out, and counted in warnings: segments without length,
+        segments in whose interval there is no word (align="words") or nothing at all, videos in no fold, words and
+        frames without length. NaN and infinite features become 0 before averaging, with a count.
+
+    Raises:
+        DataFormatError: lists every fault: files not found, damaged entries, labels of wrong shape, not finite or
+            out of range, no labelled video in any fold.
+        UnsafeFileError, ImportError: see `safe_files.open_h5`.
 
     Attributes:
         features: the `datasets` types of a row's columns.
-        num_segments: segments that lie in a fold and can be cut; rows can be fewer (see `load_csd`).
+        num_segments: segments that lie in a fold and can be cut; rows can be fewer.
         files: the file that plays each part.
+        title: what people call these data.
+        label_names: the emotions, of `labels="emotion"`.
     """
 
     def __init__(
@@ -117,6 +162,8 @@ class CsdRows:
         _check_choice("align", align, ("words", "none"))
         _check_choice("missing", missing, ("none", "drop"))
         self.root = Path(root)
+        self.title = "CMU-MOSEI emotions" if labels == "emotion" else ""
+        self.label_names = MOSEI_EMOTIONS if labels == "emotion" else None
         self._labels, self._text, self._align, self._missing = labels, text, align, missing
         self._keep_pauses, self._skip_damaged, self._max_bytes = keep_pauses, skip_damaged, max_bytes
         self.files = find_csd_files(root, dataset=dataset, labels=labels, files=files)

@@ -23,7 +23,8 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
 
 from ..columns import SPLIT_ALIASES, DataFormatError, carve_groups, logger, make_dataset, ordered_splits, raise_problems
-from ..files import clips_of_list, file_fault, files_below, find_file, list_lines, report_missing
+from ..files import file_fault, files_below, find_file, list_lines, read_clips, report_missing
+from ..source import Source
 
 KINETICS_SOUNDS_CLASSES = (
     "blowing nose",
@@ -185,26 +186,17 @@ def _header(path: Path) -> tuple[str, list[str]]:
 def _read_list(path: Path) -> list[_Clip]:
     """Clips of a list in either form, each once."""
     first, columns = _header(path)
-    clips: dict[str, _Clip] = {}
-    problems, twice = [], []
-    for number, line in list_lines(path):
-        if "youtube_id" in columns:
-            clip = None if line == first else _kinetics_line(columns, line)
-            header = line == first
-        else:
-            clip = _numbered_line(line)
-            header = number == 1 and clip is None and not any(character.isdigit() for character in line)
-        if header:
-            continue
+    named = "youtube_id" in columns
+
+    def parse(number: int, line: str) -> _Clip | None:
+        clip = _kinetics_line(columns, line) if named else _numbered_line(line)
+        if line == first if named else number == 1 and clip is None and not any(map(str.isdigit, line)):
+            return None  # a header
         if clip is None:
-            problems.append(f"line {number}: {line[:80]!r} is not of the form name,10,class number")
-        elif clip.name not in clips:
-            clips[clip.name] = clip
-        elif clips[clip.name].label == clip.label:
-            twice.append(clip.name)
-        else:
-            problems.append(f"line {number}: {clip.name} is of class {clip.label} and, above, {clips[clip.name].label}")
-    return clips_of_list(path, clips, problems, twice)
+            raise ValueError(f"{line[:80]!r} is not of the form name,10,class number")
+        return clip
+
+    return read_clips(path, parse)
 
 
 def _numbered_line(line: str) -> _Clip | None:
@@ -383,3 +375,11 @@ def _dataset(rows: Sequence[tuple[_Clip, str]], numbered: bool, names: Sequence[
         "youtube_id": Value("string"),
     }
     return make_dataset(columns, Features(types))
+
+
+SOURCE = Source(
+    "kinetics_sounds",
+    title="Kinetics-Sounds",
+    about="Kinetics-Sounds: clips and lists, Kinetics' own lists, or folders of classes",
+    read=load_kinetics_sounds,
+)

@@ -9,20 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import DatasetDict, Features, Value
 
+from ..arrow import gather_rows
 from ..columns import (
     SPLIT_ALIASES,
     SPLITS,
     DataFormatError,
     logger,
-    make_dataset,
-    ordered_splits,
     raise_problems,
     replace_non_finite,
-    sequence_column,
     sequence_feature,
 )
+from ..source import Source
 from ..untrusted.pickles import MAX_PICKLE_BYTES, load_pickle_safely, release_pages
 
 _BLOCK_BYTES = 4 * 2**20
@@ -31,16 +30,10 @@ _LONGEST_ID = 1000
 _MOST_CHARACTERS = 2**30
 
 
-def load_mmsa(
-    path: str | os.PathLike,
-    *,
-    text: str = "text_bert",
-    modalities: Sequence[str] = ("text", "vision", "audio"),
-    label_range: tuple[float, float] | None = (-3.0, 3.0),
-    label_index: int = 0,
-    max_bytes: int = MAX_PICKLE_BYTES,
-) -> DatasetDict:
-    """Load `aligned_50.pkl`, `unaligned_50.pkl` or one of MulT's pickles.
+class MmsaRows:
+    """The rows of `aligned_50.pkl`, `unaligned_50.pkl` or one of MulT's pickles, a few megabytes in memory at a time.
+
+    All is checked before the first row. Iterating gives (split, row); it can be iterated again.
 
     Padding is cut off. Unaligned files give their lengths; in aligned ones (no `audio_lengths`) a row of vision and
     audio ends with the text mask or with its last non-zero frame, whichever is later, so no frame is lost; without
@@ -50,14 +43,14 @@ def load_mmsa(
     Args:
         path: the pickle, read by `load_pickle_safely`.
         text: "text_bert" for token ids (the only form a BERT hierarchy can read) or "text" for the embeddings of
-            one BERT layer (or GloVe vectors in MulT's pickles).
+            one BERT layer (or GloVe vectors in MulT's pickles), or "raw" for the transcripts alone.
         modalities: which of text, vision, audio to return.
         label_range: lowest and highest label allowed; None for no check. SIMS uses (-1, 1).
         label_index: which label of MulT's `labels (N, 1, k)`.
         max_bytes: see `load_pickle_safely`.
 
-    Returns:
-        DatasetDict of train, validation, test with columns
+    Yields:
+        split (train, validation, test) and a row with
             id: str, `video$_$clip`
             text: str, the raw transcript (when the file has it)
             input_ids, attention_mask, token_type_ids: int64 (T,), with text="text_bert"
@@ -69,37 +62,10 @@ def load_mmsa(
         UnsafePickleError: see `load_pickle_safely`.
         DataFormatError: lists every fault: splits or fields missing, shapes or counts that differ, ids twice in a
             split or in two, labels not finite or out of range, lengths longer than the arrays.
-    """
-    rows = iter_mmsa(
-        path,
-        text=text,
-        modalities=modalities,
-        label_range=label_range,
-        label_index=label_index,
-        max_bytes=max_bytes,
-    )
-    return ordered_splits({split: concatenate_datasets(list(rows.blocks(split))) for split in rows.counts})
-
-
-def iter_mmsa(path: str | os.PathLike, **options: Any) -> "MmsaRows":
-    """(split, row) of each row, a few megabytes in memory at a time; `.features` holds the types.
-
-    Args:
-        path: the pickle.
-        options: those of `load_mmsa`.
-
-    Raises:
-        UnsafePickleError, DataFormatError: as `load_mmsa`, before the first row.
-    """
-    return MmsaRows(path, **options)
-
-
-class MmsaRows:
-    """The checked rows of one pickle; see `iter_mmsa`.
 
     Attributes:
         features: types of the columns.
-        counts: rows of each split that has any.
+        counts: rows of each split that has any; total: of all.
     """
 
     def __init__(
@@ -112,8 +78,10 @@ class MmsaRows:
         label_index: int = 0,
         max_bytes: int = MAX_PICKLE_BYTES,
     ):
-        if text not in ("text_bert", "text"):
-            raise DataFormatError(f"text={text!r}; choose 'text_bert' (token ids) or 'text' (embeddings)")
+        if text not in ("text_bert", "text", "raw"):
+            raise DataFormatError(
+                f"text={text!r}; choose text_bert (token ids), text (embeddings) or raw (transcripts)"
+            )
         unknown = sorted(set(modalities) - {"text", "vision", "audio"})
         if unknown or not modalities:
             raise DataFormatError(f"modalities={tuple(modalities)}; choose from text, vision, audio")
@@ -132,16 +100,9 @@ class MmsaRows:
         if not self._tables:
             raise DataFormatError(f"{path}: no rows")
         self.counts = {name: len(table["id"]) for name, table in self._tables.items()}
+        self.total = sum(self.counts.values())
         first = next(iter(self._tables.values()))
         self.features = Features({key: _feature(key, value) for key, value in first.items()})
-
-    def blocks(self, split: str) -> Iterator[Dataset]:
-        """The rows of `split` as data sets of some megabytes each."""
-        for block in self._read(split):
-            columns = {
-                key: sequence_column(*value) if isinstance(value, tuple) else value for key, value in block.items()
-            }
-            yield make_dataset(columns, self.features)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for split in self._tables:
@@ -156,6 +117,27 @@ class MmsaRows:
             yield {key: _block(value, rows) for key, value in table.items()}
             for array in sequences:
                 release_pages(array[: rows.stop])  # what lies before may have been mapped along
+
+
+iter_mmsa = MmsaRows
+
+
+def load_mmsa(path: str | os.PathLike, **options: Any) -> DatasetDict:
+    """A pickle in memory: the rows of [`MmsaRows`], whose options these are."""
+    rows = MmsaRows(path, **options)
+    return gather_rows(rows.features, rows)
+
+
+SOURCE = Source(
+    "mmsa",
+    title="",
+    about="MOSI, MOSEI and SIMS pickles of the MMSA toolkit, and MulT's older ones",
+    read=MmsaRows,
+    is_file=True,
+    files=("aligned_50.pkl", "Processed/aligned_50.pkl", "unaligned_50.pkl"),
+    recognise=lambda path: path.suffix == ".pkl",
+    arguments={"mmsa_text": "text"},
+)
 
 
 def _blocks(size: int, arrays: Sequence[np.ndarray]) -> Iterator[slice]:
@@ -235,6 +217,8 @@ class _SplitReader:
         columns["label"] = self.labels(label_range, label_index)
         if "raw_text" in self.split:
             columns["text"] = self.strings("raw_text")
+        elif text == "raw" and "text" in modalities:
+            self.fault("no field 'raw_text'")
         tokens = self.tokens(required=text == "text_bert" and "text" in modalities)
         text_stops = None if tokens is None else _last_true(tokens[:, 1] != 0)
         for modality in modalities:
@@ -243,7 +227,7 @@ class _SplitReader:
                     starts = np.zeros_like(text_stops)
                     for row, key in enumerate(("input_ids", "attention_mask", "token_type_ids")):
                         columns[key] = (tokens[:, row], starts, text_stops)
-            else:
+            elif modality != "text" or text == "text":
                 columns[f"{modality}_features"] = self.frames(modality, text_stops)
         return columns
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from datasets import ClassLabel, DatasetDict, Features, Value, Video
 
 from ..columns import DataFormatError, carve_groups, make_dataset, ordered_splits, raise_problems
-from ..files import clips_of_list, file_fault, list_lines, report_missing
+from ..files import file_fault, list_lines, read_clips, report_missing
+from ..source import Source, has_files
 
 FOLDS = (1, 2, 3)
 _LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", ".")
@@ -30,13 +31,13 @@ _FILE = re.compile(r"v_(\w+)_(g\d+)_c\d+\.\w+", re.ASCII)
 
 @dataclass(frozen=True)
 class _Clip:
-    name: str  # as in the list: class/file.avi
+    path: str  # as in the list: class/file.avi
     label: int
     group: str
 
     @property
-    def id(self) -> str:
-        return self.name.rsplit("/", 1)[1].rsplit(".", 1)[0]
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[1].rsplit(".", 1)[0]
 
 
 def load_ucf101(
@@ -87,7 +88,7 @@ def load_ucf101(
     parts = _drop_missing(files, parts, skip_missing)
     flows = _find_flows(Path(flow), parts, skip_missing) if flow is not None else {}
     if flow is not None:
-        parts = {split: [clip for clip in clips if clip.id in flows] for split, clips in parts.items()}
+        parts = {split: [clip for clip in clips if clip.name in flows] for split, clips in parts.items()}
     if validation_fraction:
         picked = carve_groups((clip.group for clip in parts["train"]), fraction=validation_fraction, seed=seed)
         train = parts["train"]
@@ -106,9 +107,9 @@ def load_ucf101(
         {
             split: make_dataset(
                 {
-                    "id": [clip.id for clip in clips],
-                    "video": [{"path": files.path(clip.name), "bytes": None} for clip in clips],
-                    "flow": [flows.get(clip.id) for clip in clips],
+                    "id": [clip.name for clip in clips],
+                    "video": [{"path": files.path(clip.path), "bytes": None} for clip in clips],
+                    "flow": [flows.get(clip.name) for clip in clips],
                     "label": [clip.label for clip in clips],
                     "group": [clip.group for clip in clips],
                 },
@@ -148,31 +149,28 @@ def _read_classes(path: Path) -> list[str]:
 def _read_list(path: Path, names: list[str], labelled: bool) -> list[_Clip]:
     """The clips of a list. Classes are found without regard to case: `HandstandPushups` is written in two ways."""
     numbers = {name.lower(): i for i, name in enumerate(names)}
-    clips: dict[str, _Clip] = {}
-    problems = []
-    for number, line in list_lines(path):
+    form = "class/v_class_gNN_cNN.avi" + (" number" if labelled else "")
+
+    def parse(number: int, line: str) -> _Clip:
         fields = line.replace("\\", "/").split()
         folder, _, file = fields[0].rpartition("/")
         label, parts = numbers.get(folder.lower()), _FILE.fullmatch(file)
-        form = "class/v_class_gNN_cNN.avi" + (" number" if labelled else "")
         if len(fields) > 2 or (labelled and len(fields) != 2) or parts is None:
-            problems.append(f"line {number}: {line!r} is not of the form {form}")
-        elif label is None:
-            problems.append(f"line {number}: {folder!r} is no class of classInd.txt")
-        elif parts[1].lower() != folder.lower():
-            problems.append(f"line {number}: {file} is named after another class than its folder {folder}")
-        elif len(fields) == 2 and fields[1] != str(label + 1):
-            problems.append(f"line {number}: {fields[1]} is not the number of {folder}, which is {label + 1}")
-        else:
-            clip = _Clip(fields[0], label, parts[2])
-            if clips.setdefault(clip.id, clip) is not clip:
-                problems.append(f"line {number}: {clip.id} comes twice")
-    return clips_of_list(path, clips, problems)
+            raise ValueError(f"{line!r} is not of the form {form}")
+        if label is None:
+            raise ValueError(f"{folder!r} is no class of classInd.txt")
+        if parts[1].lower() != folder.lower():
+            raise ValueError(f"{file} is named after another class than its folder {folder}")
+        if len(fields) == 2 and fields[1] != str(label + 1):
+            raise ValueError(f"{fields[1]} is not the number of {folder}, which is {label + 1}")
+        return _Clip(fields[0], label, parts[2])
+
+    return read_clips(path, parse, repeats=False)
 
 
 def _check_groups(where: Path, parts: dict[str, list[_Clip]]) -> None:
     train = {(clip.label, clip.group) for clip in parts["train"]}
-    shared = [clip.id for clip in parts["test"] if (clip.label, clip.group) in train]
+    shared = [clip.name for clip in parts["test"] if (clip.label, clip.group) in train]
     if shared:
         raise DataFormatError(
             f"{where}: {len(shared)} test clips are of a group that is also in train (first: {', '.join(shared[:5])}); "
@@ -210,11 +208,11 @@ def _drop_missing(files: _ClipFiles, parts: dict[str, list[_Clip]], skip_missing
     missing = []
     for split, clips in parts.items():
         for clip in clips:
-            fault = file_fault(files.path(clip.name))
+            fault = file_fault(files.path(clip.path))
             if fault is None:
                 kept[split].append(clip)
             else:
-                missing.append(clip.name if fault == "absent" else f"{clip.name} ({fault})")
+                missing.append(clip.path if fault == "absent" else f"{clip.path} ({fault})")
     total = sum(map(len, parts.values()))
     report_missing(files.folder, missing, total, skip_missing, "Unpack UCF101.rar there")
     return kept
@@ -225,12 +223,21 @@ def _find_flows(folder: Path, parts: dict[str, list[_Clip]], skip_missing: bool)
     found: dict[str, str] = {}
     missing = []
     for clip in (clip for clips in parts.values() for clip in clips):
-        places = (folder / f"{clip.id}.npz", folder / clip.name.rpartition("/")[0] / f"{clip.id}.npz")
+        places = (folder / f"{clip.name}.npz", folder / clip.path.rpartition("/")[0] / f"{clip.name}.npz")
         path = next((place for place in places if file_fault(place) is None), None)
         if path is None:
-            missing.append(f"{clip.id}.npz")
+            missing.append(f"{clip.name}.npz")
         else:
-            found[clip.id] = os.path.abspath(path)
+            found[clip.name] = os.path.abspath(path)
     total = sum(map(len, parts.values()))
     report_missing(folder, missing, total, skip_missing, "Compute it with clcr_hf.data.flow.add_flow")
     return found
+
+
+SOURCE = Source(
+    "ucf101",
+    title="UCF101, split {fold}",
+    about="UCF101: clips, lists of the three splits, optical flow",
+    read=load_ucf101,
+    recognise=has_files("ucfTrainTestlist"),
+)

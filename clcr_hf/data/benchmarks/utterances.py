@@ -24,6 +24,7 @@ from ..columns import (
     sequence_feature,
     split_name,
 )
+from ..source import Source
 from ..untrusted.arrays import load_npz_safely
 
 ORDER_COLUMNS = ("utterance", "start")
@@ -192,3 +193,15 @@ def _sequences(
     columns["labels"] = ragged_column(labels[index].astype(label_type), lengths)
     types["labels"] = sequence_feature(label_type)
     return make_dataset(columns, Features(types))
+
+
+SOURCE = Source(
+    "utterances",
+    title="",
+    about="an .npz with one row an utterance, as one sequence a video",
+    read=load_utterances,
+    is_file=True,
+    files=("utterances.npz",),
+    recognise=lambda path: path.suffix == ".npz",
+    arguments={"label_column": "label"},
+)

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 GENERATOR_VERSION = 1
+MARKER = "talking_faces.json"
 SPLITS = ("train", "validation", "test")
 MODALITIES = ("text", "audio", "vision")
 INSTANT_WEIGHT = 0.4

@@ -48,6 +48,7 @@ from .factors import (
     GENERATOR_VERSION,
     GROANS,
     INTENSIFIERS,
+    MARKER,
     MILD,
     MODALITIES,
     SECOND_TOPICS,
@@ -66,7 +67,6 @@ FPS = 10
 NUM_FRAMES = 20
 IMAGE_SIZE = 64
 NUM_SAMPLES = SAMPLING_RATE * NUM_FRAMES // FPS
-MARKER = "talking_faces.json"
 
 # --- the factors and the score ---------------------------------------------------------------------------------------
 
