@@ -13,7 +13,8 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .collator import CLCRDataCollator
 from .modeling_clcr import CLCRPreTrainedModel
-from .pipeline_inputs import SampleReader, is_file
+from .pipeline_inputs import SampleReader
+from .samples import is_file
 
 TASK = "multimodal-sentiment"
 SENTIMENT_RANGE = (-3.0, 3.0)

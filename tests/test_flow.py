@@ -207,7 +207,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, flow=np.zeros((1, 2**9, 2**9, 2), np.float16), timestamps=np.zeros(1))
     assert path.stat().st_size < 2**14 and load_flow(path).shape == (1, 2, 2**9, 2**9)
-    monkeypatch.setattr("clcr_hf.data.flow.MAX_FLOW_BYTES", 2**20)
+    monkeypatch.setattr("clcr_hf.media.MAX_FLOW_BYTES", 2**20)
     with pytest.raises(MediaError, match="unpacks to"):
         load_flow(path)
 

@@ -157,8 +157,7 @@ class VisionBackbone(FrozenBackbone):
     def prepare(self, frames: np.ndarray) -> np.ndarray:
         """Pixels float32 `(F', C, H, W)` of frames uint8 `(F, H, W, 3)`; where the backbone reads clips, F' is F
         rounded up to whole clips, by repeating the last frame."""
-        missing = -len(frames) % self.clip_frames
-        frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
+        frames = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % self.clip_frames, axis=0)])
         return self.processor(videos=[frames], return_tensors="np")["pixel_values"][0]
 
     def read(self, pixels: Sequence[np.ndarray], num_frames: Sequence[int], batch_size: int) -> list[np.ndarray]:

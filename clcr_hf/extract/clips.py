@@ -13,23 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from ..media import (
-    MediaError,
-    MediaSource,
-    VideoClip,
-    _import_av,
-    _is,
-    _name,
-    _open,
-    _openable,
-    _origin,
-    _tracks,
-    load_audio,
-    load_image,
-    load_media,
-    load_video,
-    resample_audio,
-)
+from ..media import resample_audio, track_lengths
+from ..samples import Reading, even_indices, read_images, read_sample
 from .backbones import AudioBackbone, VisionBackbone
 from .sources import Clip
 from .speech import OpenSmile
@@ -99,37 +84,6 @@ class Piece:
     smile: tuple[np.ndarray, float] | None = None
     speech: np.ndarray | None = None
     error: Exception | None = None
-
-
-def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
-    """Where the video and the audio track end, in seconds from the clip's beginning; None for a track not there.
-
-    The header states it; where it does not (Matroska, WebM), or may be wrong (WAV), packets are counted.
-
-    Raises:
-        MediaError: the file is missing, empty or no media file.
-    """
-    av = _import_av()
-    name = _name(source)
-    try:
-        with _open(av, _openable(source, name)) as container:
-            video, audio = _tracks(container)
-            tracks = [track for track in (video, audio) if track is not None]
-            told = all(track.duration is not None for track in tracks) and not _is(container, {"wav"})
-            origin = _origin(container)
-            ends = {track.index: _stated_end(track) - origin if told else 0.0 for track in tracks}
-            for packet in container.demux(*tracks) if tracks and not told else ():
-                if packet.pts is not None:
-                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - origin
-                    ends[packet.stream.index] = max(ends[packet.stream.index], end)
-            lengths = [None if track is None else ends[track.index] for track in (video, audio)]
-    except (av.error.FFmpegError, EOFError) as error:
-        raise MediaError(f"cannot read {name}: {error}; it is damaged, cut short or no media file") from error
-    return lengths[0], lengths[1]
-
-
-def _stated_end(track: Any) -> float:
-    return float(((track.start_time or 0) + track.duration) * track.time_base)
 
 
 class ClipReader:
@@ -254,33 +208,20 @@ class ClipReader:
         return piece
 
     def _load(self, job: Job, piece: Piece) -> None:
-        wave = None
-        video: VideoClip | None = None
-        clip = job.clip
-        stretch: dict[str, Any] = {"start": job.begin, "end": job.end}
-        rate = self.sound_rate if job.sound else self.speech_rate
-        reads_sound = job.sound or job.speech
+        clip, seconds = job.clip, job.begin - job.clip.start
+        rate = (self.sound_rate if job.sound else self.speech_rate) if job.sound or job.speech else None
         if job.frames is not None and clip.video is None:
             self._use_frames(piece, *_read_images(clip.images or [], self.fps, self.num_frames))
-        elif job.frames is not None and reads_sound:
-            found = load_media(clip.video, sampling_rate=rate, **job.frames, **stretch)
-            video, wave = found.video, found.audio
-        elif job.frames is not None:
-            video = load_video(clip.video, **job.frames, **stretch)
-        elif reads_sound:
-            wave = load_audio(clip.audio, sampling_rate=rate or _SOUND_RATE, **stretch)
-        if video is not None:
-            self._use_video(piece, video)
-        if wave is not None and wave.size:
-            self._use_sound(piece, wave, rate or _SOUND_RATE)
-
-    def _use_video(self, piece: Piece, video: VideoClip) -> None:
-        frames, times = video.frames, video.timestamps - piece.job.clip.start
-        if self.num_frames is not None and self.vision is not None and self.vision.clip_frames == 1:
-            # A clip with fewer frames than were asked for repeats some: one token a frame is enough.
-            kept = np.unique(times, return_index=True)[1]
-            frames, times = frames[kept], times[kept]
-        self._use_frames(piece, frames, times, piece.job.frames_end)
+            return
+        # A backbone that reads clips wants so many frames; else one token a frame is enough.
+        repeats = self.vision is not None and self.vision.clip_frames > 1
+        reading = Reading(job.frames is not None, repeats=repeats, sampling_rate=rate, **(job.frames or {}))
+        file = {"audio": clip.audio} if job.frames is None else {"media" if rate else "video": clip.video}
+        sample = read_sample({**file, "start": job.begin, "end": job.end}, reading)
+        if sample.frames is not None and sample.frame_times is not None:
+            self._use_frames(piece, sample.frames, sample.frame_times + seconds, job.frames_end)
+        if sample.audio is not None and rate is not None:
+            self._use_sound(piece, sample.audio, rate)
 
     def _use_frames(self, piece: Piece, frames: np.ndarray, times: np.ndarray, end: float) -> None:
         assert self.vision is not None
@@ -310,16 +251,11 @@ def _stretch(clip: Clip, length: float | None) -> float:
 
 
 def _read_images(paths: list[str], fps: float | None, num_frames: int | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Frames uint8 `(F, H, W, 3)`, their seconds `(F,)` and the end, of pictures taken `fps` a second (1 by default);
+    """Frames `(F, H, W, 3)`, their seconds `(F,)` and the end, of images taken `fps` a second (1 by default);
     at most `num_frames` of them, spread evenly."""
     step = 1 / fps if fps else 1.0
-    kept = np.arange(len(paths))
-    if num_frames is not None and len(paths) > num_frames:
-        kept = ((np.arange(num_frames) + 0.5) * len(paths) / num_frames).astype(int)
-    frames = [load_image(paths[index]) for index in kept]
-    if len({frame.shape for frame in frames}) > 1:
-        raise MediaError(f"{paths[0]} and the pictures after it differ in size")
-    return np.stack(frames), kept * step, len(paths) * step
+    times = step * np.array(even_indices(len(paths), num_frames))
+    return read_images(paths, "images", num_frames), times, len(paths) * step
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from .arguments import (
     parse_args,
     used_arguments,
 )
-from .build import build_model, build_processor
+from .build import build_model, build_processor, load_processor
 from .data import LoadedData, fill_flow, load_data
 from .record import plain, record, report
 from .rows import prepare
@@ -136,7 +136,7 @@ def evaluate_model(
         raise ValueError(f"the data have no split {split!r}, only {', '.join(data.splits)}")
     measured = fill_flow(DatasetDict({split: data.splits[split]}), data_args, model.config.modalities)
     data.splits = DatasetDict({**measured, **{name: rows for name, rows in data.splits.items() if name != split}})
-    processor = AutoProcessor.from_pretrained(model_dir)
+    processor = load_processor(model_dir, data_args)
     columns = _columns_of(model.config, processor, data)
     datasets = prepare(measured, columns, data_args, processor, training=False)
     compute = metrics_function(model.config.problem_type, isinstance(model, CLCRForTokenClassification))
