@@ -14,7 +14,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
+from transformers.utils import logging
 
+logger = logging.get_logger(__name__)
 Detector = Callable[[np.ndarray], Sequence[Any]]
 
 DEFAULT_DETECTOR = "dlib"
@@ -68,6 +70,18 @@ def crop_faces(
     return np.stack([_cut(frames[at], box, side) for at, box in zip(kept, boxes, strict=True)]), kept
 
 
+_said: list[str] = []
+
+
+def say_no_face(clip: Any, where: str) -> None:
+    """Warns of the first clip of this process in which no face was found."""
+    clip = clip.get("path") if isinstance(clip, dict) else clip
+    if not _said:
+        _said.append(os.fspath(clip) if isinstance(clip, str | os.PathLike) else where)
+        text = "no face was found in %s, which has no vision then; other clips without a face are not named"
+        logger.warning(text, _said[0])
+
+
 # --- detectors -------------------------------------------------------------------------------------------------------
 
 
@@ -82,6 +96,7 @@ def find_detector(name: str) -> Detector:
         ValueError: an unknown name, or one that is not allowed; ImportError: its package is not installed.
     """
     if name == DEFAULT_DETECTOR:
+        _import_dlib()
         return _dlib_faces
     for each in entry_points(group=ENTRY_POINTS, name=name):
         return each.load()
@@ -105,13 +120,17 @@ def allow_detector(name: str) -> None:
     os.environ[ALLOWED] = ",".join(dict.fromkeys([*allowed, name]))
 
 
+def _import_dlib() -> Any:
+    try:
+        return importlib.import_module("dlib")
+    except ImportError as error:
+        raise ImportError('face crops need dlib, which is not installed: pip install "clcr-hf[faces]"') from error
+
+
 def _dlib_faces(frames: np.ndarray) -> list[np.ndarray]:
     """Faces by dlib's frontal detector (gradient histograms; its weights are compiled into the library)."""
     if not hasattr(_local, "dlib"):  # it keeps its work in itself, so each thread has one
-        try:
-            _local.dlib = importlib.import_module("dlib").get_frontal_face_detector()
-        except ImportError as error:
-            raise ImportError('face crops need dlib, which is not installed: pip install "clcr-hf[faces]"') from error
+        _local.dlib = _import_dlib().get_frontal_face_detector()
     return [_dlib_frame(frame) for frame in frames]
 
 
@@ -226,4 +245,4 @@ def _resized(frame: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
 
 
-__all__ = ["DEFAULT_DETECTOR", "allow_detector", "crop_faces", "find_detector"]
+__all__ = ["DEFAULT_DETECTOR", "allow_detector", "crop_faces", "find_detector", "say_no_face"]
