@@ -60,7 +60,7 @@ class SampleReader:
         for key, (value,) in arguments.items():
             if of_features(key) is not None:
                 arguments[key] = [np.atleast_2d(value)]  # one vector a clip
-        batch = self.processor(**arguments, return_tensors="np") if arguments else {}
+        batch = self.processor(**arguments, face_crop=False, return_tensors="np") if arguments else {}
         arrays = {key: value[0] for key, value in batch.items()}
         ready = (key for key in sample if key in TOKEN_COLUMNS or key.endswith(MASK_END))
         arrays |= {key: np.asarray(sample[key]) for key in ready}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .faces import crop_faces, say_no_face
 from .media import (
     MediaClip,
     MediaError,
@@ -77,6 +78,8 @@ class Reading:
         sampling_rate: of the audio that is wanted, samples a second; None reads none.
         max_audio_seconds: how much of the audio is kept, from its beginning.
         max_seconds: how much of a file is read, from the beginning of the sample.
+        face_crop: the detector by which frames are cut to the speaker's face ([`~faces.find_detector`]); frames without
+            it are left out. None takes them whole.
         timed: whether `Sample.seconds` is wanted where that takes one more look at the file.
     """
 
@@ -87,6 +90,7 @@ class Reading:
     sampling_rate: int | None = None
     max_audio_seconds: float | None = None
     max_seconds: float | None = None
+    face_crop: str | None = None
     timed: bool = False
 
     @classmethod
@@ -100,6 +104,7 @@ class Reading:
             "fps": fps,
             "sampling_rate": getattr(extractor, "sampling_rate", None) if audio else None,
             "max_audio_seconds": getattr(processor, "max_audio_seconds", None),
+            "face_crop": getattr(processor, "face_crop", None),
         }
         return cls(**{**given, **options})
 
@@ -219,7 +224,17 @@ class _Parts:
         if video is not None:
             timed = isinstance(video, VideoClip)
             found.frames, found.frame_times = (video.frames, video.timestamps) if timed else (video, None)
+            if reading.face_crop is not None:
+                found.frames, found.frame_times = self.crop(found.frames, found.frame_times, sees)
         found.seconds = max((length for length in lengths if length), default=None)
+
+    def crop(self, frames: Any, times: np.ndarray | None, key: str | None) -> tuple[Any, np.ndarray | None]:
+        """The speaker's face of the frames and its times; None where it is in none of them."""
+        crops, kept = crop_faces(frames, str(self.reading.face_crop))
+        if not len(kept):
+            say_no_face(self.sample.get(key or ""), self.label(key or ""))
+            return None, None
+        return crops, None if times is None else times[kept]
 
     def first(self, *keys: str) -> str | None:
         """The first of the keys that is there."""

@@ -205,6 +205,7 @@ def build_processor(
         video_fps=data_args.video_fps,
         max_audio_seconds=data_args.max_audio_seconds,
         max_text_length=data_args.max_text_length,
+        face_crop=data_args.face_crop,
         flow_size=data_args.image_size if columns.get("flow") == "flow" else None,
     )
 
@@ -214,6 +215,8 @@ def load_processor(path: str, data_args: DataArguments) -> CLCRProcessor:
     processor = AutoProcessor.from_pretrained(path)
     if processor.max_text_length is None:
         processor.max_text_length = data_args.max_text_length
+    if data_args.face_crop is not None:
+        processor.face_crop = data_args.face_crop
     return processor
 
 
