@@ -14,7 +14,7 @@ from ..extract.settings import ExtractSettings, flag_of
 from .app import app, quiet
 
 # `--dataset_options` is `--dataset-options`, as in `clcr train`.
-_SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-") if word.startswith("--") else word}
+_SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-")}
 
 
 def _extract(

@@ -1,4 +1,4 @@
-"""What the loaders share: typed columns of sequences, seeded grouped splits, split names. The error class is that of `errors`."""
+"""What the loaders share: typed columns of sequences, seeded grouped splits, split names."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
