@@ -160,7 +160,8 @@ def test_class_labels(tmp_path, labels, options, names, numbers, suffix):
     [
         (["sad", ""], {}, r"1 rows have no label \(first: row 2\)"),
         (["sad", "1"], {"task": "regression"}, "1 labels are not finite numbers .*'sad'"),
-        (["nan", "1"], {}, "1 labels are not finite"),
+        (["nan", "1"], {}, r"1 rows have no label \(first: row 1: 'nan'\)"),
+        (["inf", "1"], {}, r"1 labels are almost numbers \(first: row 1: 'inf'\)"),
         (["sad", "odd"], {"label_names": ["sad", "glad"]}, "label 'odd' is none of the classes sad, glad"),
         (["0", "2"], {"label_names": ["sad", "glad"]}, "label '2' is none"),
         (["inf", "0"], {"label_names": ["sad", "glad"]}, "label 'inf' is none"),

@@ -6,6 +6,7 @@ HOMES = {
     "talking_faces": "talking_faces.source",
     "manifest": "table.source",
     "shards": "shard_rows",
+    "hub": "named",
     "mmsa": "benchmarks.mmsa",
     "utterances": "benchmarks.utterances",
     "csd": "benchmarks.csd",

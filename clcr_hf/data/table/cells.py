@@ -9,10 +9,13 @@ from typing import Any
 from datasets import Audio, Image, List, Value, Video
 
 from ..columns import DataFormatError
+from ..feature_arrays import FEATURE_SUFFIXES
 from ..files import file_fault, frame_files, natural_order
-from .labels import is_absent
+from .values import is_absent, short
 
 FEATURES_SUFFIX = "_features"
+# Suffixes that transcripts may end in too; such a cell names features where there is such a file.
+_COMMON_SUFFIXES = (".csv", ".pt")
 # Columns of files, in the order in which one is taken to name a row.
 MEDIA_TYPES: dict[str, Any] = {
     "media": Video(decode=False),
@@ -36,7 +39,7 @@ def media_reference(folder: Path, cell: Any, where: str) -> dict[str, Any] | Non
     """
     path, content = (cell.get("path"), cell.get("bytes")) if isinstance(cell, dict) else (cell, None)
     if not isinstance(path, str | None) or not isinstance(content, bytes | None):
-        raise DataFormatError(f"{where}: {_short(cell)} is no name of a file")
+        raise DataFormatError(f"{where}: {short(cell)} is no name of a file")
     if content is not None:
         return {"path": path, "bytes": content}
     return None if is_absent(path) else {"path": absolute_path(folder, path), "bytes": None}
@@ -60,15 +63,45 @@ def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]
     return [reference for reference in found if reference is not None] or None
 
 
+def located(name: str, cell: Any, folder: Path, where: str) -> Any:
+    """A cell of the column of `name` (media, text, gaze_features, ...), with the paths in it made absolute; None for an
+    empty one.
+
+    Raises:
+        DataFormatError: what cannot stand in such a column.
+    """
+    if name == "text":
+        if names_features(cell, folder):
+            raise DataFormatError(f"{where}: {short(cell)} names features, and the rows before it hold transcripts")
+        return text_of(cell, where)
+    if is_absent(cell):
+        return None
+    if name == "images":
+        return image_references(folder, cell, where)
+    if name.endswith(FEATURES_SUFFIX):
+        return absolute_path(folder, cell) if isinstance(cell, str) else cell
+    reference = media_reference(folder, cell, where)
+    if name != "flow" or reference is None:
+        return reference
+    if reference["bytes"] is not None:
+        raise DataFormatError(f"{where}: optical flow is given as the name of a file")
+    return reference["path"]
+
+
+def names_features(cell: object, folder: Path) -> bool:
+    """Whether a cell is the name of a file of features."""
+    if not isinstance(cell, str) or not cell.lower().endswith(FEATURE_SUFFIXES):
+        return False
+    return not cell.lower().endswith(_COMMON_SUFFIXES) or os.path.isfile(absolute_path(folder, cell))
+
+
 def text_of(cell: Any, where: str) -> str:
-    """A text; "" for an empty cell, and numbers as they are written."""
-    if cell is not None and not isinstance(cell, str | int | float):
-        raise DataFormatError(f"{where}: {_short(cell)} is no text")
-    return "" if cell is None else str(cell)
-
-
-def _short(cell: Any) -> str:
-    return repr(cell)[:60]
+    """A text; "" for an empty cell (None, NaN, blanks), and numbers as they are written."""
+    if is_absent(cell):
+        return ""
+    if not isinstance(cell, str | int | float):
+        raise DataFormatError(f"{where}: {short(cell)} is no text")
+    return str(cell)
 
 
 def cell_paths(cells: Mapping[str, Any]) -> Iterator[str]:

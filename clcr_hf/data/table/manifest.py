@@ -1,5 +1,6 @@
-"""A table (CSV, TSV, JSONL or Parquet) of clips, features or dialogues, with transcript, label and split."""
+"""A table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues, with transcript, label and split."""
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,25 +16,25 @@ from .cells import (
     FEATURES_SUFFIX,
     MEDIA_TYPES,
     RowIds,
-    absolute_path,
     cell_paths,
     first_fault,
-    image_references,
-    media_reference,
-    text_of,
+    located,
 )
-from .labels import TASKS, LabelScan, TableLabels, is_absent
+from .choose import (
+    AUDIO_COLUMNS,
+    ID_COLUMNS,
+    LABEL_COLUMNS,
+    MEDIA_COLUMNS,
+    VIDEO_COLUMNS,
+    choose_columns,
+    listed,
+    pick,
+    require,
+)
+from .labels import LabelScan, TableLabels
 from .read import Row, Table, column_names, find_tables, read_rows
-from .scan import TableScan, feature_shape, kept_type
-
-MEDIA_COLUMNS = ("file_name", "file", "path", "media")
-VIDEO_COLUMNS = ("video",)
-AUDIO_COLUMNS = ("audio",)
-IMAGES_COLUMNS = ("images", "frames")
-FLOW_COLUMNS = ("flow",)
-TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
-LABEL_COLUMNS = ("label", "labels", "score", "sentiment")
-ID_COLUMNS = ("id", "clip_id")
+from .scan import TableScan, feature_shape, kept_type, label_cell
+from .values import is_absent, is_missing_word
 
 
 def load_manifest(
@@ -42,6 +43,7 @@ def load_manifest(
     media_column: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    label_columns: Sequence[str] | None = None,
     id_column: str | None = None,
     split_column: str = "split",
     group_column: str | None = None,
@@ -54,12 +56,14 @@ def load_manifest(
     seed: int = 0,
     skip_missing: bool = False,
     require_label: bool = True,
+    missing_labels: str = "error",
     keep_columns: Sequence[str] = (),
 ) -> DatasetDict:
     """Load clips, features or dialogues listed in a table.
 
     `source` is one of
-        a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`) with a split column, or without one: then all of it is train;
+        a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`, `.xlsx`) with a split column, or without one: then all of it is
+            train;
         a folder with one such table, named `metadata` or `manifest` where there are several;
         a folder with a folder for each split (`train/metadata.csv`, ...), as `datasets`' videofolder has it;
         a dict of split name to table.
@@ -72,36 +76,46 @@ def load_manifest(
         `video` (its frames alone are meant) and `audio` (a sound file);
         `images`: frames in order, as a list of files, a folder, or a pattern such as `frames/7/*.jpg`;
         `flow`: an `.npz` of optical flow (`clcr_hf.data.flow`);
-        `<modality>_features`: numbers (Parquet or JSONL lists), or a `.npy`, `.npz` or `.safetensors` file of shape
-            (T, D), (D,), or (L, T, D) for taps of L levels;
+        `<modality>_features`: numbers (Parquet or JSONL lists), or a file (`FEATURE_SUFFIXES`) of shape (T, D), (D,),
+            or (L, T, D) for taps of L levels. `text`, `vision` or `audio` whose cells name such files are features too;
         a text. At least one of these. An empty cell means that the row lacks that modality.
+    Columns that are none of these nor named by an argument are said to be unused. A column without a name (pandas
+    writes its index so) is never taken for anything.
 
     Args:
         media_column, text_column, label_column, id_column: names; by default the first present of `MEDIA_COLUMNS`,
             `TEXT_COLUMNS`, `LABEL_COLUMNS`, `ID_COLUMNS`.
+        label_columns: several columns, a score each (or 0 and 1 each, with `task="multi_label"`); they name the scores.
         group_column: speaker, actor or source video. Rows of one group stay on one side when validation is carved.
             Without it rows of one dialogue, or else of one file, stay together.
-        label_names: class names in the order of their numbers; labels are then names or numbers of these classes.
+        label_names: class names in the order of their numbers; labels are then names or numbers of these classes. With
+            `task="regression"`: names of the scores.
         label_separator: cells hold several names, as `happy|sad` with "|": multi-label.
-        task: "regression" (labels are floats), "classification" (names, or numbers taken as names), "multi_label"
-            (lists of names, or one number in [0, 1] for each class), "segments" (a list with a class for each segment
-            of the row), or "auto": regression when every label is a number and no `label_names` are given; lists are
-            multi-label unless they hold whole numbers beyond 0 and 1.
+        task: "regression" (labels are floats, or lists of so many scores), "classification" (names, or numbers taken
+            as names: `3` and `3.0` are one), "multi_label" (lists of names, or one number in [0, 1] for each class),
+            "segments" (a list with a class for each segment of the row), or "auto": regression when every label is a
+            number and no `label_names` are given; lists are multi-label unless they hold whole numbers beyond 0 and 1.
+            Lists may be written into a cell as JSON or pandas do (`[1, 0]`). Labels of which some are numbers and some
+            are not fit no task.
         dialogue_column, turn_column: rows are utterances of the dialogues that `dialogue_column` names, in the order of
             `turn_column` (default: of the table); the result has a row a dialogue, see `as_dialogues`. Utterances
             without a label are ignored in training.
         skip_missing: drop rows whose file is absent, with a warning, where the default is an error.
         require_label: False for a table without labels, or with some (prediction).
+        missing_labels: what a row means whose label is empty, NaN, or a word such as `nan`, `NA` or `None` that is none
+            of `label_names`: "error", or "drop" to leave it out with a warning that counts.
         keep_columns: further columns of the table to keep, as strings or as the table's JSON or Parquet types.
 
     Returns:
         DatasetDict with columns id (str); media, video, audio, images, flow and `<modality>_features` as the table has
         them (`Video`, `Audio` and `Image` with `decode=False`; features float32; None where a row lacks one); text;
-        label (float32, ClassLabel, or a list of floats) or labels (list of ClassLabel); and `keep_columns`.
+        label (float32, ClassLabel, or a list of floats for several classes or scores) or labels (list of ClassLabel);
+        and `keep_columns`.
 
     Raises:
         DataFormatError: no or several tables, unreadable rows, absent columns, absent files (counted, the first five
-            named), features of several widths, labels that fit no task, one file in two splits, ids that come twice.
+            named), features of several widths, labels that fit no task (with the row), one file in two splits, ids that
+            come twice.
     """
     utterance_columns = [name for name in (dialogue_column, turn_column) if name is not None]
     manifest = open_manifest(
@@ -109,12 +123,14 @@ def load_manifest(
         media_column=media_column,
         text_column=text_column,
         label_column=label_column,
+        label_columns=label_columns,
         id_column=id_column,
         split_column=split_column,
         label_names=label_names,
         label_separator=label_separator,
         task=task,
         require_label=require_label and dialogue_column is None,
+        missing_labels=missing_labels,
         keep_columns=[*dict.fromkeys([*keep_columns, *utterance_columns])],
         group_column=group_column or dialogue_column,
     )
@@ -148,19 +164,23 @@ def open_manifest(
     media_column: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    label_columns: Sequence[str] | None = None,
     id_column: str | None = None,
     split_column: str = "split",
     label_names: Sequence[str] | None = None,
     label_separator: str | None = None,
     task: str = "auto",
     require_label: bool = True,
+    missing_labels: str = "error",
     keep_columns: Sequence[str] = (),
     group_column: str | None = None,
+    also_used: Sequence[str] = (),
 ) -> "Manifest":
     """Look through a table once, keeping nothing of it but the ids, and say what its rows are.
 
     Args:
-        as in `load_manifest`.
+        as in `load_manifest`, and
+        also_used: columns that the caller reads itself, which are not to be called unused.
 
     Returns:
         A `Manifest`, whose `rows()` reads the table anew each time.
@@ -168,55 +188,88 @@ def open_manifest(
     Raises:
         DataFormatError: as in `load_manifest`, apart from files, which are not looked at.
     """
-    if task not in TASKS:
-        raise DataFormatError(f"task={task!r}; choose {', '.join(TASKS)}")
     tables = find_tables(source)
-    present = list(dict.fromkeys(name for table in tables for name in column_names(table)))
-    if not present:
-        raise DataFormatError(f"{source}: the table has no rows")
-    columns = _choose_columns(source, present, media_column, text_column)
-    label = _pick(source, present, label_column, LABEL_COLUMNS)
-    identity = _pick(source, present, id_column, ID_COLUMNS)
+    present = _present_columns(source, tables)
+    columns = choose_columns(source, tables, present, media_column, text_column)
+    labelled = _label_columns(source, present, label_column, label_columns, require_label)
+    identity = pick(source, present, id_column, ID_COLUMNS)
     for name in (*keep_columns, *([group_column] if group_column else [])):
-        _require(source, present, name)
-    scan = TableScan(LabelScan(source, label_names, task, label_separator, require_label), keep_columns)
-    scan.read(tables, label, identity, split_column)
+        require(source, present, name)
+    missing = missing_labels if require_label else "keep"
+    labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
+    scan = TableScan(labels, keep_columns)
+    scan.read(tables, labelled, identity, split_column)
     if not columns:
         raise DataFormatError(
             f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, *VIDEO_COLUMNS, *AUDIO_COLUMNS))}), features "
-            f"(..._features) or texts; it has {_names(present)}"
+            f"(..._features) or texts; it has {listed(present)}"
         )
-    if label is None and require_label:
-        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {_names(present)}")
-    types: dict[str, Any] = {"id": Value("string")}
-    shapes = {}
-    for name, column in columns.items():
-        if name.endswith(FEATURES_SUFFIX):
-            shapes[name] = feature_shape(tables, column)
-            types[name] = feature_type(*shapes[name])
-        else:
-            types[name] = MEDIA_TYPES.get(name, Value("string"))
-    labels = scan.labels.finish() if label is not None else None
-    if labels is not None:
-        types[labels.column] = labels.type
-    for name in keep_columns:
-        types[name] = kept_type(name, scan.kinds[name])
-    features = Features({**{name: kind for name, kind in types.items() if not name.endswith(FEATURES_SUFFIX)}, **types})
+    used = {*columns.values(), *labelled, identity, split_column, *keep_columns, group_column, *also_used}
+    _name_unused(source, [name for name in present if name not in used])
+    read = scan.labels.finish() if labelled else None
+    shapes = {name: feature_shape(tables, columns[name]) for name in columns if name.endswith(FEATURES_SUFFIX)}
     return Manifest(
         source=source,
-        features=features,
-        num_rows=scan.num_rows,
-        label_names=None if labels is None else labels.names,
+        features=_types(columns, shapes, read, {name: kept_type(name, scan.kinds[name]) for name in keep_columns}),
+        num_rows=scan.num_rows - (scan.labels.num_missing if missing == "drop" else 0),
         tables=tuple(tables),
         columns=columns,
-        label_column=label,
-        labels=labels,
+        label_columns=labelled,
+        spread_labels=bool(label_columns),
+        labels=read,
+        drop_unlabelled=missing == "drop",
         id_column=identity,
         split_column=split_column if scan.has_split else None,
         keep_columns=tuple(keep_columns),
         group_column=group_column,
         shapes=shapes,
     )
+
+
+def _present_columns(source: object, tables: Sequence[Table]) -> list[str]:
+    """Names of the columns of all tables. What has no name cannot be asked for."""
+    found = list(dict.fromkeys(name for table in tables for name in column_names(table)))
+    if not found:
+        raise DataFormatError(f"{source}: the table has no rows")
+    return found
+
+
+def _label_columns(
+    source: object, present: Sequence[str], one: str | None, several: Sequence[str] | None, required: bool
+) -> tuple[str, ...]:
+    """The columns that the labels are read from."""
+    if several:
+        if one is not None or len(set(several)) < len(several):
+            raise DataFormatError(f"{source}: name one label_column, or label_columns that are all different")
+        for name in several:
+            require(source, present, name)
+        return tuple(several)
+    label = pick(source, present, one, LABEL_COLUMNS)
+    if label is None and required:
+        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {listed(present)}")
+    return () if label is None else (label,)
+
+
+def _types(
+    columns: Mapping[str, str], shapes: Mapping[str, tuple[int, int]], labels: TableLabels | None, kept: Mapping
+) -> Features:
+    """Types of a manifest's rows; features come last."""
+    types: dict[str, Any] = {"id": Value("string")}
+    types |= {name: MEDIA_TYPES.get(name, Value("string")) for name in columns if name not in shapes}
+    types |= {} if labels is None else {labels.column: labels.type}
+    return Features({**types, **kept, **{name: feature_type(*shape) for name, shape in shapes.items()}})
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning(text)
+
+
+def _name_unused(source: object, names: Sequence[str]) -> None:
+    """Names the columns that nothing is read from, once in a process."""
+    if names:
+        shown = ", ".join(name or "(no name)" for name in names)
+        _say_once(f"{source}: columns that are not used: {shown}")
 
 
 @dataclass(frozen=True)
@@ -227,22 +280,28 @@ class Manifest:
         source: what was opened.
         features: types of the rows, apart from their `split`.
         num_rows: rows in all.
-        label_names: class names, where labels are classes with names.
+        labels: how labels are read, and what they are (their `task` and `names`); None for a table without.
     """
 
     source: object
     features: Features
     num_rows: int
-    label_names: tuple[str, ...] | None
     tables: tuple[Table, ...]
     columns: Mapping[str, str]
-    label_column: str | None
+    label_columns: tuple[str, ...]
+    spread_labels: bool
     labels: TableLabels | None
+    drop_unlabelled: bool
     id_column: str | None
     split_column: str | None
     keep_columns: tuple[str, ...]
     group_column: str | None
     shapes: Mapping[str, tuple[int, int]]
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Class names, where labels are classes with names; of several scores their names."""
+        return None if self.labels is None else self.labels.names
 
     def __iter__(self) -> Iterator[Row]:
         return self.rows()
@@ -264,31 +323,41 @@ class Manifest:
         """
         make_id = RowIds()
         replaced: dict[str, int] = {}
+        doubtful: list[str] = []  # texts that may mean "no text"
         for table in self.tables:
             for number, raw in enumerate(read_rows(table), 1):
                 where = f"{table.path}, row {number}"
+                label = {} if self.labels is None else {self.labels.column: self._label(raw)}
+                if self.drop_unlabelled and None in label.values():
+                    continue
                 cells = {
-                    name: self._locate(name, raw.get(column), table, f"{where}, {column}")
+                    name: located(name, raw.get(column), table.path.parent, f"{where}, {column}")
                     for name, column in self.columns.items()
                 }
-                split = table.split if table.split is not None else raw.get(self.split_column or "")
+                split = raw.get(self.split_column) if table.split is None and self.split_column else table.split
                 identity = raw[self.id_column] if self.id_column else make_id(raw.get(self._naming_column()), split)
                 fault = None if missing is None else first_fault(cells)
                 if fault is not None and missing is not None:
                     missing.append(fault)
                     continue
-                row: Row = {"id": str(identity)}
+                doubtful += [cells["text"]] if is_missing_word(cells.get("text")) else []
+                row: Row = {"id": str(identity).strip()}
                 for name, cell in cells.items():
                     is_features = name.endswith(FEATURES_SUFFIX)
                     row[name] = self._features(name, cell, f"{where}, {name}", replaced) if is_features else cell
-                if self.labels is not None and self.label_column is not None:
-                    row[self.labels.column] = self.labels.read(raw.get(self.label_column))
-                row |= {name: raw.get(name) for name in self.keep_columns}
+                row |= label | {name: raw.get(name) for name in self.keep_columns}
                 if self.group_column is not None:
                     row["__group__"] = raw.get(self.group_column)
                 yield {**row, "split": "train" if split is None else split_name(split)}
+        if doubtful:
+            text = "%s: %d transcripts say nothing but %r or the like, and are read as that; leave such cells empty"
+            logger.warning(text, self.source, len(doubtful), doubtful[0])
         for name, count in replaced.items():
             logger.warning("%s: %d NaN or infinite values in %s were replaced by 0", self.source, count, name)
+
+    def _label(self, raw: Row) -> Any:
+        cell = label_cell(raw, self.label_columns, self.spread_labels) if self.label_columns else None
+        return None if self.labels is None else self.labels.read(cell)
 
     def dataset(self, rows: Sequence[Row]) -> Dataset:
         """A typed `Dataset` in memory of some of the rows."""
@@ -300,24 +369,6 @@ class Manifest:
     def _naming_column(self) -> str:
         """The column of the table whose file names make ids."""
         return next((self.columns[name] for name in MEDIA_TYPES if name in self.columns), "")
-
-    def _locate(self, name: str, cell: Any, table: Table, where: str) -> Any:
-        """A cell with the paths in it made absolute."""
-        folder = table.path.parent
-        if name == "text":
-            return text_of(cell, where)
-        if is_absent(cell):
-            return None
-        if name == "images":
-            return image_references(folder, cell, where)
-        if name.endswith(FEATURES_SUFFIX):
-            return absolute_path(folder, cell) if isinstance(cell, str) else cell
-        reference = media_reference(folder, cell, where)
-        if name != "flow" or reference is None:
-            return reference
-        if reference["bytes"] is not None:
-            raise DataFormatError(f"{where}: optical flow is given as the name of a file")
-        return reference["path"]
 
     def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
         if cell is None:
@@ -332,40 +383,6 @@ class Manifest:
         if bad:
             replaced[name] = replaced.get(name, 0) + bad
         return array if array.size else None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Which columns
-
-
-def _choose_columns(source: object, present: Sequence[str], media: str | None, text: str | None) -> dict[str, str]:
-    """Column of the result to column of the table: everything that a model may read."""
-    chosen: dict[str, str | None] = {"media": _pick(source, present, media, MEDIA_COLUMNS)}
-    known = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "images": IMAGES_COLUMNS, "flow": FLOW_COLUMNS}
-    for name, names in known.items():
-        found = _pick(source, present, None, names)
-        chosen[name] = found if found != chosen["media"] else None
-    if chosen["media"] is None and chosen["audio"] is None:
-        chosen["media"], chosen["video"] = chosen["video"], None
-    chosen["text"] = _pick(source, present, text, TEXT_COLUMNS)
-    chosen |= {name: name for name in present if name.endswith(FEATURES_SUFFIX) and name != FEATURES_SUFFIX}
-    return {name: column for name, column in chosen.items() if column is not None}
-
-
-def _names(present: Sequence[str]) -> str:
-    return ", ".join(sorted(present)) or "no columns"
-
-
-def _require(source: object, present: Sequence[str], name: str) -> None:
-    if name not in present:
-        raise DataFormatError(f"{source}: no column {name!r}; it has {_names(present)}")
-
-
-def _pick(source: object, present: Sequence[str], wanted: str | None, known: Sequence[str]) -> str | None:
-    if wanted is not None:
-        _require(source, present, wanted)
-        return wanted
-    return next((name for name in known if name in present), None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

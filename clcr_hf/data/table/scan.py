@@ -9,8 +9,9 @@ from ..columns import DataFormatError, split_name
 from ..feature_arrays import feature_sequence, read_feature_file
 from ..files import file_fault
 from .cells import absolute_path
-from .labels import LabelScan, is_absent
-from .read import Table, read_rows
+from .labels import LabelScan
+from .read import Row, Table, read_rows
+from .values import is_absent
 
 
 class TableScan:
@@ -22,13 +23,16 @@ class TableScan:
         self.num_rows = 0
         self.has_split = False
 
-    def read(self, tables: Sequence[Table], label: str | None, identity: str | None, split: str) -> None:
+    def read(self, tables: Sequence[Table], labels: Sequence[str], identity: str | None, split: str) -> None:
         """Read all rows.
+
+        Args:
+            labels: the column of the labels; none, or several where a row's scores are spread over columns.
 
         Raises:
             DataFormatError: no rows, unknown splits, a row without split or id, ids that come twice.
         """
-        wanted = [name for name in (label, identity, split, *self.kinds) if name is not None]
+        wanted = [name for name in (*labels, identity, split, *self.kinds) if name is not None]
         seen: set[str] = set()
         twice: dict[str, None] = {}
         unsplit: list[str] = []
@@ -41,11 +45,13 @@ class TableScan:
                     name = row.get(identity)
                     if is_absent(name):
                         raise DataFormatError(f"{table.path}: row {number} has no {identity}")
-                    if str(name) in seen:
-                        twice[str(name)] = None
-                    seen.add(str(name))
-                if label is not None:
-                    self.labels.add(row.get(label))
+                    name = str(name).strip()
+                    if name in seen:
+                        twice[name] = None
+                    seen.add(name)
+                if labels:
+                    at = f"row {number}" if len(tables) == 1 else f"{table.path}, row {number}"
+                    self.labels.add(label_cell(row, labels, bool(self.labels.columns)), at)
                 for key, kinds in self.kinds.items():
                     if row.get(key) is not None:
                         kinds.add(type(row[key]))
@@ -64,6 +70,11 @@ class TableScan:
         else:
             split_name(value)
             self.has_split = True
+
+
+def label_cell(row: Row, columns: Sequence[str], spread: bool) -> Any:
+    """A row's label: the cell of its column, or the cells of all columns where a label is `spread` over them."""
+    return [row.get(name) for name in columns] if spread else row.get(columns[0])
 
 
 def feature_shape(tables: Sequence[Table], column: str) -> tuple[int, int]:
