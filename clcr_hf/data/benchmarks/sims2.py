@@ -110,4 +110,6 @@ SOURCE = Source(
     about="CH-SIMS v2: videos and meta.csv",
     read=load_sims2,
     recognise=has_files("meta.csv", "Raw"),
+    label_scale="sentiment",
+    label_range=(-1.0, 1.0),
 )
