@@ -21,8 +21,8 @@ from layouts.sims2 import make_sims2
 from layouts.ucf101 import make_ucf101
 from typer.testing import CliRunner
 
+import clcr_hf.cli.rows  # noqa: F401  (adds the commands)
 import clcr_hf.data as loaders
-from clcr_hf.cli import rows  # noqa: F401  (adds the commands)
 from clcr_hf.cli.app import app
 from clcr_hf.data import load_shards, shards
 from clcr_hf.data.columns import DataFormatError
