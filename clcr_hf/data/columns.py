@@ -1,7 +1,7 @@
-"""What the loaders share: typed columns of sequences, seeded grouped splits, split names. The error class is that of `errors`."""
+"""What the loaders share: typed columns of sequences, seeded grouped splits, split names."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,34 @@ def make_dataset(columns: Mapping[str, Any], features: Features) -> Dataset:
     return Dataset(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=schema.metadata)))
 
 
+def typed_splits(types: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> DatasetDict:
+    """Rows by split, each a dict of the columns of `types` (and others, which are left), as data sets in memory."""
+    features = Features(types)
+    return ordered_splits(
+        {
+            split: make_dataset({name: [row[name] for row in rows] for name in types}, features)
+            for split, rows in parts.items()
+        }
+    )
+
+
+def carve_split(
+    parts: Mapping[str, list[Any]], group_of: Callable[[Any], str], fraction: float, seed: int, new: str = "validation"
+) -> dict[str, list[Any]]:
+    """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0."""
+    if not fraction:
+        return dict(parts)
+    train = parts["train"]
+    picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed)
+    kept = [row for row, taken in zip(train, picked, strict=True) if not taken]
+    return {**parts, "train": kept, new: [row for row, taken in zip(train, picked, strict=True) if taken]}
+
+
+def media_file(path: str | None) -> dict[str, Any] | None:
+    """A file as an undecoded column of media holds it."""
+    return None if path is None else {"path": path, "bytes": None}
+
+
 def carve_groups(
     groups: Iterable[Any], *, fraction: float | None = None, num_groups: int | None = None, seed: int = 0
 ) -> np.ndarray:
@@ -123,12 +151,15 @@ __all__ = [
     "SPLIT_ALIASES",
     "DataFormatError",
     "carve_groups",
+    "carve_split",
     "logger",
     "make_dataset",
+    "media_file",
     "ordered_splits",
     "ragged_column",
     "raise_problems",
     "replace_non_finite",
     "sequence_feature",
     "split_name",
+    "typed_splits",
 ]

@@ -73,8 +73,11 @@ class Rows:
         return {"label_names": names, **{name: value for name, value in found.items() if value}}
 
     def load(self) -> DatasetDict:
-        """All rows in memory, by split."""
-        return self.splits if self.splits is not None else gather_rows(self.features, self)
+        """All rows in memory, by split; DataFormatError where there are none."""
+        found = self.splits if self.splits is not None else gather_rows(self.features, self)
+        if not found:
+            raise DataFormatError(f"{self.title or 'the data'}: no rows are left; the warnings say why")
+        return found
 
 
 @dataclass(frozen=True)
