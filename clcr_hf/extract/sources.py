@@ -197,7 +197,7 @@ def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
         total=len(manifest),
         has_text="text" in manifest.features,
         has_words=present.issuperset(_WORDS),
-        about_labels=Rows(manifest.features, manifest.rows, **about_labels(manifest)).about_labels,
+        about_labels=Rows(manifest.features, lambda: iter(()), **about_labels(manifest)).about_labels,
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..columns import DataFormatError
 from ..feature_arrays import FEATURE_SUFFIXES
@@ -61,7 +62,7 @@ def _holds_features(tables: Sequence[Table], column: str) -> bool:
     return False
 
 
-def names_features(cell: object, folder: str | os.PathLike[str]) -> bool:
+def names_features(cell: object, folder: Path) -> bool:
     """Whether a cell is the name of a file of features."""
     if not isinstance(cell, str) or not cell.lower().endswith(FEATURE_SUFFIXES):
         return False
