@@ -197,7 +197,11 @@ def test_sounds_of_many_channels(channels: int, tmp_path: Path) -> None:
     sound = load_audio(path, sampling_rate=16_000, mono=False)
     assert sound.shape == (channels, 1600) and sound.dtype == np.float32
     np.testing.assert_allclose(sound.T * 32_768, data, atol=1e-3)
-    np.testing.assert_allclose(load_audio(path, sampling_rate=16_000) * 32_768, data.mean(1), atol=1e-3)
+    # Of 5.1 (left, right, centre, bass, back) and 7.1, FFmpeg mixes the front louder and leaves out the bass.
+    known = {6: [0.5**0.5] * 2 + [1, 0, 0.5, 0.5], 8: [0.5**0.5] * 2 + [1, 0] + [0.5] * 4}
+    weights = np.array(known.get(channels, [1] * channels))
+    mixed = data @ (weights / weights.sum())
+    np.testing.assert_allclose(load_audio(path, sampling_rate=16_000) * 32_768, mixed, atol=1e-2)
     assert load_audio(path, sampling_rate=8000).shape == (800,)
 
 

@@ -18,7 +18,7 @@ from layouts.csd import make_csd
 from layouts.mmsa import make_mmsa
 from PIL import Image as Picture
 
-import clcr_hf.training.rows as module
+import clcr_hf.samples as module
 from clcr_hf.collator import CLCRDataCollator
 from clcr_hf.data.benchmarks.csd import MOSEI_EMOTIONS
 from clcr_hf.data.columns import make_dataset

@@ -12,9 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +20,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..media import MediaError, load_video
+from ..media import MediaError, load_flow, load_video
+from .folders import replacing
 
 logger = logging.getLogger("clcr_hf.data.flow")
 
 FlowMethod = Literal["farneback", "dis"]
-MAX_FLOW_BYTES = 2**30  # of the arrays in one file, unpacked
 
 _LONGEST_STEM = 150  # bytes of a clip's name that are kept; file systems allow 255, the draft's ending included
 _VERSION = 1  # of the computation: part of the cache's key
@@ -130,42 +127,9 @@ def save_flow(path: str | os.PathLike[str], flow: np.ndarray, timestamps: np.nda
     if not (np.isfinite(stored).all() and np.isfinite(timestamps).all()):
         raise ValueError("flow and timestamps must be finite")
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            np.savez(file, flow=stored, timestamps=timestamps)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(target) as draft, open(draft, "wb") as file:
+        np.savez(file, flow=stored, timestamps=timestamps)
     return target
-
-
-def load_flow(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a flow file.
-
-    Returns:
-        float32 `(F, 2, H, W)`: pixels to the right, pixels down.
-
-    Raises:
-        MediaError: absent, damaged, no flow file, more than `MAX_FLOW_BYTES`. Nothing is unpickled.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_FLOW_BYTES:
-            raise MediaError(f"{path} unpacks to {size:,} bytes; a flow file has at most {MAX_FLOW_BYTES:,}")
-        with np.load(path, allow_pickle=False) as arrays:
-            flow, times = arrays["flow"], arrays["timestamps"]
-    except (OSError, EOFError, KeyError, MemoryError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(f"{path} cannot be read as a flow file: {error}; delete it and compute it again") from error
-    if flow.dtype.kind != "f" or flow.ndim != 4 or flow.shape[3] != 2 or times.shape != flow.shape[:1]:
-        raise MediaError(f"{path} is no flow file: flow is {flow.dtype} {flow.shape}, timestamps {times.shape}")
-    if not np.isfinite(flow).all():
-        raise MediaError(f"{path} holds NaN or infinite flow; delete it and compute it again")
-    return np.ascontiguousarray(flow.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
 def cached_flow(

@@ -106,6 +106,10 @@ class DataArguments:
     max_text_length: int = field(default=64, metadata={"help": "Tokens of a transcript that are read."})
     video_frames: int = field(default=10, metadata={"help": "Frames of a clip that are read, evenly spread."})
     video_fps: float | None = field(default=None, metadata={"help": "Frames a second in place of --video_frames."})
+    face_crop: str | None = field(
+        default=None,
+        metadata={"help": "Cut frames to the speaker's face by this detector: dlib, or your own as module:function."},
+    )
     image_size: int = field(default=48, metadata={"help": "Frames are scaled to this side (backbones from scratch)."})
     augment: bool = field(default=False, metadata={"help": "Random crops and flips of the training frames."})
     compute_flow: bool = field(

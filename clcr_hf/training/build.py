@@ -185,7 +185,7 @@ def build_processor(
         columns: as in [`build_model`]; a modality that is read from ready features needs no part.
     """
     if model_args.model_name_or_path is not None:
-        return AutoProcessor.from_pretrained(model_args.model_name_or_path)
+        return load_processor(model_args.model_name_or_path, data_args)
     builders: dict[str, tuple[str, Callable[[], Any]]] = {
         "text": ("tokenizer", lambda: _tokenizer(model_args, data_args, data)),
         "vision": ("image_processor", lambda: _image_processor(model_args, data_args)),
@@ -204,8 +204,20 @@ def build_processor(
         video_num_frames=None if data_args.video_fps else data_args.video_frames,
         video_fps=data_args.video_fps,
         max_audio_seconds=data_args.max_audio_seconds,
+        max_text_length=data_args.max_text_length,
+        face_crop=data_args.face_crop,
         flow_size=data_args.image_size if columns.get("flow") == "flow" else None,
     )
+
+
+def load_processor(path: str, data_args: DataArguments) -> CLCRProcessor:
+    """The processor saved with a model. Version 0.1 kept the limit of texts with the arguments of the data alone."""
+    processor = AutoProcessor.from_pretrained(path)
+    if processor.max_text_length is None:
+        processor.max_text_length = data_args.max_text_length
+    if data_args.face_crop is not None:
+        processor.face_crop = data_args.face_crop
+    return processor
 
 
 def _compare_tokens(tokenizer: Any, source: str, data: LoadedData) -> None:
@@ -278,6 +290,7 @@ __all__ = [
     "build_model",
     "build_processor",
     "label_fault",
+    "load_processor",
     "problem_type_of",
     "train_tokenizer",
 ]

@@ -1,26 +1,23 @@
 """Rows of a data set as the model's inputs, decoded when they are asked for."""
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from PIL import Image
 
 from ..data.columns import logger
-from ..data.flow import load_flow
-from ..data.labels import TOKEN_COLUMNS, is_raw
-from ..media import MediaError, VideoClip, load_audio, load_media, load_video
+from ..data.labels import is_raw
+from ..media import MediaError, load_media
+from ..modalities import FEATURES_END, FILE_COLUMNS, MASK_END, TOKEN_COLUMNS, modality
 from ..processing_clcr import CLCRProcessor
+from ..samples import Reading, is_missing, read_sample, source_of
 from .arguments import DataArguments
 from .augmentation import FrameAugmentation
 
-_FILE_COLUMNS = ("media", "video", "audio")
 _LABEL_COLUMNS = ("label", "labels")
-_FEATURES = "_features"
 _CHECK_SECONDS = 0.04  # of a clip that are decoded to see whether it opens
 _CHECK_THREADS = 8
 _NAMED = 10  # clips in a warning
@@ -39,7 +36,6 @@ class ClipRows(torch.utils.data.Dataset):
         rows: the columns that `columns` names, and `label` or `labels`.
         columns: the column of each modality, see [`modality_columns`].
         processor: makes inputs of raw columns.
-        max_text_length: tokens of a transcript that are kept.
         cache_gb: how much to keep; rows beyond are decoded every time.
         augment: crops and flips frames and flow afresh each time a row is asked for. Then the decoded frames are
             kept, not the inputs made of them.
@@ -56,21 +52,22 @@ class ClipRows(torch.utils.data.Dataset):
         columns: Mapping[str, str],
         processor: CLCRProcessor,
         *,
-        max_text_length: int = 64,
         cache_gb: float = 0.0,
         augment: FrameAugmentation | None = None,
         training: bool = False,
         strict: bool = False,
         left_out: Sequence[str] = (),
     ):
-        arrays = [name for name in rows.column_names if name.endswith((_FEATURES, "_attention_mask"))]
+        arrays = [name for name in rows.column_names if name.endswith((FEATURES_END, MASK_END))]
         self.rows = rows.with_format("numpy", columns=arrays, output_all_columns=True)
-        self.columns = dict(columns)
-        ready = [(name, column) for name, column in columns.items() if not is_raw(column)]
-        self._ready = {column for _, column in ready} | {f"{name}_attention_mask" for name, _ in ready}
+        raw = [name for name, column in columns.items() if is_raw(column)]
+        self._ready = {columns[name] for name in columns if name not in raw}
+        self._ready |= {modality(name).mask for name in columns if name not in raw}
         self._ready |= set(TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
+        self._raw = raw_columns(columns)
+        self._absent = {modality(name).arguments[0]: [None] for name in raw if name != "flow"}
+        self._reading = Reading.of(processor, vision="vision" in raw, audio="audio" in raw)
         self.processor = processor
-        self.max_text_length = max_text_length
         self.augment = augment
         self.training = training
         self.strict = strict
@@ -113,8 +110,7 @@ class ClipRows(torch.utils.data.Dataset):
         if self.augment is not None:
             changing = {name: raw.pop(name)[0] for name in ("videos", "flow") if raw.get(name, [None])[0] is not None}
         if raw:
-            limit = {"max_length": self.max_text_length} if "text" in raw else {}
-            item |= self._encode({**raw, **limit})
+            item |= self._encode(raw)
         return item, changing
 
     def _changed(self, videos: np.ndarray | None = None, flow: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -130,107 +126,37 @@ class ClipRows(torch.utils.data.Dataset):
         return {name: value for name, value in (("videos", videos), ("flow", flow)) if value is not None}
 
     def _encode(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {key: value[0] for key, value in self.processor(**inputs, return_tensors="pt").items()}
+        return {key: value[0] for key, value in self.processor(**inputs, face_crop=False, return_tensors="pt").items()}
 
     def _open(self, row: dict[str, Any]) -> dict[str, list[Any]]:
-        """A row's text, frames, sound and flow as arguments of the processor; a batch of one, None where missing."""
-        opened: dict[str, list[Any]] = {}
-        columns = {name: column for name, column in self.columns.items() if is_raw(column)}
-        if "text" in columns:
-            opened["text"] = [row.get("text")]
-        if columns.get("vision") == columns.get("audio") == "media":
-            frames, sound = self._try(row, "media", self._clip) or (None, None)
-            return opened | {"videos": [frames], "audio": [sound]} | self._flow(row)
-        if "vision" in columns:
-            read = self._pictures if columns["vision"] == "images" else self._frames
-            opened["videos"] = [self._try(row, columns["vision"], read)]
-        if "audio" in columns:
-            opened["audio"] = [self._try(row, columns["audio"], self._sound)]
-        return opened | self._flow(row)
+        """A row's text, frames, audio and flow as arguments of the processor; a batch of one, None where missing."""
 
-    def _try(self, row: dict[str, Any], column: str, read: Callable[[Any], Any]) -> Any:
-        """What `read` makes of a column; None where the row has nothing there, or nothing readable."""
-        value = row.get(column)
-        if not value:
-            return None
-        try:
-            return read(value)
-        except MediaError as error:
+        def unreadable(column: str, error: MediaError) -> None:
             if self.strict:
-                raise
+                raise error
             name = str(row.get("id", error))
             if name not in self.unreadable:
                 logger.warning("clip %s cannot be read and counts as missing: %s", name, error)
             self.unreadable.add(name)
-            return None
 
-    def _clip(self, value: Any) -> tuple[np.ndarray | None, dict[str, Any] | None]:
-        rate = self.processor.feature_extractor.sampling_rate
-        clip = load_media(_source(value), sampling_rate=rate, **self._sampling())
-        sound = None if clip.audio is None else {"array": clip.audio, "sampling_rate": rate}
-        return None if clip.video is None else _distinct(clip.video), sound
-
-    def _frames(self, value: Any) -> np.ndarray:
-        return _distinct(load_video(_source(value), **self._sampling()))
-
-    def _pictures(self, value: Any) -> np.ndarray:
-        pictures = [_picture(value[index]) for index in _even(len(value), self.processor.video_num_frames)]
-        sizes = sorted({picture.shape[:2] for picture in pictures})
-        if len(sizes) > 1:
-            raise MediaError(f"its pictures have several sizes (height, width): {sizes[:3]}; scale them to one")
-        return np.stack(pictures)
-
-    def _sound(self, value: Any) -> dict[str, Any]:
-        rate = self.processor.feature_extractor.sampling_rate
-        wave = load_audio(_source(value), sampling_rate=rate, end=self.processor.max_audio_seconds)
-        return {"array": wave, "sampling_rate": rate}
-
-    def _flow(self, row: dict[str, Any]) -> dict[str, list[Any]]:
-        """Optical flow `(F, 2, H, W)`; nothing where the row has none."""
-        flow = self._try(row, "flow", load_flow) if self.columns.get("flow") == "flow" else None
-        return {} if flow is None else {"flow": [flow]}
-
-    def _sampling(self) -> dict[str, Any]:
-        fps = self.processor.video_fps
-        return {"num_frames": self.processor.video_num_frames} if fps is None else {"fps": fps}
+        sample = read_sample({name: row[name] for name in self._raw if name in row}, self._reading, str, unreadable)
+        return self._absent | sample.arguments()
 
 
-def _source(value: Any) -> Any:
-    """Bytes or path of an undecoded media column; the path itself where the column holds plain strings."""
-    if not isinstance(value, Mapping):
-        return value
-    return value["bytes"] if value.get("bytes") is not None else value["path"]
-
-
-def _distinct(clip: VideoClip) -> np.ndarray:
-    """Frames without the repeats of a clip that has fewer than were asked for."""
-    return clip.frames[np.unique(clip.timestamps, return_index=True)[1]]
-
-
-def _picture(value: Any) -> np.ndarray:
-    """An undecoded image as `(H, W, 3)` uint8; MediaError where it is none."""
-    source = _source(value)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(f"an image cannot be read: {error}") from error
-
-
-def _even(total: int, wanted: int | None) -> list[int]:
-    """Indices of at most `wanted` of `total` steps: the middles of equal parts, as `load_video` takes them."""
-    if wanted is None or total <= wanted:
-        return list(range(total))
-    return [int((part + 0.5) * total / wanted) for part in range(wanted)]
+def raw_columns(columns: Mapping[str, str]) -> list[str]:
+    """The columns that the reader of samples needs for modalities that are read raw: all those of a modality, for a
+    row may lack the first of them; and the stretch of the files that the row is."""
+    raw = [modality(name) for name, column in columns.items() if is_raw(column)]
+    return [*(column for each in raw for column in each.columns), "start", "end"] if raw else []
 
 
 def _holds_something(item: Mapping[str, Any]) -> bool:
     """Whether any modality of a row is there."""
     for name, value in item.items():
-        mask = f"{name.removesuffix(_FEATURES)}_attention_mask"
+        mask = name.removesuffix(FEATURES_END) + MASK_END
         if name.endswith("attention_mask") and np.asarray(value).any():
             return True
-        if name.endswith(_FEATURES) and mask not in item and np.size(value):
+        if name.endswith(FEATURES_END) and mask not in item and np.size(value):
             return True
     return False
 
@@ -253,7 +179,13 @@ def prepare(
         MediaError: clips that do not open, with `strict_media`.
         ValueError: a split of which no clip opens.
     """
-    wanted = {*columns.values(), "id", *_LABEL_COLUMNS, *(f"{name}_attention_mask" for name in columns)}
+    wanted = {
+        *columns.values(),
+        *raw_columns(columns),
+        *(modality(name).mask for name in columns),
+        *_LABEL_COLUMNS,
+        "id",
+    }
     wanted |= set(TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
     datasets = {}
     total = sum(map(len, splits.values()))
@@ -267,7 +199,6 @@ def prepare(
             rows,
             columns,
             processor,
-            max_text_length=args.max_text_length,
             cache_gb=args.cache_gb * len(rows) / total,
             augment=FrameAugmentation() if args.augment and learns else None,
             training=learns,
@@ -280,7 +211,7 @@ def prepare(
 def _openable_rows(rows: Dataset, columns: Mapping[str, str], split: str, strict: bool) -> tuple[Dataset, list[str]]:
     """The rows that have something to read, and the ids of the others, whose modalities all lie in files that do not
     open. A row with another modality stays: what cannot be read counts as missing."""
-    files = sorted(set(columns.values()) & set(_FILE_COLUMNS))
+    files = sorted(set(raw_columns(columns)) & set(FILE_COLUMNS) & set(rows.column_names))
     if not files or (not strict and set(columns.values()) - set(files)):
         return rows, []
     columns_of = {name: rows.select_columns([name]) for name in files}
@@ -310,10 +241,10 @@ def _openable_rows(rows: Dataset, columns: Mapping[str, str], split: str, strict
 
 def _fault(value: Any) -> str | None:
     """Why a file does not open; empty where the row names none; None where it opens."""
-    if not value or _source(value) is None:
+    if is_missing(value):
         return ""
     try:
-        load_media(_source(value), num_frames=1, end=_CHECK_SECONDS)
+        load_media(source_of(value, "the clip"), num_frames=1, end=_CHECK_SECONDS)
     except MediaError as error:
         return str(error)
     return None

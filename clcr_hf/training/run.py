@@ -18,6 +18,7 @@ from ..data.folders import write_json
 from ..data.labels import LabelKind, filled_columns, modality_columns
 from ..data.source import find_source, recognise
 from ..data.talking_faces.source import corpus_folder
+from ..faces import allow_detector, find_detector
 from ..hub.card import write_model_card
 from ..hub.run_folder import RUN_FILE, read_run
 from ..metrics import classification_metrics, score_metrics, segment_metrics
@@ -32,7 +33,7 @@ from .arguments import (
     parse_args,
     used_arguments,
 )
-from .build import build_model, build_processor, label_fault, problem_type_of
+from .build import build_model, build_processor, label_fault, load_processor, problem_type_of
 from .data import LoadedData, fill_flow, load_data
 from .record import plain, record, report
 from .rows import prepare
@@ -59,6 +60,9 @@ def run_training(
         MediaError: with `strict_media`, a clip that cannot be read.
     """
     set_seed(training_args.seed)
+    if data_args.face_crop is not None:
+        allow_detector(data_args.face_crop)
+        find_detector(data_args.face_crop)  # what is not installed is said at once
     with training_args.main_process_first(desc="loading the data"):
         data = load_data(data_args, model_args.modalities, flow=False)
     data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(training_args))
@@ -135,7 +139,7 @@ def evaluate_model(
         raise ValueError(f"the data have no split {split!r}, only {', '.join(data.splits)}")
     measured = fill_flow(DatasetDict({split: data.splits[split]}), data_args, model.config.modalities)
     data.splits = DatasetDict({**measured, **{name: rows for name, rows in data.splits.items() if name != split}})
-    processor = AutoProcessor.from_pretrained(model_dir)
+    processor = load_processor(model_dir, data_args)
     columns = _columns_of(model.config, processor, data)
     fault = label_fault(model.config, data.labels)
     if fault is not None:
