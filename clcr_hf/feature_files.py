@@ -13,8 +13,8 @@ def with_feature_files(sample: Mapping[str, Any], local_files: bool = True) -> d
     """
     The sample with the arrays that its `<modality>_features` name by path, float32 `(T, D)` or `(L, T, D)`.
 
-    `.npy` is read with NumPy alone; `.npz`, `.safetensors`, `.pt` and `.csv` by the package `clcr_hf`. Nothing is
-    unpickled.
+    `.npy` is read with NumPy alone; `.npz`, `.safetensors`, `.pt`, `.csv` and `.mat` by the package `clcr_hf`. Nothing
+    is unpickled.
 
     Raises:
         ValueError: no such file, a file that holds no such array, or a path where `local_files` is False.
