@@ -121,7 +121,7 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
             media (`Video(decode=False)`, pictures and sound; some clips have no sound track),
             labels (task "segment": list of 10 ClassLabel, 28 events and Background; second i has the event where its
                 middle lies between start and end) or label (task "clip": ClassLabel, 28 events),
-            start, end (float32, seconds, as annotated).
+            event_start, event_end (float32, seconds, as annotated).
 
     Raises:
         DataFormatError: no such layout, unreadable lines (numbered), unknown categories, times that are no stretch of
@@ -266,9 +266,9 @@ def _video_rows(folder: Path, annotations: list[Annotation], ids: list[str], tas
     else:
         types["labels"] = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
         columns["labels"] = [segment_labels(a.start, a.end, a.category) for a in annotations]
-    types |= {"start": Value("float32"), "end": Value("float32")}
-    columns["start"] = [annotation.start for annotation in annotations]
-    columns["end"] = [annotation.end for annotation in annotations]
+    types |= {"event_start": Value("float32"), "event_end": Value("float32")}
+    columns["event_start"] = [annotation.start for annotation in annotations]
+    columns["event_end"] = [annotation.end for annotation in annotations]
     return make_dataset(columns, Features(types))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Audio, Image, List, Value, Video
 
+from ...samples import is_missing
 from ..columns import DataFormatError
 from ..files import file_fault, frame_files, natural_order
 from .values import is_absent, short
@@ -60,10 +61,10 @@ def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]
     return [reference for reference in found if reference is not None] or None
 
 
-def text_of(cell: Any, where: str) -> str:
-    """A text; "" for an empty cell (None, NaN, blanks), and numbers as they are written."""
-    if is_absent(cell):
-        return ""
+def text_of(cell: Any, where: str) -> str | None:
+    """A text; None for a cell that is missing, and numbers as they are written."""
+    if is_missing(cell):
+        return None
     if not isinstance(cell, str | int | float):
         raise DataFormatError(f"{where}: {short(cell)} is no text")
     return str(cell)
