@@ -43,6 +43,9 @@ class ExtractSettings:
     num_levels: int = _setting(3, "How many layers early-middle-late takes.", "features", flag="levels")
     fps: float | None = _setting(None, "Frames a second that are read.", "features")
     num_frames: int | None = _setting(None, "Frames of a clip instead. Default: 16.", "features")
+    face_crop: str | None = _setting(
+        None, "Cut frames to the speaker's face: dlib, or your own detector as module:function.", "features"
+    )
     token_grid: int = _setting(1, "Tokens of a frame: the square of this.", "features")
     audio_rate: float | None = _setting(
         AUDIO_RATE, "Tokens of audio a second; 0 keeps the backbone's own.", "features", word=float
@@ -120,6 +123,8 @@ class ExtractSettings:
         """What the features are, as `extract.json` records it."""
         found = {each.name: getattr(self, each.name) for each in self.of("features")}
         level = found.pop("opensmile_level")
+        if self.face_crop is None:  # folders of before version 0.2 go on
+            del found["face_crop"]
         return found | {"opensmile": level if self.opensmile else None}
 
     def source_options(self) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Features, List
+from datasets import DatasetDict, Features
 
 from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
 from ..data.source import Rows, find_source
 from ..data.table.manifest import open_manifest
 from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
+from ..data.table.source import about_labels
 from ..modalities import RAW_COLUMNS, STANDARD
 from ..samples import text_or_none
 
@@ -67,7 +68,7 @@ class ClipSource:
         kept: types of the columns carried over (`Clip.kept`).
         total: how many clips, where that is known.
         has_text, has_words: whether clips bring their transcript; its words with times.
-        label_names: names of several labels, whose column cannot hold them.
+        about_labels: what the column of the labels cannot hold of them; see `Rows`.
     """
 
     name: str
@@ -76,7 +77,7 @@ class ClipSource:
     total: int | None = None
     has_text: bool = False
     has_words: bool = False
-    label_names: Sequence[str] | None = None
+    about_labels: Mapping[str, Any] = field(default_factory=lambda: {"label_names": None})
 
     def __iter__(self) -> Iterator[Clip]:
         return self.open()
@@ -175,7 +176,7 @@ def _media_files(folder: Path) -> Iterator[tuple[str, bool]]:
 def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
     tables = find_tables(path)
     present = {name for table in tables for name in column_names(table)}
-    manifest = open_manifest(path, **{"require_label": False, **options})
+    manifest = open_manifest(path, **{"require_label": False, **options}, also_used=_WORDS)
     columns = _carried(manifest.features)
 
     def clips() -> Iterator[Clip]:
@@ -191,7 +192,7 @@ def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
         total=len(manifest),
         has_text="text" in manifest.features,
         has_words=present.issuperset(_WORDS),
-        label_names=manifest.label_names if isinstance(manifest.features.get("label"), List) else None,
+        about_labels=Rows(manifest.features, manifest.rows, **about_labels(manifest)).about_labels,
     )
 
 
@@ -204,7 +205,7 @@ def _rows_source(name: str, rows: Rows) -> ClipSource:
         total=rows.total,
         has_text="text" in rows.features,
         has_words=set(rows.features).issuperset(_WORDS),
-        label_names=rows.label_names,
+        about_labels=rows.about_labels,
     )
 
 
