@@ -13,10 +13,10 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 
-from ..configuration_clcr import STANDARD_MODALITIES
 from ..data.options import read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
+from ..modalities import STANDARD_MODALITIES
 from .trainer import CLCRTrainingArguments
 
 
@@ -257,7 +257,10 @@ class ModelArguments:
     freeze_backbones: bool = field(default=False, metadata={"help": "Keep the pretrained backbones as they are."})
     modalities: list[str] | None = field(
         default=None,
-        metadata={"help": "Which of text, vision, audio and flow the model reads; left out: all that the data hold."},
+        metadata={
+            "help": "What the model reads: text, vision, audio, flow, or NAME where the data hold NAME_features; left "
+            "out: all that the data hold."
+        },
     )
     ablation: str | None = field(
         default=None, metadata={"help": "Train a variant of the paper's ablation study.", "choices": list(ABLATIONS)}
@@ -283,8 +286,9 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         names = self.modalities
-        if names is not None and (set(names) - set(STANDARD_MODALITIES) or not names or len(set(names)) < len(names)):
-            raise ValueError(f"--modalities takes each of {', '.join(STANDARD_MODALITIES)} at most once, got {names}")
+        if names is not None and (not names or len(set(names)) < len(names) or not all(map(str.isidentifier, names))):
+            known = ", ".join(STANDARD_MODALITIES)
+            raise ValueError(f"--modalities takes {known} and names of your own, each at most once, got {names}")
         if self.ablation is not None and self.ablation not in ABLATIONS:
             raise ValueError(f"--ablation must be one of {', '.join(ABLATIONS)}, got {self.ablation!r}")
         if self.image_backbone not in IMAGE_BACKBONES:
@@ -295,7 +299,7 @@ class ModelArguments:
     def backbones(self) -> dict[str, str]:
         """Pretrained backbones named for a modality in use, by modality; an empty name is none."""
         names = STANDARD_MODALITIES if self.modalities is None else self.modalities
-        named = {name: getattr(self, f"{name}_model_name_or_path") for name in names}
+        named = {name: getattr(self, f"{name}_model_name_or_path", None) for name in names}
         return {name: source for name, source in named.items() if source}
 
     def fusion_fields(self) -> dict[str, Any]:
