@@ -45,7 +45,7 @@ from torch.nn import functional as F
 
 from clcr_hf import CLCRConfig, CLCRForTokenClassification, __version__
 from clcr_hf.data import CLCRDataCollator
-from clcr_hf.data.utterances import load_utterances
+from clcr_hf.data.benchmarks.utterances import load_utterances
 
 GIVEN = ("text", "audio", "vision")
 SENTENCE_TAPS = (2, 4, 6)

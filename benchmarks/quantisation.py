@@ -25,12 +25,13 @@ from transformers import AutoProcessor
 
 from clcr_hf import CLCRConfig
 from clcr_hf.collator import CLCRDataCollator
-from clcr_hf.export import ONNXModel, export_onnx, load_for_export, named_outputs, quantise
+from clcr_hf.export.graph import load_for_export, named_outputs
+from clcr_hf.export.onnx import ONNXModel, export_onnx, quantise
 from clcr_hf.metrics import sentiment_metrics
-from clcr_hf.training import choose_columns, evaluation_data
-from clcr_hf.training_data import load_data
-from clcr_hf.training_models import ModelArguments
-from clcr_hf.training_rows import prepare
+from clcr_hf.training.arguments import ModelArguments
+from clcr_hf.training.data import load_data
+from clcr_hf.training.rows import prepare
+from clcr_hf.training.run import choose_columns, evaluation_data
 
 Variant = Callable[..., Mapping[str, Any]]
 METRICS = ("mae", "corr", "acc_2_has0", "acc_2_non0")

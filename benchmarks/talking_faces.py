@@ -24,12 +24,12 @@ import transformers
 from torch import nn
 
 from clcr_hf import CLCRConfig, CLCRPreTrainedModel, CLCRSequenceClassifierOutput
-from clcr_hf import training as recipe
-from clcr_hf.data.talking_faces import bayes_scores
+from clcr_hf.data.talking_faces.factors import bayes_scores
 from clcr_hf.hierarchy import SemanticHierarchyEncoder
 from clcr_hf.objective import task_loss
-from clcr_hf.training_data import load_data
-from clcr_hf.training_rows import prepare
+from clcr_hf.training import run as recipe
+from clcr_hf.training.data import load_data
+from clcr_hf.training.rows import prepare
 
 MODALITIES = ("text", "vision", "audio")
 INPUTS = {

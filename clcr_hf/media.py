@@ -160,7 +160,7 @@ def load_image(source: MediaSource) -> np.ndarray:
         ImportError: Pillow is not installed.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         raise ImportError('reading pictures needs Pillow: pip install "clcr-hf[media]"') from error
     name = name_of(source)
@@ -171,8 +171,7 @@ def load_image(source: MediaSource) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we check the size ourselves
             with Image.open(stream, formats=_IMAGE_FORMATS) as image:
-                _plan().check_pixels(image.width, image.height, name)
-                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+                return upright_image(image, name)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
@@ -181,14 +180,30 @@ def load_image(source: MediaSource) -> np.ndarray:
         raise damaged(name, str(error)) from error
 
 
-def load_flow(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a file of optical flow that `clcr_hf.flow` wrote.
+def upright_image(image: Any, name: str = "an image") -> np.ndarray:
+    """A PIL image as `load_image` gives one, uint8 `(H, W, 3)`; MediaError where it is too large or damaged."""
+    try:
+        from PIL import ImageOps
+
+        _plan().check_pixels(image.width, image.height, name)
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except OSError as error:
+        raise damaged(name, str(error)) from error
+
+
+def load_flow(path: str | os.PathLike[str], *, start: float = 0.0, end: float | None = None) -> np.ndarray:
+    """Reads a file of optical flow that `clcr_hf.data.flow` wrote.
+
+    Args:
+        path: the file.
+        start, end: window in seconds of the clip that the flow is of; `end=None` reads to the end.
 
     Returns:
         float32 `(F, 2, H, W)`: pixels to the right, pixels down.
 
     Raises:
-        MediaError: absent, damaged, no flow file, more than `MAX_FLOW_BYTES`. Nothing is unpickled.
+        MediaError: absent, damaged, no flow file, more than `MAX_FLOW_BYTES`, no flow in the window. Nothing is
+            unpickled.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -205,6 +220,10 @@ def load_flow(path: str | os.PathLike[str]) -> np.ndarray:
         raise MediaError(f"{path} is no flow file: flow is {flow.dtype} {flow.shape}, timestamps {times.shape}")
     if not np.isfinite(flow).all():
         raise MediaError(f"{path} holds NaN or infinite flow; delete it and compute it again")
+    inside = (times >= start) & (times < (np.inf if end is None else end))
+    if len(flow) and not inside.any():
+        raise MediaError(f"{path} holds no flow between {start:g} s and {'the end' if end is None else f'{end:g} s'}")
+    flow = flow[inside]
     return np.ascontiguousarray(flow.transpose(0, 3, 1, 2), dtype=np.float32)
 
 

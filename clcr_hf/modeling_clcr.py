@@ -3,6 +3,7 @@
 
 # No `from __future__ import annotations` here: it breaks `from_pretrained` of transformers 5.
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,10 @@ class CLCRTokenClassifierOutput(CLCRSequenceClassifierOutput):
     in `logits`, `pooler_output`, `level_weights`, `modality_weights` and `private_gates`."""
 
 
+# Options of a download, which hold for the configuration too.
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
 class CLCRPreTrainedModel(PreTrainedModel):
     """Weights, loading and saving common to all CLCR models."""
 
@@ -134,6 +139,18 @@ class CLCRPreTrainedModel(PreTrainedModel):
         code, transformers passes over modules without weights of their own, in which some backbones (wav2vec 2.0)
         initialise their children: what a checkpoint lacks would start from wrong values."""
         return False
+
+    @staticmethod
+    def load_with_head(source: str | os.PathLike, **kwargs: Any) -> "CLCRPreTrainedModel":
+        """
+        The model saved in `source`, a folder or a name on the Hub, in the class that its configuration names. (An Auto
+        class puts its own head on the weights, whose names are the same for all heads.)
+
+        Args:
+            kwargs: as of [`~transformers.PreTrainedModel.from_pretrained`].
+        """
+        options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+        return head_class(CLCRConfig.from_pretrained(source, **options)).from_pretrained(source, **kwargs)
 
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
         """As [`~transformers.PreTrainedModel.save_pretrained`]. Weights are written under their plain names unless

@@ -2,18 +2,32 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .configuration_clcr import STANDARD_MODALITIES
+from .feature_files import with_feature_files
 from .fetch import MAX_BYTES, TIMEOUT, fetch, is_base64_media, is_url, read_base64, read_data_uri
-from .media import MediaError, VideoClip, load_audio, load_media, load_video
-from .processing_clcr import CLCRProcessor
+from .media import MediaError, media_duration
+from .modalities import (
+    FILE_COLUMNS,
+    INTERVALS_END,
+    MASK_END,
+    RAW_COLUMNS,
+    STANDARD,
+    TOKEN_COLUMNS,
+    modality,
+    of_features,
+)
+from .pipeline_windows import SampleWindows
+from .samples import Reading, Sample, is_file, is_missing, read_sample, source_of, window_of
 
-_MEDIA_KEYS = ("media", "video", "audio", "images", "flow")
-_TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids")
-_KNOWN_KEYS = (*_MEDIA_KEYS, "text", "sampling_rate", *_TOKEN_KEYS)
+_SLACK = 0.1  # seconds of a file that may be left out without a word
+_MEDIA_KEYS = tuple(name for name in RAW_COLUMNS if name != "text")
+_KNOWN_KEYS = (*RAW_COLUMNS, "sampling_rate", "start", "end", *TOKEN_COLUMNS)
+_SETTINGS = {"sampling_rate", "start", "end"}  # keys that are nothing to read by themselves
+_REFERENCE = {"path", "bytes", "start", "end"}  # keys of a dict that is one file, or a stretch of it
 # Columns of the data sets that answers do not need.
 _IGNORED_KEYS = ("id", "label", "labels", "words")
 
@@ -21,13 +35,12 @@ _IGNORED_KEYS = ("id", "label", "labels", "words")
 class SampleReader:
     """Any accepted input to arrays for the model (no batch axis) and its times; see [`CLCRPipeline`]."""
 
-    def __init__(self, processor: CLCRProcessor, modalities: list[str]) -> None:
+    def __init__(self, processor: Any, modalities: list[str]) -> None:
         self.processor, self.modalities = processor, modalities
-        extractor = processor.feature_extractor
-        self.rate: int | None = None if extractor is None else getattr(extractor, "sampling_rate", 16_000)
-        self.sees = processor.image_processor is not None or processor.video_processor is not None
-        fps = processor.video_fps
-        self.frames = {"num_frames": processor.video_num_frames} if fps is None else {"fps": fps}
+        sees = processor.image_processor is not None or processor.video_processor is not None
+        wanted = {"vision": sees and "vision" in modalities, "audio": "audio" in modalities}
+        # The audio is read whole, for its length; the processor cuts it.
+        self.reading = Reading.of(processor, **wanted, max_audio_seconds=None, timed=True)
 
     def __call__(
         self,
@@ -40,107 +53,96 @@ class SampleReader:
         """`arrays` by the model's argument names; `frame_times (F,)`, `sound_seconds` and `seconds` (of the whole clip)
         where they are known, else None."""
         source = _Source(local_files, max_bytes, timeout)
-        sample = self._checked(_as_sample(value, source))
-        if not local_files and set(sample) & set(_TOKEN_KEYS):
+        sample = with_feature_files(self._checked(_as_sample(value, source)), local_files)
+        if not local_files and set(sample) & set(TOKEN_COLUMNS):
             raise ValueError("token ids are not read here; send text")  # a wrong id ends all work of a GPU
         for key in _MEDIA_KEYS:
-            if sample.get(key) is not None:
-                sample[key] = [source(each) for each in sample[key]] if key == "images" else source(sample[key])
-        times: dict[str, Any] = {"frame_times": None, "sound_seconds": None, "seconds": None}
-        arguments = self._decode(sample, times, max_seconds)
-        batch = self.processor(**arguments, return_tensors="np") if arguments else {}
+            if key in sample:
+                several = key == "images" and isinstance(sample[key], list | tuple)
+                sample[key] = [source(each) for each in sample[key]] if several else source(sample[key])
+        raw = {key: value for key, value in sample.items() if self._reads(key, sample)}
+        raw = {"sampling_rate": self.reading.sampling_rate, **raw}
+        read = read_sample(raw, replace(self.reading, max_seconds=max_seconds))
+        arguments = read.arguments()
+        for each in STANDARD.values():  # what is raw goes before features of the same modality
+            if any(name in arguments for name in each.arguments):
+                arguments.pop(each.features, None)
+        for key, (value,) in arguments.items():
+            if of_features(key) is not None:
+                arguments[key] = [np.atleast_2d(value)]  # one vector a clip
+        batch = self.processor(**arguments, face_crop=False, return_tensors="np") if arguments else {}
         arrays = {key: value[0] for key, value in batch.items()}
-        arrays |= {
-            key: np.asarray(each)
-            for key, each in sample.items()
-            if (key in _TOKEN_KEYS or key.endswith("_attention_mask")) and each is not None
-        }
+        ready = (key for key in sample if key in TOKEN_COLUMNS or key.endswith(MASK_END))
+        arrays |= {key: np.asarray(sample[key]) for key in ready}
         if not arrays:
             raise ValueError(f"nothing in the input is read by this model, which reads {', '.join(self.modalities)}")
-        return {"arrays": arrays, **times}
+        most = self.processor.max_audio_seconds or float("inf")
+        heard = None if read.audio_seconds is None else min(read.audio_seconds, most)
+        times = {"frame_times": read.frame_times, "sound_seconds": heard, "seconds": read.seconds}
+        return {"arrays": arrays, **times, "cut": self._cut(sample, heard, read, max_seconds)}
+
+    def _cut(
+        self, sample: Mapping[str, Any], heard: float | None, read: Sample, max_seconds: float | None
+    ) -> tuple[float, float] | None:
+        """Seconds that are read, and seconds there are, of a file of which a part is left out; None of all others."""
+        cut = None
+        if heard is not None and read.audio_seconds is not None and read.audio_seconds - heard > _SLACK:
+            cut = (heard, read.audio_seconds)
+        if max_seconds is not None and read.seconds is not None and read.seconds > max_seconds - _SLACK:
+            files = [source_of(sample[key], key) for key in FILE_COLUMNS if key in sample]
+            start, end = window_of([sample], "the input")
+            whole = max((media_duration(file) for file in files if is_file(file)), default=0.0)
+            whole = (whole if end is None else min(whole, end)) - start
+            if whole - read.seconds > _SLACK:
+                cut = (read.seconds if heard is None else min(heard, read.seconds), whole)
+        return cut
+
+    def windows(
+        self,
+        value: Any,
+        window: float,
+        every: float | None = None,
+        local_files: bool = True,
+        max_bytes: int = MAX_BYTES,
+        timeout: float = TIMEOUT,
+        sampling_rate: int | None = None,
+    ) -> SampleWindows:
+        """Any accepted input with a media file, in windows. `sampling_rate`: of audio that the model does not hear."""
+        source = _Source(local_files, max_bytes, timeout)
+        sample = _as_sample(value, source)
+        if self.processor.tokenizer is None:
+            sample = {key: each for key, each in sample.items() if key not in ("text", "words", "word_intervals")}
+        sample |= {key: source(sample[key]) for key in ("media", "video", "audio") if sample.get(key) is not None}
+        frames = self.reading.frames if self.reading.vision else None
+        return SampleWindows(sample, window, every, frames, self.reading.sampling_rate or sampling_rate)
 
     def _checked(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """The sample without what is absent or not for us; ValueError for unknown keys."""
-        named = {*STANDARD_MODALITIES, *self.modalities}
-        wide = {f"{name}{end}": name for name in named for end in ("_features", "_attention_mask")}
+        """The sample without what is missing or not for us; ValueError for unknown keys."""
+        known = dict.fromkeys((*STANDARD, *self.modalities))
+        of_key = {key: name for name in known for key in (modality(name).features, modality(name).mask)}
         sample = {
             key: value
             for key, value in sample.items()
-            if key not in _IGNORED_KEYS and not str(key).endswith("_intervals")
+            if key not in _IGNORED_KEYS and not str(key).endswith(INTERVALS_END)
         }
-        unknown = [key for key in sample if key not in (*_KNOWN_KEYS, *wide)]
+        unknown = [key for key in sample if key not in (*_KNOWN_KEYS, *of_key)]
         if unknown:
-            known = ", ".join((*_KNOWN_KEYS, "<modality>_features"))
-            raise ValueError(f"unknown keys {unknown} in the input; known: {known}")
+            listed = ", ".join((*_KNOWN_KEYS, "<modality>_features"))
+            raise ValueError(f"unknown keys {unknown} in the input; known: {listed}")
         wanted = {
             key: value
             for key, value in sample.items()
-            if value is not None and wide.get(key, self.modalities[0]) in self.modalities
+            if not is_missing(value) and of_key.get(key, self.modalities[0]) in self.modalities
         }
-        if isinstance(wanted.get("text"), str) and not wanted["text"].strip():
-            del wanted["text"]
-        if not set(wanted) - {"sampling_rate"}:
-            raise ValueError("the input holds nothing to read: give media, video, audio, text or features")
+        if not set(wanted) - _SETTINGS:
+            raise ValueError("the input is empty, there is nothing to read: give media, video, audio, text or features")
         return wanted
 
-    def _decode(self, sample: dict[str, Any], times: dict[str, Any], max_seconds: float | None) -> dict[str, Any]:
-        """Arguments of the processor; what is raw goes before features of the same modality."""
-        decoded: dict[str, Any] = {}
-        text = sample.get("text")
-        if text is not None and self.processor.tokenizer is not None and "input_ids" not in sample:
-            decoded["text"] = [text]
-        video, audio = sample.get("video"), sample.get("audio")
-        sees, hears = self.sees and "images" not in sample, self.rate is not None
-        if sample.get("media") is not None and ((sees and video is None) or (hears and audio is None)):
-            frames = self.frames if sees else {"num_frames": 1}
-            clip = load_media(sample["media"], sampling_rate=self.rate, end=max_seconds, **frames)
-            video = clip.video if video is None else video
-            if audio is None and clip.audio is not None:
-                audio = {"array": clip.audio, "sampling_rate": clip.sampling_rate}
-        if "images" in sample and self.sees:
-            decoded["images"] = [sample["images"]]
-        elif video is not None and sees:
-            video = load_video(video, end=max_seconds, **self.frames) if is_file(video) else video
-            decoded |= self._pictures(video, times)
-        if audio is not None and hears:
-            decoded |= self._sound(audio, sample.get("sampling_rate"), times, max_seconds)
-        if sample.get("flow") is not None and "flow" in self.modalities:
-            decoded["flow"] = [sample["flow"]]
-        raw = {"text": "text", "vision": "videos", "audio": "audio", "flow": "flow"}
-        for key, value in sample.items():
-            modality = key.removesuffix("_features")
-            given = raw.get(modality) in decoded or (modality == "vision" and "images" in decoded)
-            if key.endswith("_features") and not given:
-                decoded[key] = [np.asarray(value)]
-        return decoded
-
-    def _pictures(self, video: Any, times: dict[str, Any]) -> dict[str, Any]:
-        """Frames as the processor takes them of a file: by number, those that a short clip repeats are dropped."""
-        if not isinstance(video, VideoClip):
-            return {"videos": [video["array"] if isinstance(video, Mapping) else video]}
-        moments, frames = video.timestamps, video.frames
-        if "fps" not in self.frames:
-            moments, index = np.unique(moments, return_index=True)
-            frames = frames[index]
-        times["frame_times"] = moments
-        if len(moments) > 1:  # until the sound says better
-            step = (moments[-1] - moments[0]) / (len(moments) - 1)
-            times["seconds"] = float(moments[-1] + (step if "fps" in self.frames else step / 2))
-        return {"videos": [frames]}
-
-    def _sound(self, audio: Any, rate: Any, times: dict[str, Any], max_seconds: float | None) -> dict[str, Any]:
-        assert self.rate is not None
-        if isinstance(audio, Mapping):  # decoded by `datasets`
-            audio, rate = np.asarray(audio["array"]), audio.get("sampling_rate") or rate
-        rate = int(rate or self.rate)
-        if is_file(audio):
-            rate = self.rate
-            audio = load_audio(audio, sampling_rate=rate, end=max_seconds)
-        wave = np.asarray(audio, dtype=np.float32 if isinstance(audio, list | tuple) else None)
-        if wave.ndim and wave.size:
-            times["seconds"] = max(wave.shape) / rate
-            times["sound_seconds"] = min(times["seconds"], self.processor.max_audio_seconds or float("inf"))
-        return {"audio": [wave], "sampling_rate": rate}
+    def _reads(self, key: str, sample: Mapping[str, Any]) -> bool:
+        """Whether a key is read here; token ids and masks are ready for the model."""
+        if key == "text":
+            return "text" in self.modalities and self.processor.tokenizer is not None and "input_ids" not in sample
+        return key != "flow" or "flow" in self.modalities
 
 
 class _Source:
@@ -151,18 +153,20 @@ class _Source:
         self.local_files, self.max_bytes, self.timeout = local_files, max_bytes, timeout
 
     def __call__(self, value: Any) -> Any:
+        stretch: dict[str, Any] = {}
         if isinstance(value, Mapping) and "array" not in value:
-            unknown = set(value) - {"path", "bytes"}
+            unknown = set(value) - _REFERENCE
             if unknown:
                 raise ValueError(f"a media file in a dict has the keys path and bytes, got {sorted(unknown)}")
+            stretch = {name: value[name] for name in ("start", "end") if name in value}
             value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
         if isinstance(value, str | os.PathLike):
-            return self._from_string(os.fspath(value))
-        if self.local_files or value is None or isinstance(value, bytes | bytearray | memoryview):
-            return value
-        if isinstance(value, Mapping):
-            return {"array": _numbers(value["array"]), "sampling_rate": value.get("sampling_rate")}
-        return _numbers(value)
+            value = self._from_string(os.fspath(value))
+        elif isinstance(value, Mapping) and not self.local_files:
+            value = {"array": _numbers(value["array"]), "sampling_rate": value.get("sampling_rate")}
+        elif not (self.local_files or value is None or isinstance(value, bytes | bytearray | memoryview)):
+            value = _numbers(value)
+        return {"path" if isinstance(value, str) else "bytes": value, **stretch} if stretch else value
 
     def _from_string(self, value: str) -> bytes | str:
         remote = self.remote(value)
@@ -198,7 +202,7 @@ def _as_sample(value: Any, source: _Source) -> dict[str, Any]:
     """Any accepted input as a dict; see [`CLCRPipeline`]."""
     if isinstance(value, Mapping):
         # What `datasets` gives for a column of undecoded media, alone.
-        return {"media": value} if value and set(value) <= {"path", "bytes"} else dict(value)
+        return {"media": value} if {"path", "bytes"} & set(value) and set(value) <= _REFERENCE else dict(value)
     if isinstance(value, str) and not source.local_files:
         media = source.remote(value)
         if media is not None or is_base64_media(value):
@@ -209,8 +213,4 @@ def _as_sample(value: Any, source: _Source) -> dict[str, Any]:
     raise ValueError(f"an input must be a path, an address, bytes or a dict, got {type(value).__name__}")
 
 
-def is_file(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(value, "read")
-
-
-__all__ = ["SampleReader", "is_file"]
+__all__ = ["SampleReader"]

@@ -10,8 +10,8 @@ Layout and names are our reconstruction (the paper fixes the model, not its inpu
 
 import inspect
 import numbers
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ import torch
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .media import MediaError, load_audio, load_image, load_media, load_video, resample_audio
+from .faces import DEFAULT_DETECTOR
+from .modalities import FEATURES_END, MASK_END, MEDIA, STANDARD, of_features
 from .remote_code import add_remote_code
+from .samples import Reading, read_sample, to_numpy
 
 _LOADERS = {
     "tokenizer": AutoTokenizer,
@@ -28,11 +30,9 @@ _LOADERS = {
     "image_processor": AutoImageProcessor,
     "video_processor": AutoVideoProcessor,
 }
-# Raw inputs of each modality, and the part that each of them needs.
-_RAW_INPUTS = {"text": ("text",), "vision": ("videos", "images"), "audio": ("audio",), "flow": ("flow",)}
-_PARTS = {"text": "tokenizer", "videos": "image_processor", "images": "image_processor", "audio": "feature_extractor"}
-_FEATURES_OF = {name: f"{modality}_features" for modality, names in _RAW_INPUTS.items() for name in names}
-_FEATURES = "_features"
+# The modality that each raw argument belongs to, and the key of a sample that it holds.
+_OF_ARGUMENT = {name: modality for modality in STANDARD.values() for name in modality.arguments}
+_KEYS = {"videos": "video"}
 # Dimensions of one sample where a bare array may be a batch: with one more, it is.
 _ARRAY_RANK = {"videos": 4, "images": 3, "flow": 4}
 # Tokenizers without a limit of their own state an enormous one.
@@ -74,6 +74,10 @@ class CLCRProcessor(ProcessorMixin):
         video_num_frames: most frames taken of a clip, spread evenly over it. None takes every frame.
         video_fps: frames a second taken of a file instead of `video_num_frames`.
         max_audio_seconds: sounds are cut after this many seconds. None keeps them whole.
+        max_text_length: texts are cut after this many tokens, special tokens included. None (as before version 0.2)
+            cuts at the tokenizer's own limit alone.
+        face_crop: the detector (`"dlib"`, or your own, see `docs/faces.md`) by which videos and images are cut to the
+            speaker's face; frames without it are left out. True is `"dlib"`; None and False take whole frames.
         flow_size: height and width (or one number for both) that optical flow is resized to, in pixels; its vectors
             are scaled alike. None leaves it as it is.
 
@@ -95,10 +99,13 @@ class CLCRProcessor(ProcessorMixin):
         max_audio_seconds: float | None = None,
         flow_size: int | list[int] | None = None,
         chat_template: str | None = None,
+        max_text_length: int | None = None,
+        face_crop: str | bool | None = None,
     ):
         if image_processor is not None and video_processor is not None:
             raise ValueError("both an image_processor and a video_processor were given; pass one of them")
         _check_positive(video_num_frames=video_num_frames, video_fps=video_fps, max_audio_seconds=max_audio_seconds)
+        _check_positive(max_text_length=max_text_length)
         self.tokenizer = tokenizer
         self.feature_extractor = feature_extractor
         self.image_processor = image_processor
@@ -106,6 +113,8 @@ class CLCRProcessor(ProcessorMixin):
         self.video_num_frames = video_num_frames
         self.video_fps = video_fps
         self.max_audio_seconds = max_audio_seconds
+        self.max_text_length = max_text_length
+        self.face_crop = _detector_name(face_crop)
         self.flow_size = _two_sides(flow_size)
         present = {name: getattr(self, name) for name in self.get_attributes()}
         super().__init__(**present, chat_template=chat_template)
@@ -178,6 +187,8 @@ class CLCRProcessor(ProcessorMixin):
         flow: Any = None,
         images: Any = None,
         sampling_rate: int | Sequence[int | None] | None = None,
+        start: float | Sequence[float | None] | None = None,
+        end: float | Sequence[float | None] | None = None,
         num_frames: int | None = None,
         fps: float | None = None,
         max_audio_seconds: float | None = None,
@@ -188,11 +199,13 @@ class CLCRProcessor(ProcessorMixin):
         text_kwargs: Mapping[str, Any] | None = None,
         audio_kwargs: Mapping[str, Any] | None = None,
         images_kwargs: Mapping[str, Any] | None = None,
+        face_crop: str | bool | None = None,
         **features: Any,
     ) -> BatchFeature:
         """Makes one batch of B samples. A list is a batch, all else is a single sample (B = 1).
 
-        In a list, None says that the sample lacks the modality: its mask row is zero and its values are zeros.
+        In a list, None (or anything else that [`~clcr_hf.samples.is_missing`] takes for nothing, such as a blank text)
+        says that the sample lacks the modality: its mask row is zero and its values are zeros.
 
         Args:
             text: str or list of `str | None`.
@@ -206,19 +219,23 @@ class CLCRProcessor(ProcessorMixin):
             media: a path (or bytes) or list of them, each opened once for both its frames and its sound. A file
                 without sound track (or pictures) lacks that modality. Fills what this processor has parts for.
             flow: optical flow, `(F, 2, H, W)` or `(F, H, W, 2)` floats or the path of a file written by
-                `clcr_hf.flow`, or a list of such; a 5-D array is a batch.
+                `clcr_hf.data.flow`, or a list of such; a 5-D array is a batch.
             images: one picture, or a list with one entry a sample. An entry that is a picture becomes a clip of one
                 frame; an entry that is itself a list (or a 4-D array) holds the frames of a clip in order. So one clip
                 is a list in a list. A picture is a PIL image, `(H, W, 3)` uint8, a path, bytes, a binary file or
                 `{"path": ..., "bytes": ...}`; only the frames that are kept are opened.
             sampling_rate: rate of the waveforms in `audio`, samples a second; one for all or one for each.
+            start, end: the stretch of the files that the samples are, in seconds; one for all or one for each. A file
+                in a dict may hold its own `start` and `end`.
             num_frames: overrides `video_num_frames` for this call. Clips with more frames are thinned evenly; clips
                 with fewer are padded.
             fps: frames a second instead, for files; frames in memory are then all kept.
-            max_audio_seconds: overrides the option of that name.
+            max_audio_seconds, face_crop: override the options of these names; `face_crop=False` takes frames whole, as
+                those that are crops already.
             padding: True or "longest" pads to the longest sample; "max_length" also pads text to `max_length`;
                 False refuses samples of different lengths.
-            truncation, max_length: for the text, in tokens. Text is cut to the tokenizer's limit if that states one.
+            truncation, max_length: for the text, in tokens. Text is cut to `max_text_length` and to the tokenizer's
+                limit, where there are such.
             return_tensors: "pt", "np", or None (numpy too).
             text_kwargs, audio_kwargs, images_kwargs: more arguments for the tokenizer, the extractor, the image
                 processor.
@@ -250,35 +267,35 @@ class CLCRProcessor(ProcessorMixin):
             raise ValueError(f"padding must be True, False, 'longest' or 'max_length', got {padding!r}")
         if padding == "max_length" and max_length is None:
             raise ValueError("padding='max_length' needs max_length, the number of text tokens to pad to")
-        frames = self._sampling(num_frames, fps)
-        _check_positive(max_audio_seconds=max_audio_seconds)
+        reading = self._reading(num_frames, fps, max_audio_seconds)
+        if face_crop is not None:
+            reading = replace(reading, face_crop=_detector_name(face_crop))
         given = {"text": text, "videos": videos, "audio": audio, "media": media, "flow": flow, "images": images}
-        given |= features
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in (given | features).items() if value is not None}
         self._check_inputs(given, features)
         batch = {name: _as_batch(name, value) for name, value in given.items()}
         size = _batch_size(batch)
-        clips_from = "images" if "images" in batch else "videos"
-        if "images" in batch:
-            batch["videos"] = [_frames_of(entry) for entry in batch.pop("images")]
-        if "media" in batch:
-            batch |= self._open_media(batch.pop("media"), frames)
+        wide = {"sampling_rate": sampling_rate, "start": start, "end": end}
+        rows = {name: _each(name, value, size) for name, value in wide.items()}
+        rows |= {_KEYS.get(name, name): values for name, values in batch.items()}
+        samples = [
+            read_sample({name: values[index] for name, values in rows.items()}, reading, _labels(index))
+            for index in range(size)
+        ]
         pad = padding is not False
         data: dict[str, np.ndarray] = {}
         if "text" in batch:
             length = max_length if padding == "max_length" else None
             options = {"truncation": truncation, "max_length": max_length, **(text_kwargs or {})}
-            data |= self._encode_text(batch["text"], options, length, pad)
-        if "videos" in batch:
-            data |= self._encode_videos(batch["videos"], frames, dict(images_kwargs or {}), pad, clips_from)
-        if "audio" in batch:
-            seconds = max_audio_seconds if max_audio_seconds is not None else self.max_audio_seconds
-            rates = _rates(sampling_rate, size)
-            data |= self._encode_audio(batch["audio"], rates, seconds, dict(audio_kwargs or {}), pad)
-        if "flow" in batch:
-            data |= _encode_flow(batch["flow"], frames["num_frames"], self.flow_size, pad)
+            data |= self._encode_text([sample.text for sample in samples], options, length, pad)
+        if self._pictures is not None and batch.keys() & {"videos", "images", "media"}:
+            name = "images" if "images" in batch else "videos"
+            data |= self._encode_videos([sample.frames for sample in samples], dict(images_kwargs or {}), pad, name)
+        if self.feature_extractor is not None and batch.keys() & {"audio", "media"}:
+            data |= self._encode_audio([sample.audio for sample in samples], dict(audio_kwargs or {}), pad)
+        data |= _encode_flow([sample.flow for sample in samples], self.flow_size, pad)
         for name in features.keys() & batch.keys():
-            data |= _encode_features(name, batch[name], pad)
+            data |= _encode_features(name, [sample.features.get(name) for sample in samples], pad)
         if not data:
             raise ValueError("no sample of the batch has any input: every entry is None")
         return BatchFeature(data, tensor_type=return_tensors)
@@ -286,29 +303,30 @@ class CLCRProcessor(ProcessorMixin):
     def _check_inputs(self, given: dict[str, Any], features: dict[str, Any]) -> None:
         """Refuses unknown names, nothing at all, a modality given twice, or given without its part."""
         for name in features:
-            if not name.endswith(_FEATURES) or name == _FEATURES:
+            if of_features(name) is None:
                 raise TypeError(f"unknown argument {name!r}; features of a modality are passed as NAME_features=")
         if not given:
             raise ValueError("nothing to process; pass text=, videos=, audio=, media=, flow= or NAME_features=")
-        sources: dict[str, list[str]] = {modality: [] for modality in _RAW_INPUTS}
-        for modality, names in _RAW_INPUTS.items():
-            sources[modality] = [name for name in (*names, modality + _FEATURES) if name in given]
-        if "media" in given:
-            sources["vision"] += ["media"] * (self._pictures is not None)
-            sources["audio"] += ["media"] * (self.feature_extractor is not None)
-        for modality, names_given in sources.items():
-            if len(names_given) > 1:
-                raise ValueError(f"{modality} was given more than once ({', '.join(names_given)}); pass one of them")
-        for name, part in _PARTS.items():
-            if name in given:
-                self._need(part, name)
+        for modality in STANDARD.values():
+            sources = [name for name in (*modality.arguments, modality.features) if name in given]
+            if "media" in given and MEDIA in modality.columns and self._part(modality.part) is not None:
+                sources.append("media")
+            if len(sources) > 1:
+                raise ValueError(f"{modality.name} was given more than once ({', '.join(sources)}); pass one of them")
+            for name in modality.arguments:
+                if name in given and modality.part is not None:
+                    self._need(modality.part, name)
         if "media" in given and self._pictures is None and self.feature_extractor is None:
             self._need("image_processor", "media")
 
+    def _part(self, name: str | None) -> Any:
+        return self._pictures if name == "image_processor" else getattr(self, name or "", None)
+
     def _need(self, part: str, use: str) -> Any:
-        found = self._pictures if part == "image_processor" else getattr(self, part)
+        found = self._part(part)
         if found is None:
-            instead = "" if use == "decoding" else f", or pass {_FEATURES_OF.get(use, 'NAME_features')}= instead"
+            features = _OF_ARGUMENT[use].features if use in _OF_ARGUMENT else "NAME_features"
+            instead = "" if use == "decoding" else f", or pass {features}= instead"
             raise ValueError(
                 f"{use} needs the processor's {part}, and it has none; build it with CLCRProcessor({part}=...){instead}"
             )
@@ -319,43 +337,23 @@ class CLCRProcessor(ProcessorMixin):
         """The part that turns frames into pixels, or None."""
         return self.image_processor if self.image_processor is not None else self.video_processor
 
-    def _sampling(self, num_frames: int | None, fps: float | None) -> dict[str, Any]:
-        """Which frames to take: the call's own wish, or the saved options, fps before the number."""
-        _check_positive(num_frames=num_frames, fps=fps)
+    def _reading(self, num_frames: int | None, fps: float | None, max_audio_seconds: float | None) -> Reading:
+        """What is read, and how: the call's own wishes before the saved options."""
+        _check_positive(num_frames=num_frames, fps=fps, max_audio_seconds=max_audio_seconds)
         if num_frames is not None and fps is not None:
             raise ValueError("num_frames and fps were both given; pass one of them")
-        if num_frames is None and fps is None:
-            num_frames, fps = (None, self.video_fps) if self.video_fps is not None else (self.video_num_frames, None)
-        return {"num_frames": num_frames, "fps": fps}
-
-    def _open_media(self, samples: list[Any], frames: dict[str, Any]) -> dict[str, list[Any]]:
-        """Opens each file once; gives clips and sounds (at the extractor's rate) for the parts that are there."""
-        if self._pictures is None:
-            frames = {"num_frames": 1}  # the pictures are not wanted
-        rate = self.feature_extractor.sampling_rate if self.feature_extractor is not None else None
-        clips: list[Any] = []
-        sounds: list[Any] = []
-        for index, sample in enumerate(samples):
-            source = _media_source(sample)
-            clip = None if source is None else _read(load_media, "media", index, source, sampling_rate=rate, **frames)
-            clips.append(None if clip is None or clip.video is None else _distinct(clip.video, frames))
-            found = clip is not None and clip.audio is not None
-            sounds.append({"array": clip.audio, "sampling_rate": rate} if clip is not None and found else None)
-        opened: dict[str, list[Any]] = {}
-        if self._pictures is not None:
-            opened["videos"] = clips
-        if self.feature_extractor is not None:
-            opened["audio"] = sounds
-        return opened
+        wishes: dict[str, Any] = {} if num_frames is None and fps is None else {"num_frames": num_frames, "fps": fps}
+        wishes |= {} if max_audio_seconds is None else {"max_audio_seconds": max_audio_seconds}
+        return Reading.of(self, vision=self._pictures is not None, **wishes)
 
     def _encode_text(
         self, samples: list[str | None], options: dict[str, Any], length: int | None, pad: bool
     ) -> dict[str, np.ndarray]:
-        for index, sample in enumerate(samples):
-            if sample is not None and not isinstance(sample, str):
-                raise ValueError(f"text: sample {index} is a {type(sample).__name__}; pass a str, or None if missing")
+        own_limit = self.tokenizer.model_max_length
+        if options["max_length"] is None and self.max_text_length is not None and options["truncation"] is not False:
+            options["max_length"] = min(self.max_text_length, own_limit)
         if options["truncation"] is None:
-            options["truncation"] = options["max_length"] is not None or self.tokenizer.model_max_length < _NO_LIMIT
+            options["truncation"] = options["max_length"] is not None or own_limit < _NO_LIMIT
         options |= {"return_attention_mask": True, "return_tensors": None, "padding": False}
         encoded = [None if sample is None else self.tokenizer(sample, **options) for sample in samples]
         like = next((row for row in encoded if row is not None), None)
@@ -367,13 +365,8 @@ class CLCRProcessor(ProcessorMixin):
             data[key], _ = _stack(rows, "text", fill=fills.get(key, 0), length=length, pad=pad)
         return data
 
-    def _encode_videos(
-        self, samples: list[Any], frames: dict[str, Any], extra: dict[str, Any], pad: bool, name: str = "videos"
-    ) -> dict[str, np.ndarray]:
-        rows = []
-        for index, sample in enumerate(samples):
-            clip = _clip_frames(sample, index, frames, name)
-            rows.append(self._pixels(clip, index, extra) if clip else None)
+    def _encode_videos(self, clips: list[Any], extra: dict[str, Any], pad: bool, name: str) -> dict[str, np.ndarray]:
+        rows = [None if clip is None else self._pixels(list(clip), index, extra) for index, clip in enumerate(clips)]
         if all(row is None for row in rows):
             rows[0] = self._pixels([np.zeros((_PROBE_SIDE, _PROBE_SIDE, 3), np.uint8)], 0, extra)[:0]
         values, mask = _stack(_fill_missing(rows), name, pad=pad)
@@ -386,7 +379,7 @@ class CLCRProcessor(ProcessorMixin):
             out = self.image_processor(frames, **options)
         else:
             out = self.video_processor([np.stack(frames)], do_sample_frames=False, **options)
-        pixels = _to_numpy(out["pixel_values"] if "pixel_values" in out else out["pixel_values_videos"])
+        pixels = to_numpy(out["pixel_values"] if "pixel_values" in out else out["pixel_values_videos"])
         pixels = pixels[0] if pixels.ndim == 5 and len(pixels) == 1 else pixels
         if pixels.ndim != 4:
             raise ValueError(
@@ -395,17 +388,10 @@ class CLCRProcessor(ProcessorMixin):
             )
         return pixels.astype(np.float32, copy=False)
 
-    def _encode_audio(
-        self, samples: list[Any], rates: list[int | None], seconds: float | None, extra: dict[str, Any], pad: bool
-    ) -> dict[str, np.ndarray]:
+    def _encode_audio(self, waves: list[Any], extra: dict[str, Any], pad: bool) -> dict[str, np.ndarray]:
         target = self.feature_extractor.sampling_rate
-        rows: list[Any] = []
-        masks: list[Any] = []
-        for index, (sample, rate) in enumerate(zip(samples, rates, strict=True)):
-            wave = _waveform(sample, index, rate, target, seconds)
-            row, mask = (None, None) if wave is None or wave.size == 0 else self._extract(wave, extra)
-            rows.append(row)
-            masks.append(mask)
+        pairs = [(None, None) if wave is None else self._extract(wave, extra) for wave in waves]
+        rows, masks = map(list, zip(*pairs, strict=True))
         if all(row is None for row in rows):
             row, mask = self._extract(np.zeros(round(_PROBE_SECONDS * target), np.float32), extra)
             rows[0], masks[0] = np.zeros_like(row), np.zeros_like(mask)
@@ -437,124 +423,15 @@ class CLCRProcessor(ProcessorMixin):
         return values, mask
 
 
-# --- reading single samples ------------------------------------------------------------------------------------------
+# --- arrays of a batch -----------------------------------------------------------------------------------------------
 
 
-def _waveform(sample: Any, index: int, rate: int | None, target: int, seconds: float | None) -> np.ndarray | None:
-    """One sound as float32 `(samples,)` at the rate `target`, cut after `seconds`; None if missing."""
-    if isinstance(sample, Mapping) and sample.get("array") is not None:
-        sample, rate = sample["array"], sample.get("sampling_rate", rate)
-    source = _media_source(sample)
-    if source is None:
-        return None
-    if _is_file(source):
-        return _read(load_audio, "audio", index, source, sampling_rate=target, end=seconds)
-    if rate is None:
-        raise ValueError(f"audio: sample {index} is a waveform of unknown rate; pass sampling_rate= (samples a second)")
-    try:
-        wave = _to_numpy(source)
-        wave = resample_audio(wave, int(rate), target) if wave.size else np.zeros(0, np.float32)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"audio: sample {index}: {error}") from error
-    return wave if seconds is None else wave[: round(seconds * target)]
-
-
-def _clip_frames(sample: Any, index: int, frames: dict[str, Any], name: str = "videos") -> list[np.ndarray]:
-    """One clip as a list of `(H, W, 3)` uint8 frames, thinned as asked; empty if missing."""
-    source = _media_source(sample)
-    if source is None:
-        return []
-    if _is_file(source):
-        return list(_distinct(_read(load_video, name, index, source, **frames), frames))
-    return [_picture(source[i], index, name) for i in _even_indices(len(source), frames["num_frames"])]
-
-
-def _frames_of(entry: Any) -> Any:
-    """An entry of `images` as a list of frames; None if it is missing or empty."""
-    if entry is None:
-        return None
-    frames = list(entry) if isinstance(entry, list | tuple) or _rank(entry) == 4 else [entry]
-    return frames or None
-
-
-def _picture(frame: Any, index: int, name: str) -> np.ndarray:
-    """A PIL image, array or image file as `(H, W, 3)` uint8."""
-    source = _media_source(frame)
-    if _is_file(source):
-        return _read(load_image, name, index, source)
-    if source is None:
-        raise ValueError(f"{name}: sample {index} has a frame that is None; leave the frame out")
-    array = _to_numpy(frame.convert("RGB") if hasattr(frame, "convert") else frame)
-    if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8:
-        raise ValueError(
-            f"{name}: sample {index}: a frame is {array.dtype} of shape {array.shape}; "
-            "pass uint8 RGB frames (H, W, 3), channels last, values 0 to 255"
-        )
-    return array
-
-
-def _even_indices(total: int, wanted: int | None) -> list[int]:
-    """At most `wanted` of `total` frames: the middles of equal parts, as `load_video` takes them."""
-    if wanted is None or total <= wanted:
-        return list(range(total))
-    return [int((part + 0.5) * total / wanted) for part in range(wanted)]
-
-
-def _distinct(clip: Any, frames: dict[str, Any]) -> np.ndarray:
-    """Frames of a clip; where a number of them was asked for, those that a short clip repeats are dropped."""
-    if frames.get("num_frames") is None:
-        return clip.frames
-    return clip.frames[np.unique(clip.timestamps, return_index=True)[1]]
-
-
-def _read(load: Callable[..., Any], name: str, index: int, source: Any, **options: Any) -> Any:
-    try:
-        return load(source, **options)
-    except MediaError as error:
-        raise MediaError(f"{name}: sample {index}: {error}") from error
-
-
-def _media_source(sample: Any) -> Any:
-    """Undecoded audio and video of `datasets` come as `{"path", "bytes"}`; the bytes win, the path may be gone."""
-    if not isinstance(sample, Mapping):
-        return sample
-    source = sample.get("bytes") if sample.get("bytes") is not None else sample.get("path")
-    if source is None and not set(sample) & {"bytes", "path", "array"}:
-        raise ValueError(f"a sample has the keys {sorted(sample)}; expected 'bytes', 'path' or 'array'")
-    return source
-
-
-def _is_file(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(source, "read")
-
-
-def _encode_flow(
-    samples: list[Any], num_frames: int | None, size: list[int] | None, pad: bool
-) -> dict[str, np.ndarray]:
-    rows: list[Any] = []
-    for index, sample in enumerate(samples):
-        row = None if sample is None else _floats(_opened_flow(sample, index), "flow", index)
-        if row is not None and row.ndim == 4 and row.shape[1] != 2 and row.shape[-1] == 2:
-            row = row.transpose(0, 3, 1, 2)
-        if row is not None and (row.ndim != 4 or row.shape[1] != 2):
-            raise ValueError(f"flow: sample {index} has shape {row.shape}; expected (F, 2, H, W) or (F, H, W, 2)")
-        if row is not None:
-            row = row[_even_indices(len(row), num_frames)]
-            row = row if size is None else _resized_flow(row, size)
-        rows.append(row)
+def _encode_flow(rows: list[Any], size: list[int] | None, pad: bool) -> dict[str, np.ndarray]:
     if all(row is None for row in rows):
         return {}
+    rows = [row if row is None or size is None else _resized_flow(row, size) for row in rows]
     values, mask = _stack(_fill_missing(rows), "flow", pad=pad)
     return {"flow_pixel_values": values, "flow_attention_mask": mask}
-
-
-def _opened_flow(sample: Any, index: int) -> Any:
-    """The flow behind a path; anything else as it is."""
-    if not isinstance(sample, str | os.PathLike):
-        return sample
-    from .flow import load_flow
-
-    return _read(load_flow, "flow", index, sample)
 
 
 def _resized_flow(flow: np.ndarray, size: list[int]) -> np.ndarray:
@@ -578,60 +455,29 @@ def _two_sides(size: Any) -> list[int] | None:
     return sides
 
 
-def _encode_features(name: str, samples: list[Any], pad: bool) -> dict[str, np.ndarray]:
-    rows: list[Any] = []
-    for index, sample in enumerate(samples):
-        row = None if sample is None else _floats(sample, name, index)
-        if row is not None and row.shape == (0,):
-            row = None
+def _encode_features(name: str, rows: list[Any], pad: bool) -> dict[str, np.ndarray]:
+    for index, row in enumerate(rows):
         if row is not None and row.ndim not in (2, 3):
             raise ValueError(f"{name}: sample {index} has shape {row.shape}; expected (T, D), or (L, T, D) with levels")
-        rows.append(row)
     if all(row is None for row in rows):
         return {}
     values, mask = _stack(_fill_missing(rows, axis=-2), name, axis=-2, pad=pad)
-    return {name: values, name.removesuffix(_FEATURES) + "_attention_mask": mask}
-
-
-def _floats(value: Any, name: str, index: int) -> np.ndarray:
-    """A sample's array as float32; ValueError where it is no array of finite numbers."""
-    try:
-        array = _to_numpy(value).astype(np.float32, copy=False)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: sample {index} is no array of numbers: {error}") from error
-    if not np.isfinite(array).all():
-        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(
-            f"{name}: sample {index} holds NaN or infinite values (first at {place}); "
-            "repair them, or pass None if the sample lacks this modality"
-        )
-    return array
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if value.is_floating_point() else value
-    return np.asarray(value)
+    return {name: values, name.removesuffix(FEATURES_END) + MASK_END: mask}
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def _as_batch(name: str, value: Any) -> list[Any]:
     """A list is a batch of samples, anything else is one sample, with the exceptions that `__call__` tells."""
-    sample_rank = 2 if name.endswith(_FEATURES) else _ARRAY_RANK.get(name)
+    sample_rank = 2 if name.endswith(FEATURES_END) else _ARRAY_RANK.get(name)
     if sample_rank is not None and _rank(value) > sample_rank:
         return list(value)
     if isinstance(value, list | tuple) and value:
         one_clip = name == "videos" and all(hasattr(item, "convert") or _rank(item) == 3 for item in value)
         one_sound = name == "audio" and all(isinstance(item, numbers.Number) for item in value)
         return [value] if one_clip or one_sound else list(value)
-    return _as_list(value)
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _rank(value: Any) -> int:
@@ -649,11 +495,17 @@ def _batch_size(batch: dict[str, list[Any]]) -> int:
     return size
 
 
-def _rates(sampling_rate: Any, size: int) -> list[int | None]:
-    rates = list(sampling_rate) if isinstance(sampling_rate, Iterable) else [sampling_rate] * size
-    if len(rates) != size:
-        raise ValueError(f"sampling_rate has {len(rates)} entries for {size} samples; pass one rate or one for each")
-    return rates
+def _each(name: str, value: Any, size: int) -> list[Any]:
+    """One value for each sample."""
+    values = list(value) if isinstance(value, Iterable) else [value] * size
+    if len(values) != size:
+        raise ValueError(f"{name} has {len(values)} entries for {size} samples; pass one for all or one for each")
+    return values
+
+
+def _labels(index: int) -> Callable[[str], str]:
+    """What errors call a key of a sample."""
+    return lambda key: f"{'videos' if key == 'video' else key}: sample {index}"
 
 
 def _fill_missing(rows: list[Any], axis: int = 0) -> list[np.ndarray]:
@@ -698,6 +550,12 @@ def _stack(
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
+
+
+def _detector_name(face_crop: str | bool | None) -> str | None:
+    if not isinstance(face_crop, str | bool | None) or face_crop == "":
+        raise ValueError(f"face_crop is the name of a face detector, such as {DEFAULT_DETECTOR!r}, got {face_crop!r}")
+    return (DEFAULT_DETECTOR if face_crop else None) if isinstance(face_crop, bool) else face_crop
 
 
 def _check_positive(**options: float | None) -> None:

@@ -8,8 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from clcr_hf.benchmark_card import benchmark_card, template_card
-from clcr_hf.benchmark_facts import BENCHMARKS
+from benchmark_card import benchmark_card, template_card
+
+from clcr_hf.hub.benchmarks import BENCHMARKS
 
 FOLDER = Path(__file__).resolve().parent
 RECIPES = FOLDER.parent / "examples" / "recipes"

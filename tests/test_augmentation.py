@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clcr_hf.augmentation import FrameAugmentation
+from clcr_hf.training.augmentation import FrameAugmentation
 
 
 def places(count: int, height: int, width: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from clcr_hf import CLCRConfig, CLCRFeatureExtractor, CLCRForSequenceClassification, CLCRProcessor
 from clcr_hf.media import write_video
-from clcr_hf.training_models import train_tokenizer
+from clcr_hf.training.build import train_tokenizer
 
 NAME = "org/clcr-mosei"
 # Reads a clip by the published name; the handler too where the package is absent. Prints results as JSON.
@@ -103,7 +103,7 @@ def test_published_loaded_and_run_where_the_package_is_absent(model, clean_pytho
         return done.stdout
 
     with StandInHub() as hub:
-        publish = f"from clcr_hf.publish import publish; publish({str(model)!r}, {NAME!r})"
+        publish = f"from clcr_hf.hub.publish import publish; publish({str(model)!r}, {NAME!r})"
         process(sys.executable, publish, "sender", True)
         there = process(clean_python, READ.format(trust=True), "empty", False)
         here = process(sys.executable, READ.format(trust=False), "also empty", False)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from clcr_hf import CLCRConfig, CLCRForTokenClassification, CLCRProcessor
-from clcr_hf.cli import main
-from clcr_hf.data.talking_faces import generate_talking_faces
+from clcr_hf.cli.main import main
+from clcr_hf.data.talking_faces.render import generate_talking_faces
 
 SIZES = ("--num_train_clips", "4", "--num_validation_clips", "2", "--num_test_clips", "2")
 
@@ -26,7 +26,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 def clcr(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
     """The command as a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "clcr_hf.cli", *arguments]
+    command = [sys.executable, "-m", "clcr_hf.cli.main", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert not check or done.returncode == 0, done.stderr[-4000:]
     return done

@@ -13,11 +13,12 @@ from layouts.kinetics_sounds import make_kinetics_sounds
 from layouts.mmsa import make_mmsa
 from layouts.ucf101 import make_ucf101
 
-from clcr_hf.convert import convert
-from clcr_hf.training import choose_columns
-from clcr_hf.training_data import DataArguments, LoadedData, load_data
-from clcr_hf.training_models import ModelArguments, build_processor
-from clcr_hf.training_rows import prepare
+from clcr_hf.data.convert import convert
+from clcr_hf.training.arguments import DataArguments, ModelArguments
+from clcr_hf.training.build import build_processor
+from clcr_hf.training.data import LoadedData, load_data
+from clcr_hf.training.rows import prepare
+from clcr_hf.training.run import choose_columns
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,7 @@ from layouts.mmsa import make_mmsa
 
 from clcr_hf.data import CLCRDataCollator, alignment, load_mmsa
 from clcr_hf.data.alignment import average_over, overlapping
-from clcr_hf.data.columns import DataFormatError
-from clcr_hf.data.csd import (
+from clcr_hf.data.benchmarks.csd import (
     COVAREP_5,
     FACET_20,
     MOSEI_EMOTIONS,
@@ -29,7 +28,8 @@ from clcr_hf.data.csd import (
     read_folds,
     standard_folds,
 )
-from clcr_hf.data.safe_files import UnsafeFileError
+from clcr_hf.data.columns import DataFormatError
+from clcr_hf.data.untrusted.arrays import UnsafeFileError
 
 FOLDS = standard_folds("mosi")
 FIRST, BLIND, NOISY = FOLDS["train"][:3]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from layouts.kinetics_sounds import clip_name, make_kinetics_sounds
 
 from clcr_hf.data import DataFormatError, load_kinetics_sounds
-from clcr_hf.data.kinetics_sounds import KINETICS_SOUNDS_CLASSES
+from clcr_hf.data.benchmarks.kinetics_sounds import KINETICS_SOUNDS_CLASSES
 from clcr_hf.media import load_media
 
 
@@ -172,7 +172,7 @@ def test_lists_that_are_wrong(root, caplog):
         ("only a name\n", "line 10"),
         (f"{clip_name(20)},10,bowling\n", "line 10"),
         (f"{clip_name(20)},10,-1\n", "line 10"),
-        (f"{clip_name(0)},10,2\n", f"line 10: {clip_name(0)} is of class 2"),
+        (f"{clip_name(0)},10,2\n", f"line 10: {clip_name(0)} is 2 here and 0 above"),
         (f"{clip_name(9)},10,0\n", "1 clips are in two splits"),
     ]:
         (root / "my_train.txt").write_text(train + line)

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from clcr_hf import CLCRConfig, CLCRForTokenClassification
 from clcr_hf.data import CLCRDataCollator, iter_manifest, load_manifest, open_manifest
 from clcr_hf.data.columns import DataFormatError, carve_groups
-from clcr_hf.data.talking_faces import generate_talking_faces
+from clcr_hf.data.talking_faces.render import generate_talking_faces
 
 
 def rows(n: int = 6, **extra) -> list[dict]:
@@ -160,7 +160,8 @@ def test_class_labels(tmp_path, labels, options, names, numbers, suffix):
     [
         (["sad", ""], {}, r"1 rows have no label \(first: row 2\)"),
         (["sad", "1"], {"task": "regression"}, "1 labels are not finite numbers .*'sad'"),
-        (["nan", "1"], {}, "1 labels are not finite"),
+        (["nan", "1"], {}, r"1 rows have no label \(first: row 1: 'nan'\)"),
+        (["inf", "1"], {}, r"1 labels are almost numbers \(first: row 1: 'inf'\)"),
         (["sad", "odd"], {"label_names": ["sad", "glad"]}, "label 'odd' is none of the classes sad, glad"),
         (["0", "2"], {"label_names": ["sad", "glad"]}, "label '2' is none"),
         (["inf", "0"], {"label_names": ["sad", "glad"]}, "label 'inf' is none"),
@@ -231,7 +232,7 @@ def test_faults_are_named(tmp_path):
     assert "line 1" in fault(tmp_path, "{", "m.jsonl")
     assert "line 1: not a JSON object" in fault(tmp_path, "[1]", "m.jsonl")
     assert "not a Parquet file" in fault(tmp_path, "PAR", "m.parquet")
-    assert "a table ends in" in fault(tmp_path, "x", "m.xlsx")
+    assert "a table ends in" in fault(tmp_path, "x", "m.ods")
     assert "split 'later'" in fault(tmp_path, "text,label,split\na,1,later\n")
     assert "row 2 has no split" in fault(tmp_path, "text,label,split\na,1,train\nb,1,\n")
     assert "ids come twice" in fault(tmp_path, "id,text,label\na,x,1\na,y,1\n", validation_fraction=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import clcr_hf.data.mmsa as module
+import clcr_hf.data.benchmarks.mmsa as module
 from clcr_hf.data import iter_mmsa, load_mmsa
 from clcr_hf.data.columns import DataFormatError
 

@@ -10,7 +10,7 @@ from layouts.ucf101 import make_ucf101
 
 from clcr_hf.data import load_ucf101
 from clcr_hf.data.columns import DataFormatError
-from clcr_hf.flow import add_flow, load_flow
+from clcr_hf.data.flow import add_flow, load_flow
 from clcr_hf.media import load_video
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BertConfig, ResNetConfig, ViTConfig, Wav2Vec2Config
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
-from clcr_hf.trainer import CLCRTrainer, CLCRTrainingArguments
+from clcr_hf.training.trainer import CLCRTrainer, CLCRTrainingArguments
 
 BATCH = 3
 ATTENTION = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}

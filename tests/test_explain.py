@@ -11,38 +11,21 @@ import pytest
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_utils import TINY_BERT, feature_config
+from model_utils import TINY_BERT, clip_processor, feature_config
 from PIL import Image
-from transformers import SeamlessM4TFeatureExtractor, pipeline, set_seed
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers import pipeline, set_seed
 
-from clcr_hf import (
-    CLCRConfig,
-    CLCRForSequenceClassification,
-    CLCRForTokenClassification,
-    CLCRPipeline,
-    CLCRProcessor,
-)
-from clcr_hf.cli import main
-from clcr_hf.data.talking_faces import generate_talking_faces
-from clcr_hf.explain import (
-    Decision,
-    add_example,
-    build_card_pictures,
-    change,
-    explain,
-    leave_out,
-    mean_weights,
-    token_spans,
-)
+from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClassification, CLCRPipeline, CLCRProcessor
+from clcr_hf.cli.main import main
+from clcr_hf.data.talking_faces.render import generate_talking_faces
+from clcr_hf.explain.decision import Decision, change, explain, leave_out, token_spans
+from clcr_hf.explain.plot import draw_decision, draw_mean_weights
+from clcr_hf.hub.card import write_model_card
+from clcr_hf.hub.means import add_example, build_card_pictures, mean_weights
+from clcr_hf.hub.publish import build_release
 from clcr_hf.media import write_video
-from clcr_hf.model_card import write_model_card
-from clcr_hf.pictures import draw_decision, draw_mean_weights
-from clcr_hf.publish import build_release
-from clcr_hf.training import train_tokenizer
 
 NAMES = ("text", "vision", "audio")
-RATE = 16_000
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +40,7 @@ def clip(corpus) -> str:
 
 @pytest.fixture(scope="module")
 def processor() -> CLCRProcessor:
-    return CLCRProcessor(
-        tokenizer=train_tokenizer(["a lovely day", "a dreadful day"] * 2, 100, 32),
-        feature_extractor=SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16, sampling_rate=RATE),
-        image_processor=ViTImageProcessorPil(size={"height": 16, "width": 16}),
-        video_num_frames=4,
-    )
+    return clip_processor()
 
 
 def make_pipe(processor: CLCRProcessor, head: Any = CLCRForSequenceClassification, **fields: Any) -> CLCRPipeline:
@@ -305,11 +283,11 @@ def test_means_are_drawn(tmp_path):
     check_picture(draw_mean_weights({"split": "test", **found}, tmp_path / "means.png"))
 
 
-def test_the_card_shows_how_the_model_decides_on_its_own_data(trained, pipe, corpus, tmp_path):
+def test_the_card_shows_how_the_model_decides_on_its_own_data(trained, pipe, corpus, tmp_path, command):
     assert "how_it_decides.png" not in write_model_card(trained).read_text()
-    measured = build_card_pictures(trained, split="test", limit=2)
+    assert command("card", str(trained), "--pictures", "--limit", "2")[0] == 0
     check_picture(trained / "how_it_decides.png")
-    assert measured == json.loads((trained / "how_it_decides.json").read_text())
+    measured = json.loads((trained / "how_it_decides.json").read_text())
     table = (corpus / "test" / "metadata.csv").read_text().splitlines()
     texts = [dict(zip(table[0].split(","), line.split(","), strict=True))["text"] for line in table[1:]]
     rows = [{"media": str(corpus / "test" / f"clip_0000{n}.mp4"), "text": texts[n]} for n in (0, 2)]
@@ -329,11 +307,11 @@ def test_the_card_shows_how_the_model_decides_on_its_own_data(trained, pipe, cor
     assert "how_it_decides.png" not in write_model_card(release).read_text()
 
 
-def test_means_of_clips_of_ones_own(trained, clip, tmp_path):
+def test_means_of_clips_of_ones_own(trained, clip, command):
     found = build_card_pictures(trained, [{"text": "a day"}, {"media": "absent.mp4"}, clip], split="mine")
     assert found["rows"] == 2 and found["split"] == "mine"
-    with pytest.raises(ValueError, match="no split 'tset'"):
-        build_card_pictures(trained, split="tset")
+    code, _, errors = command("card", str(trained), "--pictures", "--split", "tset")
+    assert code == 1 and "no split 'tset'" in errors
 
 
 def test_an_example_holds_what_the_model_said(trained, pipe, clip):

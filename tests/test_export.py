@@ -11,18 +11,10 @@ import torch
 from model_utils import TINY_BERT, feature_config
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClassification, CLCRModel
-from clcr_hf.cli import main
-from clcr_hf.export import (
-    ONNXModel,
-    example_batch,
-    export_onnx,
-    export_program,
-    fusion_inputs,
-    graph_inputs,
-    largest_difference,
-    output_names,
-    quantise,
-)
+from clcr_hf.cli.main import main
+from clcr_hf.export.graph import export_program, fusion_inputs, output_names
+from clcr_hf.export.inputs import example_batch, graph_inputs
+from clcr_hf.export.onnx import ONNXModel, export_onnx, largest_difference, quantise
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),

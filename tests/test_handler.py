@@ -25,10 +25,10 @@ from clcr_hf import (
     CLCRPipeline,
     CLCRProcessor,
 )
-from clcr_hf.handler import EndpointHandler
+from clcr_hf.hub.handler import EndpointHandler
+from clcr_hf.hub.publish import build_release
 from clcr_hf.media import write_video
-from clcr_hf.publish import build_release
-from clcr_hf.training_models import train_tokenizer
+from clcr_hf.training.build import train_tokenizer
 
 TEXT = "what a good day"
 
@@ -277,7 +277,7 @@ def test_bytes_in_a_dict(handler, clip, expected):
 
 
 def test_limits_of_size(handler, clip, monkeypatch):
-    monkeypatch.setattr("clcr_hf.handler.MAX_BYTES", 1000)
+    monkeypatch.setattr("clcr_hf.hub.handler.MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="more than 1000 bytes"):
         handler({"inputs": {"media": base64.b64encode(clip.read_bytes()).decode()}})
 

@@ -28,8 +28,8 @@ import torch
 
 from clcr_hf.data import load_mmsa, load_npz_safely, load_pickle_safely, load_utterances, open_h5, read_h5
 from clcr_hf.data.columns import DataFormatError
-from clcr_hf.data.safe_files import UnsafeFileError
-from clcr_hf.data.safe_pickle import UnsafePickleError
+from clcr_hf.data.untrusted.arrays import UnsafeFileError
+from clcr_hf.data.untrusted.pickled_values import UnsafePickleError
 
 h5py = pytest.importorskip("h5py")
 

@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from model_utils import TINY_BERT, batch, feature_config, tiny_config
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from clcr_hf import (
-    CLCRConfig,
-    CLCRForSequenceClassification,
-    CLCRForTokenClassification,
-    CLCRModel,
-)
+from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClassification, CLCRModel
 
 ABLATIONS = {
     "full": {},

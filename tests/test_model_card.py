@@ -9,23 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
+from benchmark_card import benchmark_card, text_table
 from huggingface_hub import ModelCard, ModelCardData, constants, metadata_load, parse_eval_result_entries
 from huggingface_hub.repocard_data import EvalResult
 from stand_in_hub import StandInHub
 
-from clcr_hf.benchmark_card import benchmark_card, text_table
-from clcr_hf.benchmark_facts import BENCHMARKS, benchmark_of
-from clcr_hf.model_card import (
-    base_models,
-    card_from_run,
-    check_card,
-    copy_card_files,
-    pipeline_tag,
-    read_card_options,
-    run_mark,
-    set_card_options,
-    write_model_card,
-)
+from clcr_hf.hub.benchmarks import BENCHMARKS, benchmark_of
+from clcr_hf.hub.card import base_models, card_from_run, check_card, pipeline_tag, write_model_card
+from clcr_hf.hub.run_folder import copy_card_files, read_card_options, run_mark, set_card_options
 
 REPO = Path(__file__).resolve().parent.parent
 CARDS = REPO / "model_cards"

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from clcr_hf import CLCRFeatureExtractor, CLCRForSequenceClassification, CLCRForTokenClassification, CLCRProcessor
-from clcr_hf.publish import build_release, publish
+from clcr_hf.hub.publish import build_release, publish
 from clcr_hf.remote_code import add_remote_code, remote_code_files
 
 NAME = "org/clcr-mosei"
@@ -74,7 +74,7 @@ def run(code: str, environment: dict[str, str]) -> str:
 
 
 def send(trained: Path, hub: StandInHub, cache: Path, options: str = "") -> str:
-    code = f"from clcr_hf.publish import publish; print(publish({str(trained)!r}, {NAME!r}{options}))"
+    code = f"from clcr_hf.hub.publish import publish; print(publish({str(trained)!r}, {NAME!r}{options}))"
     return run(code, hub.environment(cache))
 
 
@@ -320,7 +320,7 @@ def test_token_classification_is_published_with_its_head(hub, tmp_path):
 
 
 def test_command_line(trained, hub, tmp_path):
-    command = [sys.executable, "-m", "clcr_hf.cli", "publish"]
+    command = [sys.executable, "-m", "clcr_hf.cli.main", "publish"]
     environment = {**os.environ, **hub.environment(tmp_path / "cache")}
     done = subprocess.run([*command, trained, NAME, "--private"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "/commit/" in done.stdout, done.stderr

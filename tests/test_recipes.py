@@ -20,10 +20,11 @@ from layouts.mmsa import make_mmsa
 from layouts.ucf101 import make_ucf101
 from transformers import BertConfig, BertModel
 
-from clcr_hf.cli import main as clcr
-from clcr_hf.trainer import CLCRTrainer
-from clcr_hf.training import evaluate_model, main, parse_args, train_tokenizer
-from clcr_hf.training_data import DataArguments
+from clcr_hf.cli.main import main as clcr
+from clcr_hf.training.arguments import DataArguments, parse_args
+from clcr_hf.training.build import train_tokenizer
+from clcr_hf.training.run import evaluate_model, main
+from clcr_hf.training.trainer import CLCRTrainer
 
 REPO = Path(__file__).resolve().parent.parent
 RECIPES = REPO / "examples" / "recipes"

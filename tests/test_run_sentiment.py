@@ -16,10 +16,11 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoProcessor
 
-from clcr_hf.data.talking_faces import generate_talking_faces
-from clcr_hf.training import ABLATIONS, ModelArguments, evaluate_model, main, parse_args, train_tokenizer
-from clcr_hf.training_data import DataArguments
-from clcr_hf.training_rows import ClipRows
+from clcr_hf.data.talking_faces.render import generate_talking_faces
+from clcr_hf.training.arguments import ABLATIONS, DataArguments, parse_args
+from clcr_hf.training.build import train_tokenizer
+from clcr_hf.training.rows import ClipRows
+from clcr_hf.training.run import ModelArguments, evaluate_model, main
 
 REPO = Path(__file__).resolve().parent.parent
 SCRIPT = REPO / "examples" / "run_sentiment.py"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from clcr_hf.data.columns import DataFormatError
-from clcr_hf.data.safe_files import UnsafeFileError, load_npz_safely, open_h5, read_h5
+from clcr_hf.data.untrusted.arrays import UnsafeFileError, load_npz_safely, open_h5, read_h5
 
 h5py = pytest.importorskip("h5py")
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clcr_hf.data import RestrictedUnpickler, UnsafePickleError, load_pickle_safely
-from clcr_hf.data.safe_pickle import release_pages
+from clcr_hf.data.untrusted.pickles import release_pages
 
 
 def read(data: bytes, **options):

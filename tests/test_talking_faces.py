@@ -11,30 +11,32 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clcr_hf.data import talking_faces
-from clcr_hf.data.talking_faces import (
+from clcr_hf.data.talking_faces import render as talking_faces
+from clcr_hf.data.talking_faces.factors import (
     AUDIO_FACTORS,
     FACTORS,
-    FPS,
-    IMAGE_SIZE,
     MODALITIES,
     NUISANCES,
-    NUM_FRAMES,
-    NUM_SAMPLES,
-    SAMPLING_RATE,
     TEXT_FACTORS,
     VISION_FACTORS,
     Latents,
     bayes_estimate,
     bayes_scores,
     draw_latents,
-    generate_talking_faces,
     label_from_latents,
+    score_parts,
+)
+from clcr_hf.data.talking_faces.render import (
+    FPS,
+    IMAGE_SIZE,
+    NUM_FRAMES,
+    NUM_SAMPLES,
+    SAMPLING_RATE,
+    generate_talking_faces,
     render_clip,
     render_face,
     render_text,
     render_voice,
-    score_parts,
 )
 
 pytest.importorskip("av")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from clcr_hf.training import train_tokenizer
+from clcr_hf.training.build import train_tokenizer
 
 BENCHMARKS = str(Path(__file__).resolve().parent.parent / "benchmarks")
 WORDS = ("This", "film", "was", "not", "really", "good", "bad", "GREAT", "dull", "fun,", "10", "again.")

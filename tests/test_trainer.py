@@ -8,7 +8,7 @@ from transformers import BertConfig, set_seed
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data import CLCRDataCollator
-from clcr_hf.trainer import CLCRTrainer, CLCRTrainingArguments
+from clcr_hf.training.trainer import CLCRTrainer, CLCRTrainingArguments
 
 EPOCHS, ROWS = 2, 12
 

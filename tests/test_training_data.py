@@ -18,21 +18,22 @@ from layouts.csd import make_csd
 from layouts.mmsa import make_mmsa
 from PIL import Image as Picture
 
-import clcr_hf.training_rows as module
-from clcr_hf.augmentation import FrameAugmentation
+import clcr_hf.samples as module
 from clcr_hf.collator import CLCRDataCollator
-from clcr_hf.convert import convert
+from clcr_hf.data.benchmarks.csd import MOSEI_EMOTIONS
 from clcr_hf.data.columns import make_dataset
-from clcr_hf.data.csd import MOSEI_EMOTIONS
+from clcr_hf.data.convert import convert
+from clcr_hf.data.flow import save_flow
+from clcr_hf.data.labels import filled_columns, label_kind, modality_columns
 from clcr_hf.data.shards import ShardWriter
 from clcr_hf.extract import extract_features
-from clcr_hf.flow import save_flow
 from clcr_hf.media import MediaError, write_video
-from clcr_hf.training import main, train_tokenizer
-from clcr_hf.training_columns import filled_columns, label_kind, modality_columns
-from clcr_hf.training_data import DataArguments, LoadedData, load_data
-from clcr_hf.training_models import ModelArguments, build_model, build_processor
-from clcr_hf.training_rows import ClipRows, prepare
+from clcr_hf.training.arguments import DataArguments, ModelArguments
+from clcr_hf.training.augmentation import FrameAugmentation
+from clcr_hf.training.build import build_model, build_processor, train_tokenizer
+from clcr_hf.training.data import LoadedData, load_data
+from clcr_hf.training.rows import ClipRows, prepare
+from clcr_hf.training.run import main
 
 SIDE = 24
 SMALL = [

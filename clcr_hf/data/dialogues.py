@@ -8,7 +8,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from .columns import DataFormatError, make_dataset, ordered_splits, raise_problems
 from .feature_arrays import feature_column, feature_type, mask_type
-from .table_labels import IGNORED, as_number
+from .table.labels import IGNORED
+from .table.values import parse_number
 
 _FEATURES = "_features"
 
@@ -64,7 +65,7 @@ def _group(rows: Dataset, dialogue_column: str, turn_column: str | None) -> dict
         groups.setdefault(str(name), []).append(i)
     if turn_column is None:
         return groups
-    turns = [as_number(value) for value in rows[turn_column]]
+    turns = [parse_number(value) for value in rows[turn_column]]
     problems = []
     for name, members in groups.items():
         given = [turns[i] for i in members]

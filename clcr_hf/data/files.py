@@ -1,15 +1,16 @@
 """Files and lists of a data set on disk: what is absent, what a list says, which frames a folder holds."""
 
+import csv
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .columns import DataFormatError, logger, raise_problems
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-Clip = TypeVar("Clip")
+Clip = TypeVar("Clip", bound=Any)
 _LFS = b"version https://git-lfs"
 
 
@@ -53,6 +54,32 @@ def report_missing(where: object, missing: Sequence[str], total: int, skip_missi
     logger.warning("%s; their rows are skipped", text)
 
 
+def present_rows(
+    where: str | os.PathLike[str],
+    parts: Mapping[str, Sequence[Clip]],
+    path_of: Callable[[Clip], str],
+    skip_missing: bool,
+    advice: str,
+) -> dict[str, list[Clip]]:
+    """The rows of each split whose file, by `path_of`, can be used; what becomes of the others: `report_missing`.
+
+    Args:
+        where: the folder of the files.
+    """
+    kept: dict[str, list[Clip]] = {split: [] for split in parts}
+    missing = []
+    for split, rows in parts.items():
+        for row in rows:
+            path = path_of(row)
+            fault = file_fault(path)
+            if fault is None:
+                kept[split].append(row)
+            else:
+                missing.append(os.path.relpath(path, where) + ("" if fault == "absent" else f" ({fault})"))
+    report_missing(where, missing, sum(map(len, parts.values())), skip_missing, advice)
+    return kept
+
+
 def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Line number (from 1) and text of each non-blank line of a list; CRLF, a byte order mark and outer spaces go.
 
@@ -70,25 +97,78 @@ def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         raise DataFormatError(f"{path}: cannot be read as UTF-8 text ({error})") from error
 
 
-def clips_of_list(
-    path: str | os.PathLike[str], clips: Mapping[str, Clip], problems: Sequence[str], twice: Sequence[str] = ()
+def read_clips(
+    path: str | os.PathLike[str], parse: Callable[[int, str], Clip | None], *, repeats: bool = True
 ) -> list[Clip]:
-    """What a list of clips holds, once all of its lines are read.
+    """The clips of a list, each once.
 
     Args:
-        clips: by name.
-        problems: faults of lines.
-        twice: names of clips that came again with the same label; they are reported.
+        parse: gives the clip of a line (its number, its text), with `name` and `label`; None for a line to pass over;
+            ValueError for a fault.
+        repeats: whether a clip may come again with the same label, which is reported; else that is a fault.
 
     Raises:
-        DataFormatError: faulty lines, or no clip at all.
+        DataFormatError: faulty lines (numbered), a clip with two labels, or no clip at all.
     """
+    clips: dict[str, Clip] = {}
+    problems, twice = [], []
+    for number, line in list_lines(path):
+        try:
+            clip = parse(number, line)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+            continue
+        if clip is None:
+            continue
+        first = clips.setdefault(clip.name, clip)
+        if first is clip:
+            continue
+        if first.label != clip.label:
+            problems.append(f"line {number}: {clip.name} is {clip.label} here and {first.label} above")
+        elif not repeats:
+            problems.append(f"line {number}: {clip.name} comes twice")
+        else:
+            twice.append(clip.name)
     raise_problems(path, problems)
     if not clips:
         raise DataFormatError(f"{path}: the list has no clips")
     if twice:
         logger.warning("%s: %d clips are listed twice and kept once: %s", path, len(twice), ", ".join(twice[:5]))
     return list(clips.values())
+
+
+def read_records(
+    path: str | os.PathLike[str], columns: Sequence[str], parse: Callable[[dict[str, str]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of a CSV file with a header.
+
+    Args:
+        columns: those that must be there.
+        parse: gives the record of a row (its cells by column), with an `id`; ValueError for a fault.
+
+    Raises:
+        DataFormatError: no such file, columns absent, faulty rows (their lines numbered), an id twice, or no rows.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    try:
+        file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115
+    except OSError as error:
+        raise DataFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        rows = csv.DictReader(file, restval="")
+        absent = [name for name in columns if name not in (rows.fieldnames or ())]
+        if absent:
+            raise DataFormatError(f"{path}: no column {', '.join(absent)}")
+        for row in rows:
+            try:
+                record = parse(row)
+                if found.setdefault(record["id"], record) is not record:
+                    raise ValueError(f"{record['id']} comes twice")
+            except ValueError as error:
+                problems.append(f"line {rows.line_num}: {error}")
+    raise_problems(path, problems if found or problems else ["no rows"])
+    return list(found.values())
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:

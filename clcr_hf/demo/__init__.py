@@ -1,11 +1,10 @@
 """`clcr demo`: a page that scores a clip and shows what decided it. Needs `pip install "clcr-hf[demo]"`.
 
-`reading.py` asks the model through `clcr_hf.explain`, `pictures.py` draws its answer as HTML, `app.py` is the page and
-its server.
+`reading.py` asks the model through `clcr_hf.explain`, `html.py` draws its answer, `app.py` is the page and its server.
 """
 
 from .app import build_page, serve
-from .pictures import draw_reading
+from .html import draw_reading
 from .reading import read_clip
 
 __all__ = ["build_page", "draw_reading", "read_clip", "serve"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..media import load_audio
 from ..pipeline_clcr import TASK, CLCRPipeline
-from .pictures import draw_reading
+from .html import draw_reading
 from .reading import check_duration, read_clip
 
 _INTRODUCTION = """# CLCR: a clip's score, and what decided it
@@ -32,6 +32,21 @@ _SWEEP = 600  # seconds between two looks for old uploads
 _OLD = 3600  # seconds after which an upload is removed though its page is still open
 _QUEUE = 32  # visitors who may wait for the model at once
 _LONGEST_TEXT = 2000  # characters
+
+
+def _inputs(gr: Any, max_seconds: float) -> tuple[Any, Any, Any]:
+    """The page's inputs: a clip, a sound of its own, a transcript."""
+    clip = gr.Video(label=f"Clip, at most {max_seconds:g} s", sources=["upload", "webcam"], buttons=[], elem_id="clip")
+    with gr.Accordion("Sound alone, or another sound", open=False, elem_id="sound-part"):
+        sound = gr.Audio(
+            label="Sound",
+            sources=["upload", "microphone"],
+            type="filepath",
+            buttons=[],  # gradio's share button would send it to the Hub
+            elem_id="sound",
+        )
+    text = gr.Textbox(label="Transcript", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript")
+    return clip, sound, text
 
 
 def build_page(
@@ -73,18 +88,7 @@ def build_page(
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=280):
-                clip = gr.Video(
-                    label=f"Clip, at most {max_seconds:g} s", sources=["upload", "webcam"], buttons=[], elem_id="clip"
-                )
-                with gr.Accordion("Sound alone, or another sound", open=False, elem_id="sound-part"):
-                    sound = gr.Audio(
-                        label="Sound",
-                        sources=["upload", "microphone"],
-                        type="filepath",
-                        buttons=[],  # gradio's share button would send it to the Hub
-                        elem_id="sound",
-                    )
-                text = gr.Textbox(label="Transcript", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript")
+                clip, sound, text = _inputs(gr, max_seconds)
                 if recognise is not None:
                     hear = gr.Button("Recognise the transcript", elem_id="recognise")
                     hear.click(transcribe, [clip, sound], text, api_visibility="private", concurrency_id="model")
@@ -119,6 +123,7 @@ def serve(
     max_size: float = 50.0,
     max_seconds: float = 60.0,
     transcribe: str | None = None,
+    device: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Serves the page until SIGINT (Ctrl-C) or SIGTERM. What visitors upload lies in a temporary folder of its own,
@@ -132,6 +137,7 @@ def serve(
         max_seconds: length of the longest clip that is read.
         transcribe: folder or Hub name of a speech recogniser (Whisper, or a CTC model); without it there is no
             button for it.
+        device: of both; by default a GPU where there is one.
         trust_remote_code: run code that comes with the model.
 
     Raises:
@@ -144,8 +150,8 @@ def serve(
         gr = _import_gradio()
         from transformers import pipeline
 
-        pipe = pipeline(TASK, model=model, trust_remote_code=trust_remote_code)
-        recognise = _recogniser(transcribe) if transcribe else None
+        pipe = pipeline(TASK, model=model, device=device, trust_remote_code=trust_remote_code)
+        recognise = _recogniser(transcribe, pipe.device) if transcribe else None
         page = build_page(pipe, max_seconds=max_seconds, recognise=recognise, name=Path(model).name)
         with _end_signals() as ended:  # heeded before the first visitor can come
             _, address, public = page.launch(
@@ -227,10 +233,10 @@ def _transcript(recognise: Callable[[str], str] | None, path: str | None, max_se
     return recognise(path)
 
 
-def _recogniser(source: str) -> Callable[[str], str]:
-    from ..speech import SpeechRecogniser
+def _recogniser(source: str, device: Any) -> Callable[[str], str]:
+    from ..extract.speech import SpeechRecogniser
 
-    hear = SpeechRecogniser(source)
+    hear = SpeechRecogniser(source, device=device)
     return lambda path: hear(load_audio(path, sampling_rate=hear.sampling_rate)).text
 
 

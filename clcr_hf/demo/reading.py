@@ -1,6 +1,6 @@
 """What a model says of one clip, refused before it is decoded where it is too long."""
 
-from ..explain import Decision, explain
+from ..explain.decision import Decision, explain
 from ..media import media_duration
 from ..pipeline_clcr import CLCRPipeline
 

@@ -157,8 +157,7 @@ class VisionBackbone(FrozenBackbone):
     def prepare(self, frames: np.ndarray) -> np.ndarray:
         """Pixels float32 `(F', C, H, W)` of frames uint8 `(F, H, W, 3)`; where the backbone reads clips, F' is F
         rounded up to whole clips, by repeating the last frame."""
-        missing = -len(frames) % self.clip_frames
-        frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)]) if missing else frames
+        frames = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % self.clip_frames, axis=0)])
         return self.processor(videos=[frames], return_tensors="np")["pixel_values"][0]
 
     def read(self, pixels: Sequence[np.ndarray], num_frames: Sequence[int], batch_size: int) -> list[np.ndarray]:
@@ -172,10 +171,11 @@ class VisionBackbone(FrozenBackbone):
             outputs.append(np.concatenate(parts, axis=1)[:, :tokens])
         return outputs
 
-    def intervals(self, times: np.ndarray, end: float) -> np.ndarray:
-        """Seconds `(T, 2)` that each token stands for: from its first frame's time to the next token's, or `end`."""
+    def intervals(self, times: np.ndarray, end: float, longest: float = math.inf) -> np.ndarray:
+        """Seconds `(T, 2)` that each token stands for: from its first frame's time to the next token's, or `end`; at
+        most `longest` seconds a frame."""
         begins = np.asarray(times)[:: self.tubelet]
-        ends = np.append(begins[1:], max(end, float(times[-1])))
+        ends = np.minimum(np.append(begins[1:], max(end, float(times[-1]))), begins + longest * self.tubelet)
         return np.repeat(np.stack([begins, ends], axis=1), self.reader.grid**2, axis=0)
 
 

@@ -2,50 +2,18 @@
 
 import json
 import logging
-import os
-import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from datasets import Features
-
-from ..data.columns import SPLITS, DataFormatError
-from ..data.shards import ShardWriter, count_rows, written_ids
+from ..data.columns import SPLITS
+from ..data.folders import OutputFolder, versions, write_text
+from ..data.shards import count_rows, written_ids
 from .sources import Clip
 
 logger = logging.getLogger("clcr_hf.extract")
-
-RECORD = "extract.json"
-UNFINISHED = "extract.partial.json"
-
-
-class ShardSet:
-    """A `ShardWriter` for each split, opened when its first row comes."""
-
-    def __init__(self, folder: Path, features: Features, rank: int, rows_per_shard: int):
-        self.folder, self.features = folder, features
-        self._options = {"rank": rank, "rows_per_shard": rows_per_shard}
-        self._writers: dict[str, ShardWriter] = {}
-        self._stack = ExitStack()
-
-    def write(self, split: str, row: Mapping[str, Any]) -> None:
-        """Adds a row to its split."""
-        if split not in self._writers:
-            writer = ShardWriter(self.folder, split, self.features, **self._options)
-            self._writers[split] = self._stack.enter_context(writer)
-        self._writers[split].write(row)
-
-    def __enter__(self) -> "ShardSet":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
 
 
 @dataclass
@@ -116,7 +84,7 @@ def _tidy_failures(folder: Path, done: set[str]) -> tuple[int, dict[str, int]]:
         if not kept:
             path.unlink()
             continue
-        _write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
     lacks = Counter(line["error"] for _, line in latest.values() if line["written"])
     return sum(not line["written"] for _, line in latest.values()), dict(sorted(lacks.items()))
 
@@ -126,67 +94,18 @@ def done_ids(folder: Path) -> set[str]:
     return {name for split in SPLITS for name in written_ids(folder, split)}
 
 
-def claim(folder: Path, identity: dict[str, Any], state: PartialState) -> None:
-    """Marks the folder as being written with these settings; refuses one that was begun with others."""
-    for name in (UNFINISHED, RECORD):
-        if not (folder / name).is_file():
-            continue
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
-        if differ := _differences(found, identity):
-            raise DataFormatError(
-                f"{folder} holds features of other settings ({'; '.join(differ)}). Use a new folder, or these settings"
-            )
-    state.wait_for_everyone()
-    if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_text(folder / UNFINISHED, json.dumps(identity, indent=2))
-    state.wait_for_everyone()
-
-
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    problems = []
-    if found.get("source") != wanted["source"]:
-        problems.append(f"source is {found.get('source')} there and {wanted['source']} here")
-    for name, value in wanted["settings"].items():
-        other = found.get("settings", {}).get(name)
-        if other != value:
-            problems.append(f"{name} is {other!r} there and {value!r} here")
-    if not problems and any(found.get(name) != wanted[name] for name in ("features", "label_names")):
-        problems.append("the columns or class names differ")
-    return problems
-
-
-def finish(
-    folder: Path, identity: dict[str, Any], columns: dict[str, Any], seconds: float, processes: int
-) -> dict[str, Any]:
+def finish(folder: OutputFolder, task: dict[str, Any], columns: dict[str, Any], seconds: float, processes: int) -> None:
     """Writes the record, and takes the mark of unfinished work away."""
-    for leftover in folder.glob("*/*.parquet.tmp"):  # of a killed run with more processes
+    for leftover in folder.path.glob("*/*.parquet.tmp"):  # of a killed run with more processes
         leftover.unlink()
-    failed, lacks = _tidy_failures(folder, done_ids(folder))
-    rows = {split: count for split in SPLITS if (count := count_rows(folder, split))}
-    summary = {
-        **identity,
-        "columns": columns,
-        "versions": _versions(),
-        "counts": {"rows": rows, "failed": failed, "lacking": lacks},
-        "last_run": {"seconds": seconds, "processes": processes},
-    }
-    _write_text(folder / RECORD, json.dumps(summary, indent=2))
-    (folder / UNFINISHED).unlink()
-    return summary
-
-
-def _versions() -> dict[str, str]:
-    import datasets
-    import transformers
-
-    from .. import __version__
-
-    found = {"clcr_hf": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    return {**found, "datasets": datasets.__version__, "python": platform.python_version()}
-
-
-def _write_text(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    failed, lacks = _tidy_failures(folder.path, done_ids(folder.path))
+    rows = {split: count for split in SPLITS if (count := count_rows(folder.path, split))}
+    folder.finish(
+        {
+            **task,
+            "columns": columns,
+            "versions": versions("clcr-hf", "torch", "transformers", "datasets"),
+            "counts": {"rows": rows, "failed": failed, "lacking": lacks},
+            "last_run": {"seconds": seconds, "processes": processes},
+        }
+    )

@@ -8,9 +8,9 @@ import numpy as np
 from datasets import Features, List, Value
 
 from ..data.alignment import average_over
-from ..speech import Transcript
 from .backbones import TextTokens
 from .sources import Clip
+from .speech import Transcript
 
 _INTERVALS = List(List(Value("float32"), length=2))
 

@@ -1,64 +1,36 @@
 """The run of `clcr extract`: the backbones loaded once, pieces of clips through them in batches, rows out."""
 
+import json
+import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Features
+from accelerate import PartialState
+from datasets import DatasetDict, Features
 
 from ..data.columns import DataFormatError
-from ..speech import OPENSMILE_LEVELS, OpenSmile, SpeechRecogniser
+from ..data.folders import OutputFolder, read_json
+from ..data.shards import ShardSet
+from ..faces import allow_detector, find_detector
 from .backbones import AudioBackbone, TextBackbone, TextTokens, VisionBackbone, pool_to_rate
-from .clips import CLIP_ERRORS, DEVICE_ERRORS, ClipReader, Piece
-from .output import FailureList, ShardSet
+from .clips import CLIP_ERRORS, DEVICE_ERRORS, ClipReader, Piece, read_ahead
+from .output import FailureList, done_ids, finish
 from .rows import ClipTokens, make_row, row_features
-from .sources import Clip, ClipSource
+from .settings import ExtractSettings
+from .sources import Clip, ClipSource, open_source
+from .speech import OpenSmile, SpeechRecogniser
 
-# Tokens of sound a second: a syllable lasts about 0.2 s, and speech backbones give 50 tokens a second.
-AUDIO_RATE = 5.0
+# Processes that finish early wait for the others at the end.
+_PATIENCE = timedelta(days=14)
 # So many first clips that fail with one and the same message end the run.
 _ALIKE = 20
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """What the features are; see [`extract_features`]. A folder holds rows of one such set of settings."""
-
-    text: str | None = None
-    vision: str | None = None
-    audio: str | None = None
-    taps: str | list[int] = "auto"
-    num_levels: int = 3
-    fps: float | None = None
-    num_frames: int | None = None
-    token_grid: int = 1
-    audio_rate: float | None = AUDIO_RATE
-    window_seconds: float | None = None
-    opensmile: str | None = None
-    opensmile_window: float = 1.0
-    transcribe: str | None = None
-    language: str | None = None
-    align: str | None = None
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if not (self.text or self.vision or self.audio or self.opensmile or self.transcribe):
-            raise ValueError("nothing to extract; give one or more of text, vision, audio, opensmile, transcribe")
-        if self.fps is not None and self.num_frames is not None:
-            raise ValueError("give fps or num_frames, not both")
-        if self.opensmile not in (None, *OPENSMILE_LEVELS):
-            raise ValueError(f"opensmile must be {' or '.join(OPENSMILE_LEVELS)}, not {self.opensmile!r}")
-        if self.align not in (None, "words"):
-            raise ValueError(f"align must be 'words' or None, not {self.align!r}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
-        for name in ("num_levels", "fps", "num_frames", "token_grid", "audio_rate", "window_seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
 
 
 # --- the models ------------------------------------------------------------------------------------------------------
@@ -77,18 +49,21 @@ class Readers:
     @classmethod
     def load(cls, settings: ExtractSettings, device: torch.device) -> "Readers":
         """The models that the settings name, on `device`."""
-        dtype = DTYPES[settings.dtype]
+        dtype = getattr(torch, settings.dtype)
         options: dict[str, Any] = {"taps": settings.taps, "num_levels": settings.num_levels}
         options |= {"device": device, "dtype": dtype}
         readers = cls()
         if settings.text:
             readers.text = TextBackbone(settings.text, **options)
+        if settings.face_crop is not None:
+            allow_detector(settings.face_crop)
+            find_detector(settings.face_crop)  # what is not installed is said at once
         if settings.vision:
             readers.vision = VisionBackbone(settings.vision, token_grid=settings.token_grid, **options)
         if settings.audio:
             readers.audio = AudioBackbone(settings.audio, **options)
         if settings.opensmile:
-            readers.smile = OpenSmile(settings.opensmile, settings.opensmile_window)
+            readers.smile = OpenSmile(settings.opensmile_level, settings.opensmile_window)
         if settings.transcribe:
             readers.recogniser = SpeechRecogniser(
                 settings.transcribe, language=settings.language, device=device, dtype=dtype
@@ -122,6 +97,7 @@ class Readers:
             None if self.recogniser is None else self.recogniser.sampling_rate,
             fps=settings.fps,
             num_frames=settings.num_frames,
+            face_crop=settings.face_crop,
             window_seconds=settings.window_seconds,
             audio_rate=settings.audio_rate,
         )
@@ -249,7 +225,9 @@ class Extractor:
     def _add(self, clip: ClipTokens, read: "_ReadPiece") -> None:
         piece, rate = read.piece, self.settings.audio_rate
         if read.vision is not None and self.readers.vision is not None and piece.frame_times is not None:
-            clip.add("vision", read.vision, self.readers.vision.intervals(piece.frame_times, piece.frame_end))
+            clip.add(
+                "vision", read.vision, self.readers.vision.intervals(piece.frame_times, piece.frame_end, piece.longest)
+            )
         span = {"begin": piece.sound_begin, "keep": piece.job.keep, "end": piece.sound_end}
         if read.audio is not None and self.readers.audio is not None:
             step = self.readers.audio.step_seconds(read.audio.shape[1], piece.sound_end - piece.sound_begin)
@@ -324,3 +302,101 @@ class _ReadPiece:
     piece: Piece
     vision: Any = None
     audio: Any = None
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+def extract_features(
+    source: str | os.PathLike[str] | DatasetDict,
+    out: str | os.PathLike[str],
+    settings: ExtractSettings | None = None,
+    *,
+    progress: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Reads clips, runs frozen backbones over them, and writes their features as shards.
+
+    Stopped at any point, it goes on where it was when called again; with another number of processes too. Clips that
+    cannot be read are skipped and listed in `failures-<process>.jsonl`.
+
+    Args:
+        source: a folder of clips, a table of clips, a benchmark's folder (with `dataset`), or loaded rows; see
+            [`~clcr_hf.extract.sources.open_source`].
+        out: folder of the shards; made when absent.
+        settings: all settings at once.
+        progress: show a bar.
+        options: settings by name, fields of [`ExtractSettings`], in place of `settings`.
+
+    Returns:
+        What `extract.json` holds: `settings`, `source`, `label_names` (of several labels), `columns` (layers, widths),
+        `versions`, `counts` (rows by split, failed clips, and rows that lack something, by reason).
+
+    Raises:
+        ValueError: settings that contradict each other, or that this source does not use.
+        TypeError: an option that is no setting.
+        DataFormatError: no clips, `out` holds features of other settings or is being written, or the first clips all
+            fail alike, which is a setting's fault.
+        OSError: no such model, or a full disk.
+        ImportError: an extra that is not installed.
+    """
+    chosen = settings or ExtractSettings(**options)
+    if settings is not None and options:
+        raise ValueError(f"give settings or {', '.join(options)}, not both")
+    state = PartialState(cpu=chosen.device == "cpu", timeout=_PATIENCE)
+    clips = open_source(source, **chosen.source_options())
+    with state.main_process_first():  # a download by one process is the others' cache
+        # "cuda" is this process's GPU, not the first.
+        own = chosen.device in (None, state.device.type)
+        readers = Readers.load(chosen, state.device if own else torch.device(str(chosen.device)))
+    features = readers.features(clips)
+    task = {
+        "source": clips.name,
+        "settings": chosen.identity(),
+        "features": json.loads(json.dumps(features.to_dict())),
+        **clips.about_labels,
+    }
+    folder = OutputFolder(out, "extract")
+    folder.finished(task)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        folder.begin(task)
+    try:
+        state.wait_for_everyone()
+        begin = time.perf_counter()
+        _write(folder.path, clips, chosen, readers, state, progress)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            seconds = round(time.perf_counter() - begin, 1)
+            finish(folder, task, readers.describe(), seconds, state.num_processes)
+        state.wait_for_everyone()
+    finally:
+        folder.release()
+    return read_json(folder.record) or {}
+
+
+def _write(
+    folder: Path, clips: ClipSource, settings: ExtractSettings, readers: Readers, state: PartialState, progress: bool
+) -> None:
+    """This process's share of the clips, as shards."""
+    failures = FailureList(folder, state.process_index)
+    skip = done_ids(folder) | (set() if settings.retry_failed else failures.failed_ids())
+    mine = (
+        clip
+        for index, clip in enumerate(islice(clips, settings.limit))
+        if index % state.num_processes == state.process_index and clip.id not in skip
+    )
+    most = clips.total and min(clips.total, settings.limit or clips.total) // state.num_processes - len(skip)
+    shards = ShardSet(folder, readers.features(clips), rank=state.process_index, rows_per_shard=settings.rows_per_shard)
+    with shards, failures:
+        extractor = Extractor(settings, readers, shards, failures, settings.batch_size)
+        pieces = read_ahead(readers.clip_reader(settings), _with_bar(mine, most, progress, state), settings.num_workers)
+        extractor.run(pieces)
+
+
+def _with_bar(clips: Iterable[Clip], total: int | None, progress: bool, state: PartialState) -> Iterable[Clip]:
+    if not (progress and state.is_main_process):
+        return clips
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    return tqdm(clips, total=total and max(total, 0), unit="clip", desc="extract")

@@ -1,34 +1,28 @@
 """Where `clcr extract` takes its clips from: a folder, a table, or a benchmark. All are read as streams."""
 
-import inspect
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Features, List
+from datasets import DatasetDict, Features
 
-from .. import data as loaders
 from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
-from ..data.csd import MOSEI_EMOTIONS
-from ..data.manifest import open_manifest
-from ..data.tables import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
+from ..data.source import Rows, find_source
+from ..data.table.manifest import open_manifest
+from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
+from ..data.table.source import about_labels
+from ..modalities import RAW_COLUMNS, STANDARD
+from ..samples import text_or_none
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp")
-SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
+VIDEO_SUFFIXES, SOUND_SUFFIXES = STANDARD["vision"].suffixes, STANDARD["audio"].suffixes
 _SUFFIXES = VIDEO_SUFFIXES + SOUND_SUFFIXES
 # Columns that the extraction reads; all others are carried over.
-_READ_COLUMNS = ("id", "text", "media", "video", "audio", "images", "flow", "words", "word_intervals", "path", "split")
 _WORDS = ("words", "word_intervals")
-# Of a table alone: some benchmarks have a `start` and `end` that mean something else (where a clip lay in a longer
-# video, or an event in the clip), which are carried over.
-_OF_A_TABLE = (*_WORDS, "start", "end")
-# The layout, and its option `labels`, with several labels a row.
-_EMOTIONS = ("csd", "emotion")
+_READ_COLUMNS = (*RAW_COLUMNS, *_WORDS, "id", "path", "split", "start", "end")
 
 
 @dataclass
@@ -74,7 +68,7 @@ class ClipSource:
         kept: types of the columns carried over (`Clip.kept`).
         total: how many clips, where that is known.
         has_text, has_words: whether clips bring their transcript; its words with times.
-        label_names: names of several labels, whose column cannot hold them.
+        about_labels: what the column of the labels cannot hold of them; see `Rows`.
     """
 
     name: str
@@ -83,7 +77,7 @@ class ClipSource:
     total: int | None = None
     has_text: bool = False
     has_words: bool = False
-    label_names: Sequence[str] | None = None
+    about_labels: Mapping[str, Any] = field(default_factory=lambda: {"label_names": None})
 
     def __iter__(self) -> Iterator[Clip]:
         return self.open()
@@ -92,20 +86,21 @@ class ClipSource:
 def open_source(
     source: str | os.PathLike[str] | DatasetDict,
     *,
-    layout: str | None = None,
-    layout_options: Mapping[str, Any] | None = None,
-    split: str = "train",
+    dataset: str | None = None,
+    dataset_options: Mapping[str, Any] | None = None,
+    split: str | None = None,
     **table_options: Any,
 ) -> ClipSource:
     """The clips of `source`.
 
     Args:
         source: a folder of clips; a table of clips (`.csv`, `.tsv`, `.jsonl`, `.parquet`), or a folder that holds one
-            called `metadata` or `manifest`; the folder of a benchmark, with `layout`; or rows already loaded, a
+            called `metadata` or `manifest`; the folder of a benchmark, with `dataset`; or rows already loaded, a
             `DatasetDict`.
-        layout, layout_options: name of a loader in `clcr_hf.data` without its `load_` (`"cremad"`), and its options.
-        split: of clips of a folder, where no folder called train, valid, val, dev, validation or test at its top tells.
-        table_options: for `clcr_hf.data.manifest.open_manifest`. A table's columns `start` and `end`, in seconds, say
+        dataset, dataset_options: name of a benchmark (`"cremad"`, see `clcr_hf.data.source`), and its loader's options.
+        split: of clips of a folder, where no folder called train, valid, val, dev, validation or test at its top tells;
+            by default train.
+        table_options: for `open_manifest`. A table's columns `start` and `end`, in seconds, say
             which stretch of the file a clip is; `words` and `word_intervals` (from the clip's start) are read too.
 
     A folder's clips are named by their path in it without the suffix. Hidden files, and folders that are links, are
@@ -113,19 +108,30 @@ def open_source(
 
     Raises:
         DataFormatError: nothing of that kind there, or a table that cannot be read.
+        ValueError: an option that this kind of source does not use.
     """
+    given = {"dataset_options": dataset_options, "split": split, **table_options}
     if isinstance(source, Mapping):
-        return _rows_source("rows", source)
+        _refuse("loaded rows", given | {"dataset": dataset}, ())
+        return _rows_source("rows", Rows.of(source))
     path = Path(source)
-    if layout is not None:
-        options = dict(layout_options or {})
-        rows = _rows_source(str(path.absolute()), _load_layout(layout, path, options))
-        return replace(rows, label_names=MOSEI_EMOTIONS) if (layout, options.get("labels")) == _EMOTIONS else rows
+    if dataset is not None:
+        _refuse(f"the data set {dataset}", given, ("dataset_options",))
+        rows = find_source(dataset).open(path, streaming=True, **(dataset_options or {}))
+        return _rows_source(str(path.absolute()), rows)
     if path.is_dir() and not _named_tables(path):
-        return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split)), Features({}))
+        _refuse("a folder of clips", given, ("split",))
+        return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split or "train")), Features({}))
     if not path.exists():
         raise DataFormatError(f"{path} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) of clips")
+    _refuse("a table", given, table_options)
     return _table_source(path, table_options)
+
+
+def _refuse(kind: str, given: Mapping[str, Any], used: Iterable[str]) -> None:
+    unused = [name for name, value in given.items() if value and name not in used]
+    if unused:
+        raise ValueError(f"{kind} does not use {', '.join(unused)}")
 
 
 # --- a folder --------------------------------------------------------------------------------------------------------
@@ -170,16 +176,14 @@ def _media_files(folder: Path) -> Iterator[tuple[str, bool]]:
 def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
     tables = find_tables(path)
     present = {name for table in tables for name in column_names(table)}
-    manifest = open_manifest(path, **{"require_label": False, **options})
+    manifest = open_manifest(path, **{"require_label": False, **options}, also_used=_WORDS)
     columns = _carried(manifest.features)
 
     def clips() -> Iterator[Clip]:
         # What a manifest does not know is read beside it: both give every row, in the same order.
-        beside = (row for table in tables for row in read_rows(table, _OF_A_TABLE))
+        beside = (row for table in tables for row in read_rows(table, _WORDS))
         for row, raw in zip(manifest.rows(), beside, strict=True):
-            clip = _row_clip({**row, **{name: raw.get(name) for name in _WORDS}}, row["split"], columns)
-            clip.start, clip.end = _seconds(row["id"], raw, "start") or 0.0, _seconds(row["id"], raw, "end")
-            yield clip
+            yield _row_clip({**row, **{name: raw.get(name) for name in _WORDS}}, row["split"], columns)
 
     return ClipSource(
         name=os.path.abspath(path),
@@ -188,31 +192,20 @@ def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
         total=len(manifest),
         has_text="text" in manifest.features,
         has_words=present.issuperset(_WORDS),
-        label_names=manifest.label_names if isinstance(manifest.features.get("label"), List) else None,
+        about_labels=Rows(manifest.features, lambda: iter(()), **about_labels(manifest)).about_labels,
     )
 
 
-def _load_layout(layout: str, path: Path, options: dict[str, Any]) -> DatasetDict:
-    load = getattr(loaders, f"load_{layout}", None)
-    if load is None:
-        known = sorted(name.removeprefix("load_") for name in dir(loaders) if name.startswith("load_"))
-        raise DataFormatError(f"no layout {layout!r}; there are {', '.join(known)}")
-    accepted = inspect.signature(load).parameters
-    if unknown := sorted(set(options) - set(accepted)):
-        raise DataFormatError(f"load_{layout} takes no {', '.join(unknown)}; it takes {', '.join(accepted)}")
-    return load(path, **options)
-
-
-def _rows_source(name: str, splits: Mapping[str, Any]) -> ClipSource:
-    features = next(iter(splits.values())).features
-    columns = _carried(features)
+def _rows_source(name: str, rows: Rows) -> ClipSource:
+    columns = _carried(rows.features)
     return ClipSource(
         name=name,
-        open=lambda: (_row_clip(row, split, columns) for split in splits for row in splits[split]),
+        open=lambda: (_row_clip(row, split, columns) for split, row in rows),
         kept=columns,
-        total=sum(len(rows) for rows in splits.values()),
-        has_text="text" in features,
-        has_words=set(features).issuperset(_WORDS),
+        total=rows.total,
+        has_text="text" in rows.features,
+        has_words=set(rows.features).issuperset(_WORDS),
+        about_labels=rows.about_labels,
     )
 
 
@@ -232,7 +225,9 @@ def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str]) -> Cli
         video=_file(row.get("video")) or media,
         audio=_file(row.get("audio")) or media,
         images=[_file(image) for image in images] if images else None,
-        text=row.get("text") or None,
+        start=row.get("start") or 0.0,
+        end=row.get("end"),
+        text=text_or_none(row.get("text")),
         words=_words(row.get("words")),
         word_intervals=row.get("word_intervals"),
         kept={name: row[name] for name in carried},
@@ -248,16 +243,3 @@ def _file(value: Any) -> Any:
 
 def _words(value: Sequence[str] | np.ndarray | None) -> list[str] | None:
     return None if value is None or isinstance(value, str) else [str(word) for word in value] or None
-
-
-def _seconds(name: str, row: Mapping[str, Any], column: str) -> float | None:
-    value = row.get(column)
-    if value in (None, ""):
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise DataFormatError(f"row {name!r}: {column} is {value!r}, not a number of seconds")
-    return seconds

@@ -1,0 +1,185 @@
+"""`clcr explain` and `clcr demo`: a clip to its answer and the reasons; and what `clcr predict` shares."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .app import SPELLING, app, quiet
+from .device import Device, choose_device
+
+_BAR = 24
+
+
+Text = Annotated[str | None, typer.Option(help="What is said in the clip.")]
+Features = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Ready features of a modality, as gaze=gaze.npy (.npy, .npz, .safetensors, .pt, .csv); may be repeated.",
+        show_default=False,
+    ),
+]
+Model = Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")]
+
+
+@app.command(context_settings=SPELLING)
+def explain(
+    clip: Annotated[
+        str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and sound are read.")
+    ] = None,
+    text: Text = None,
+    features: Features = None,
+    model: Model = "runs/talking_faces",
+    output: Annotated[
+        Path | None, typer.Option(help="Picture to write: png, svg or pdf. Default: explanation.png; none with --json.")
+    ] = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Draw what decided the score of a clip: weights, tokens over time, and what changes without each modality."""
+    pipe, sample = load_reader(clip, text, features, model, device)
+    from ..explain.decision import explain as read_and_compare
+
+    decision = read_and_compare(pipe, sample)
+    if output is not None or not as_json:
+        from ..explain.plot import draw_decision
+
+        title = ": ".join(filter(None, (clip and Path(clip).name, text and f"“{text}”")))
+        path = draw_decision(decision, output or "explanation.png", title)
+        if not as_json:
+            typer.echo(str(path))
+    if as_json:
+        typer.echo(json.dumps(decision.to_dict(), indent=2))
+
+
+@app.command(context_settings=SPELLING)
+def demo(
+    model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
+    share: Annotated[bool, typer.Option("--share", help="Make a public address through gradio's servers.")] = False,
+    max_size: Annotated[float, typer.Option(help="Most megabytes of an upload.")] = 50.0,
+    max_seconds: Annotated[float, typer.Option(help="Length of the longest clip that is read.")] = 60.0,
+    transcribe: Annotated[str | None, typer.Option(help="Speech recogniser for transcripts: Whisper or CTC.")] = None,
+    device: Device = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+) -> None:
+    """Serve a page that scores a clip and shows what decided it. Ctrl-C ends it."""
+    quiet()
+    from ..demo import serve
+
+    serve(
+        model,
+        host=host,
+        port=port,
+        share=share,
+        max_size=max_size,
+        max_seconds=max_seconds,
+        transcribe=transcribe,
+        device=choose_device(device),
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def sample_of(clip: str | None, text: str | None, features: Sequence[str] | None) -> dict[str, str]:
+    """An input of the pipeline from what the command line gives.
+
+    Raises:
+        ValueError: features that are not NAME=FILE, or given twice.
+        FileNotFoundError: no such file.
+    """
+    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
+    for given in features or ():
+        name, equals, path = given.partition("=")
+        key = f"{name.strip().removesuffix('_features')}_features"
+        if not equals or not name.strip() or not path:
+            raise ValueError(f"--features takes a modality and a file, as gaze=gaze.npy, got {given!r}")
+        if key in sample:
+            raise ValueError(f"--features {name}: given twice")
+        if not Path(path).expanduser().is_file():
+            raise FileNotFoundError(f"--features {name}: {path} is not a file")
+        sample[key] = path
+    return sample
+
+
+def load_reader(
+    clip: str | None, text: str | None, features: Sequence[str] | None, model: str, device: str | None
+) -> tuple[Any, dict[str, Any]]:
+    """A pipeline, and an input of it."""
+    sample: dict[str, Any] = dict(sample_of(clip, text, features))
+    if not sample:
+        raise ValueError("nothing to read: give a clip, or --text, or --features")
+    from ..fetch import is_url
+
+    if clip is not None and not is_url(clip) and not Path(clip).is_file():
+        raise FileNotFoundError(f"{clip} is not a file")
+    where = choose_device(device)
+    quiet()
+    from transformers import pipeline
+
+    from ..pipeline_clcr import TASK
+
+    return pipeline(TASK, model=model, device=where), sample
+
+
+def print_result(console: Console, result: dict[str, Any], top: int) -> None:
+    """One answer of the pipeline with its explanation, for people; `top` tokens of each modality."""
+    if "segments" in result:
+        console.print(_segment_table(result["segments"]))
+        _print_tokens(console, result["tokens"], top)
+        return
+    if "score" in result:
+        console.print(f"[bold]score[/bold] {result['score']:+.3f}   [bold]label[/bold] {result['label']}")
+    for name, value in result.get("probabilities", result.get("scores", {})).items():
+        console.print(f"  {name:<16} {value:.3f}")
+    levels = {f"level {level}": weight for level, weight in enumerate(result["level_weights"], start=1)}
+    console.print(_bars("which level decided (1 is the shallowest)", levels))
+    console.print(_bars("which modality decided, shared", result["modality_weights"]))
+    console.print(_bars("how far private cues were let through", result["private_gates"]))
+    _print_tokens(console, result["tokens"], top)
+
+
+def _print_tokens(console: Console, by_modality: dict[str, list[dict[str, Any]]], top: int) -> None:
+    for name, tokens in by_modality.items():
+        best = sorted(tokens, key=lambda token: -sum(token["budget"]))[:top]
+        if best:
+            console.print(_token_table(name, best))
+
+
+def _segment_table(segments: list[dict[str, Any]]) -> Table:
+    """A line a segment: when, what, and which modality decided most."""
+    table = Table(title="segments", title_justify="left", box=None)
+    for name in ("time", "label", "score", "decided most by"):
+        table.add_column(name, justify="left" if name in ("label", "decided most by") else "right")
+    for one in segments:
+        time = f"{one['start']:.2f}-{one['end']:.2f} s" if "start" in one else str(one["index"])
+        label = ", ".join(one["labels"]) if one.get("labels") else one.get("label", "")
+        scores = one.get("scores") or {"": one["score"]}
+        score = " ".join(f"{value:.3f}" for value in scores.values())
+        name, weight = max(one["modality_weights"].items(), key=lambda item: item[1])
+        table.add_row(time, label.replace("[", r"\["), score, f"{name} ({weight:.2f})")
+    return table
+
+
+def _bars(title: str, values: dict[str, float]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    for name, value in values.items():
+        table.add_row(name, f"{value:.3f}", "█" * round(_BAR * value))
+    return table
+
+
+def _token_table(name: str, tokens: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"{name}: most exchanged tokens", title_justify="left", box=None)
+    table.add_column("token")
+    for level in range(1, len(tokens[0]["budget"]) + 1):
+        table.add_column(f"level {level}", justify="right")
+    for token in tokens:
+        what = f"{token['time']:.2f} s" if "time" in token else str(token.get("token", token.get("index")))
+        table.add_row(what.replace("[", r"\["), *(f"{value:.2f}" for value in token["budget"]))
+    return table

@@ -1,0 +1,120 @@
+"""`clcr card`, `clcr publish` and `clcr export`: a trained model for others."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .app import app, quiet
+
+
+@app.command()
+def card(
+    folder: Annotated[Path, typer.Argument(help="Where training left the model and run.json.")],
+    model_id: Annotated[str | None, typer.Option(help="org/name that the card's examples load.")] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Measure on the run's data how the model decides, and draw it.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="Where to measure that: train, validation or test.")] = "test",
+    limit: Annotated[int, typer.Option(help="On how many examples.", min=1)] = 200,
+    license: Annotated[str | None, typer.Option(help="The weights' licence, as the Hub names it.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="What it learned: mosi, mosei, cremad, kinetics_sounds, ave or ucf101.")
+    ] = None,
+    dataset_id: Annotated[str | None, typer.Option(help="The data set's name on the Hub.")] = None,
+    example: Annotated[Path | None, typer.Option(help="A clip to publish as example for the widget.")] = None,
+    text: Annotated[str | None, typer.Option(help="What is said in it; or an example without a clip.")] = None,
+) -> None:
+    """Write a trained model's card anew. What is said here is kept in card.json beside it."""
+    quiet()
+    from ..hub.card import write_model_card
+    from ..hub.run_folder import read_run, set_card_options
+
+    read_run(folder)
+    set_card_options(folder, license=license, benchmark=benchmark, dataset_id=dataset_id)
+    if example is not None or text is not None:
+        from ..hub.means import add_example
+
+        add_example(folder, example, text)
+    if pictures:
+        from ..hub.means import build_card_pictures
+
+        build_card_pictures(folder, _own_rows(folder, split, limit), split=split)
+    typer.echo(str(write_model_card(folder, model_id)))
+
+
+def _own_rows(folder: Path, split: str, limit: int) -> Any:
+    """At most `limit` rows of the data that a run learned from, spread evenly over the split."""
+    import numpy as np
+
+    from ..training.data import load_data
+    from ..training.run import evaluation_data
+
+    splits = load_data(evaluation_data(str(folder), [])).splits
+    if split not in splits:
+        raise ValueError(f"the data have no split {split!r}, only {', '.join(splits)}")
+    rows = splits[split]
+    if limit >= len(rows):
+        return rows
+    return rows.select(np.linspace(0, len(rows) - 1, limit).round().astype(int))
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, typer.Argument(help="Where training left the model, its processor and run.json.")],
+    repo_id: Annotated[str, typer.Argument(help="org/name on the Hub; made when it does not exist.")],
+    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
+    create_pr: Annotated[bool, typer.Option(help="Open a pull request instead.")] = False,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Weights beyond this are cut into files.")] = "5GB",
+    to_folder: Annotated[
+        Path | None, typer.Option(help="Write what would be sent to this folder, and send nothing.")
+    ] = None,
+) -> None:
+    """Send a trained model to the Hub: weights, processor, code, card, results. Takes the token of `hf auth login`."""
+    quiet()
+    from ..hub.publish import build_release
+    from ..hub.publish import publish as send
+
+    if to_folder is not None:
+        typer.echo(str(build_release(folder, to_folder, repo_id, max_shard_size=max_shard_size)))
+        return
+    address = send(
+        folder,
+        repo_id,
+        private=private or None,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=message,
+        max_shard_size=max_shard_size,
+    )
+    typer.echo(address)
+
+
+@app.command()
+def export(
+    folder: Annotated[str, typer.Argument(help="Folder or Hub name of a trained model.")],
+    out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 for torch.")],
+    format: Annotated[str, typer.Option(help="onnx, int8 (ONNX with 8-bit weights) or torch (torch.export).")] = "onnx",
+    part: Annotated[str, typer.Option(help="whole, or fusion: what follows the backbones.")] = "whole",
+    modalities: Annotated[str | None, typer.Option(help="Those it takes, as text,audio. Default: all.")] = None,
+    opset: Annotated[int | None, typer.Option(help="Version of the ONNX operators.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Rows and columns of a frame. Default: as trained.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Write a trained model as one graph for other runtimes, and compare its outputs with the model's."""
+    quiet()
+    from ..export.onnx import export_model
+
+    names = modalities.split(",") if modalities else None
+    difference = export_model(
+        folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size
+    )
+    if as_json:
+        typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": difference}))
+        return
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    Console().print(f"{out}: {size}; largest difference to the model {difference:.1e}", highlight=False)

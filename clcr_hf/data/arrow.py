@@ -1,0 +1,131 @@
+"""Rows to Arrow: one row as a record batch, and a stream of rows as data sets in memory."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Audio, Dataset, DatasetDict, Features, Image, List, Video
+from datasets.features.features import cast_to_python_objects, encode_nested_example
+
+from .columns import DataFormatError, ordered_splits
+
+# Rows are gathered to blocks of about so many bytes, so that a column has few pieces.
+_BLOCK_BYTES = 16 * 2**20
+
+
+def row_batch(row: Mapping[str, Any], features: Features, schema: pa.Schema, split: str) -> pa.RecordBatch:
+    """A row as a record batch of one.
+
+    Args:
+        row: a value or None for each column. Sequences may be lists or NumPy arrays (which are much faster), media a
+            path or `{"path": ..., "bytes": ...}`, classes a name or number.
+        features: types of the columns.
+        schema: `features.arrow_schema`, which is slow to make.
+        split: of the row, for messages.
+
+    Raises:
+        DataFormatError: columns absent or unknown, an empty id, or a value that is not of its column's type.
+    """
+    if row.keys() != features.keys():
+        differ = sorted(row.keys() ^ features.keys())
+        raise DataFormatError(f"a row of {split} lacks or adds the columns {', '.join(differ)}")
+    if not isinstance(row["id"], str) or not row["id"]:
+        raise DataFormatError(f"a row of {split} has the id {row['id']!r}; ids are non-empty strings")
+    cells = []
+    for name, kind in features.items():
+        try:
+            cells.append(_to_arrow(row[name], kind, schema.field(name).type))
+        except (ValueError, TypeError, KeyError, OverflowError, AttributeError, pa.ArrowException) as error:
+            raise DataFormatError(
+                f"row {row['id']!r} of {split}: column {name!r} does not hold {kind} ({error})"
+            ) from error
+    return pa.RecordBatch.from_arrays(cells, schema=schema)
+
+
+def gather_rows(features: Features, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> DatasetDict:
+    """Rows, each with its split, as data sets in memory; see [`row_batch`] for what a row may hold."""
+    schema = features.arrow_schema
+    blocks: dict[str, list[pa.Table]] = {}
+    waiting: dict[str, list[pa.RecordBatch]] = {}
+    size: Counter[str] = Counter()
+    for split, row in rows:
+        batch = row_batch(row, features, schema, split)
+        waiting.setdefault(split, []).append(batch)
+        size[split] += batch.nbytes
+        if size[split] >= _BLOCK_BYTES:
+            blocks.setdefault(split, []).append(_block(waiting.pop(split), schema))
+            size[split] = 0
+    for split, batches in waiting.items():
+        blocks.setdefault(split, []).append(_block(batches, schema))
+    return ordered_splits({split: Dataset(pa.concat_tables(tables)) for split, tables in blocks.items()})
+
+
+def is_media(feature: Any) -> bool:
+    """Whether a column holds files: videos, audio, images, or lists of them."""
+    return isinstance(feature, (Audio, Image, Video)) or (isinstance(feature, List) and is_media(feature.feature))
+
+
+def is_numbers(kind: pa.DataType) -> bool:
+    """Whether a column holds sequences (of sequences) of numbers."""
+    if not _is_list(kind):
+        return False
+    while _is_list(kind):
+        kind = kind.value_type
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
+
+
+def _block(batches: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_batches(batches, schema).combine_chunks()
+
+
+def _to_arrow(value: Any, feature: Any, kind: pa.DataType) -> pa.Array:
+    """`value` as an Arrow array of one element; arrays of numbers go in without Python objects."""
+    if _is_numbers(value) and _is_list(kind):
+        return _nested(value[None], kind)
+    if _is_list_of_arrays(value) and pa.types.is_list(kind) and _is_list(kind.value_type):
+        inner = pa.concat_arrays([_nested(item[None], kind.value_type) for item in value])
+        return pa.ListArray.from_arrays(pa.array([0, len(value)], pa.int32()), inner, type=kind)
+    return pa.array([_encode(value, feature)], kind)
+
+
+def _encode(value: Any, feature: Any) -> Any:
+    """`value` as Arrow takes it. Media are not given to `datasets`, which would want torchcodec for a mere path."""
+    if isinstance(feature, (Audio, Image, Video)):
+        if value is None or (isinstance(value, dict) and value.keys() == {"path", "bytes"}):
+            return value
+        return {"path": os.fspath(value), "bytes": None}
+    if isinstance(feature, List) and isinstance(value, (list, tuple)):
+        return [_encode(item, feature.feature) for item in value]
+    return encode_nested_example(feature, cast_to_python_objects(value))
+
+
+def _is_list_of_arrays(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(_is_numbers(item) for item in value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim > 0 and value.dtype.kind in "biuf"
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _nested(array: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Numbers (N, ...) as an Arrow array of N lists of lists, one axis a level."""
+    if array.ndim == 1:
+        if _is_list(kind):
+            raise ValueError("an array of too few axes")
+        return pa.array(np.ascontiguousarray(array, dtype=kind.to_pandas_dtype()), kind)
+    if not _is_list(kind):
+        raise ValueError("an array of too many axes")
+    inner = _nested(array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]), kind.value_type)
+    if pa.types.is_fixed_size_list(kind):
+        if array.shape[1] != kind.list_size:
+            raise ValueError(f"an axis of {array.shape[1]} where {kind.list_size} is the length")
+        return pa.FixedSizeListArray.from_arrays(inner, type=kind)
+    offsets = pa.array(np.arange(len(array) + 1) * array.shape[1], pa.int32())
+    return pa.ListArray.from_arrays(offsets, inner, type=kind)

@@ -1,0 +1,1 @@
+"""The benchmarks as their authors distribute them, one file each."""

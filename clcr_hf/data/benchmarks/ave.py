@@ -1,0 +1,437 @@
+"""AVE (Audio-Visual Event): 4,143 annotated stretches of ten-second clips, 28 kinds of event that are seen and heard.
+
+The folder as its authors share it (paper section 9):
+
+    AVE/<VideoID>.mp4                           4,097 of them: several videos have more than one annotation
+    Annotations.txt                             lines `Category&VideoID&Quality&StartTime&EndTime`, perhaps a header
+    trainSet.txt, valSet.txt, testSet.txt       lines of the same form: 3,339, 402 and 402
+
+and the features that go with it, where row i is line i of `Annotations.txt`:
+
+    visual_feature.h5   `avadataset` (N, 10, 7, 7, 512), VGG-19 `pool5` of each second, averaged over 16 frames
+    audio_feature.h5    `avadataset` (N, 10, 128), VGGish of each second
+    labels.h5           `avadataset` (N, 10, 29), one class a second; the last class is the background
+    train_order.h5, val_order.h5, test_order.h5     `order`, the rows of each split
+
+Two tasks are set on it: which event a clip holds (28 classes), and which event, or none, each of its ten seconds
+holds (29 classes). Figures of one cannot be compared with figures of the other.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from datasets import ClassLabel, DatasetDict, Features, List, Value, Video
+
+from ..arrow import gather_rows
+from ..columns import (
+    DataFormatError,
+    logger,
+    media_file,
+    raise_problems,
+    replace_non_finite,
+    sequence_feature,
+    typed_splits,
+)
+from ..files import find_file, list_lines, present_rows
+from ..source import Rows, Source, has_files
+from ..untrusted.arrays import open_h5, read_h5
+
+if TYPE_CHECKING:
+    import h5py
+
+NUM_SEGMENTS = 10
+# In the order of `Annotations.txt`, which is that of the columns of `labels.h5`.
+AVE_EVENTS = (
+    "Church bell",
+    "Male speech, man speaking",
+    "Bark",
+    "Fixed-wing aircraft, airplane",
+    "Race car, auto racing",
+    "Female speech, woman speaking",
+    "Helicopter",
+    "Violin, fiddle",
+    "Flute",
+    "Ukulele",
+    "Frying (food)",
+    "Truck",
+    "Shofar",
+    "Motorcycle",
+    "Acoustic guitar",
+    "Train horn",
+    "Clock",
+    "Banjo",
+    "Goat",
+    "Baby cry, infant cry",
+    "Bus",
+    "Chainsaw",
+    "Cat",
+    "Horse",
+    "Toilet flush",
+    "Rodents, rats, mice",
+    "Accordion",
+    "Mandolin",
+)
+BACKGROUND = len(AVE_EVENTS)
+AVE_SEGMENT_CLASSES = (*AVE_EVENTS, "Background")
+LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.txt"}
+ORDERS = {"train": "train_order.h5", "validation": "val_order.h5", "test": "test_order.h5"}
+H5_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "vision_features": sequence_feature("float32", 512),
+        "audio_features": sequence_feature("float32", 128),
+        "labels": List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
+    }
+)
+_ADVICE = "Put the videos into the folder AVE as <VideoID>.mp4"
+
+
+class Annotation(NamedTuple):
+    """One line of the lists: the event `category` (number in `AVE_EVENTS`) from `start` to `end` seconds."""
+
+    category: int
+    video: str
+    start: float
+    end: float
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Videos
+
+
+def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bool = False) -> DatasetDict:
+    """Load AVE from its videos and lists, on the authors' split.
+
+    A line of the lists is a row. A video with two annotations gives two rows, `<VideoID>` and `<VideoID>#2`, each with
+    its own event alone: that is the data set's own convention, and the scores of published work count it so.
+
+    Args:
+        root: the folder that holds `trainSet.txt` and `AVE`, or one above it (`AVE_Dataset`).
+        task: "segment", a class for each second, or "clip", the event of the clip.
+        skip_missing: drop rows whose video is absent or empty, with a warning, where the default is an error.
+
+    Returns:
+        DatasetDict with columns
+            id (str),
+            media (`Video(decode=False)`, pictures and sound; some clips have no sound track),
+            labels (task "segment": list of 10 ClassLabel, 28 events and Background; second i has the event where its
+                middle lies between start and end) or label (task "clip": ClassLabel, 28 events),
+            event_start, event_end (float32, seconds, as annotated).
+
+    Raises:
+        DataFormatError: no such layout, unreadable lines (numbered), unknown categories, times that are no stretch of
+            the clip, the same annotation in two lists, absent videos (counted, the first five named).
+    """
+    if task not in ("segment", "clip"):
+        raise DataFormatError(f"task={task!r}; choose segment or clip")
+    folder = _list_folder(Path(root))
+    parts = {split: read_annotations(folder / name) for split, name in LISTS.items()}
+    _check_splits(folder, parts)
+    rows = {split: [] for split in parts}
+    uses: Counter[str] = Counter()
+    for split, annotations in parts.items():
+        for each in annotations:
+            uses[each.video] += 1
+            # Further annotations of a video, in the order of the lists, are its #2, #3.
+            name = each.video if uses[each.video] == 1 else f"{each.video}#{uses[each.video]}"
+            rows[split].append(_video_row(folder, name, each))
+    rows = present_rows(folder / "AVE", rows, lambda row: row["media"]["path"], skip_missing, _ADVICE)
+    types: dict[str, Any] = {"id": Value("string"), "media": Video(decode=False)}
+    if task == "clip":
+        types["label"] = ClassLabel(names=list(AVE_EVENTS))
+    else:
+        types["labels"] = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
+    return typed_splits({**types, "event_start": Value("float32"), "event_end": Value("float32")}, rows)
+
+
+def _video_row(folder: Path, name: str, annotation: Annotation) -> dict[str, Any]:
+    category, video, start, end = annotation
+    row: dict[str, Any] = {"id": name, "media": media_file(os.path.abspath(folder / "AVE" / f"{video}.mp4"))}
+    return row | {"label": category, "labels": segment_labels(start, end, category), "event_start": start, "event_end": end}
+
+
+def read_annotations(path: str | os.PathLike) -> list[Annotation]:
+    """Read one of the lists; a header, blank lines and CRLF are taken in.
+
+    An event that ends where it starts is background throughout (the real list has some). An end after the tenth second
+    is kept and reported.
+
+    Raises:
+        DataFormatError: lines that cannot be read, with their numbers.
+    """
+    annotations, problems = [], []
+    late, doubtful = 0, 0
+    for number, line in list_lines(path):
+        fields = [field.strip() for field in line.split("&")]
+        if len(fields) == 5 and fields[1] == "VideoID":
+            continue
+        try:
+            annotations.append(_parse(fields))
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+            continue
+        late += annotations[-1].end > NUM_SEGMENTS
+        doubtful += fields[2] != "good"
+    if not annotations and not problems:
+        problems.append("the list has no annotations")
+    raise_problems(path, problems, "A line is Category&VideoID&Quality&StartTime&EndTime")
+    if late:
+        logger.warning("%s: %d events end after the clip's %d seconds; they are cut there", path, late, NUM_SEGMENTS)
+    if doubtful:
+        logger.warning("%s: %d rows have a quality other than good; they are kept", path, doubtful)
+    return annotations
+
+
+def segment_labels(start: float, end: float, category: int) -> list[int]:
+    """The class of each of the ten seconds: `category` where the second's middle lies in [start, end)."""
+    return [category if start <= second + 0.5 < end else BACKGROUND for second in range(NUM_SEGMENTS)]
+
+
+def _parse(fields: list[str]) -> Annotation:
+    if len(fields) != 5:
+        raise ValueError(f"{len(fields)} fields, not 5")
+    name, video, _, start_text, end_text = fields
+    if name not in AVE_EVENTS:
+        raise ValueError(f"category {name!r} is none of AVE's {len(AVE_EVENTS)}")
+    if not video or "/" in video or "\\" in video:
+        raise ValueError(f"{video!r} is no video id")
+    start, end = float(start_text), float(end_text)
+    if not 0 <= start <= end < float("inf") or start > NUM_SEGMENTS:
+        raise ValueError(f"an event from {start_text} s to {end_text} s is no stretch of a {NUM_SEGMENTS} s clip")
+    return Annotation(AVE_EVENTS.index(name), video, start, end)
+
+
+def _list_folder(root: Path) -> Path:
+    for folder in (root, root / "AVE_Dataset"):
+        if (folder / LISTS["train"]).is_file():
+            return folder
+    raise DataFormatError(
+        f"{root}: no {LISTS['train']}; give the folder that holds {', '.join(LISTS.values())} and the folder AVE"
+    )
+
+
+def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
+    rows: dict[Annotation, str] = {}
+    videos: dict[str, str] = {}
+    leaks, shared, twice = [], set(), 0
+    for split, annotations in parts.items():
+        for annotation in annotations:
+            owner = rows.get(annotation)
+            twice += owner == split
+            if owner not in (None, split):
+                leaks.append(f"{annotation.video} ({AVE_EVENTS[annotation.category]}) in {owner} and {split}")
+            rows.setdefault(annotation, split)
+            if videos.setdefault(annotation.video, split) != split:
+                shared.add(annotation.video)
+    raise_problems(folder, leaks, "An annotation belongs to one of the lists")
+    if twice:
+        logger.warning("%s: %d lines repeat a line of the same list; they are kept", folder, twice)
+    if shared:
+        logger.warning(
+            "%s: %d videos are in two splits, with different events (%s); their pictures and sound are the same",
+            folder,
+            len(shared),
+            ", ".join(sorted(shared)[:5]),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Features
+
+
+@dataclass
+class _Tables:
+    """The open features with what is known of their rows."""
+
+    visual: "h5py.Dataset"
+    audio: "h5py.Dataset"
+    labels: np.ndarray  # (N, 10) int64
+    orders: dict[str, np.ndarray]
+    ids: list[str]
+    tokens: bool
+
+
+def load_ave_h5(root: str | os.PathLike, **options: Any) -> DatasetDict:
+    """The rows of `iter_ave_h5`, with its options, in memory (about 110 MB as means, 4.2 GB as tokens)."""
+    return gather_rows(H5_FEATURES, iter_ave_h5(root, **options))
+
+
+def iter_ave_h5(
+    root: str | os.PathLike,
+    *,
+    visual: str = "mean",
+    labels_file: str | None = None,
+    settle_labels: bool = False,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of AVE's ready features one at a time with their split, in constant memory; features are arrays.
+
+    Args:
+        root: the folder of the `.h5` files, or the one above its `data`.
+        visual: "mean" averages the 7 x 7 cells of each second, giving 10 vectors; "tokens" keeps them, second by second
+            and row by row, giving 490.
+        labels_file: by default `labels.h5`, else `right_labels.h5` (a corrected file that later codes share).
+        settle_labels: a second with two classes or none is an error by default. True takes the lowest class, as the
+            published scoring does (`argmax`), and background where there is none.
+
+    Yields:
+        split and a row with
+            id (str: the row's number, `00017`, or `00017_<VideoID>` where `Annotations.txt` lies beside with N lines),
+            vision_features (10 or 490, 512) float32,
+            audio_features (10, 128) float32,
+            labels (list of 10 ClassLabel, 28 events and Background).
+        NaN and infinity in features become 0 and are reported.
+
+    Raises:
+        DataFormatError: before the first row: absent files or keys, wrong shapes, rows out of range, in two splits or
+            twice in one, seconds without one class.
+        ImportError: h5py is not installed.
+    """
+    if visual not in ("mean", "tokens"):
+        raise DataFormatError(f"visual={visual!r}; choose mean or tokens")
+    folder = _feature_folder(Path(root))
+    with ExitStack() as stack:
+        tables = _open_tables(folder, stack, visual == "tokens", labels_file, settle_labels)
+        replaced = {"vision_features": 0, "audio_features": 0}
+        for split, order in tables.orders.items():
+            for index in order.tolist():
+                yield split, _feature_row(tables, index, replaced)
+        for name, count in replaced.items():
+            if count:
+                logger.warning("%s: %d values of %s are NaN or infinite; they are set to 0", folder, count, name)
+
+
+def _feature_folder(root: Path) -> Path:
+    for folder in (root, root / "data"):
+        if (folder / "visual_feature.h5").is_file():
+            return folder
+    raise DataFormatError(f"{root}: no visual_feature.h5; give the folder that holds AVE's .h5 files")
+
+
+def _open_tables(folder: Path, stack: ExitStack, tokens: bool, labels_file: str | None, settle: bool) -> _Tables:
+    labels_path = folder / labels_file if labels_file else find_file(folder, ("labels.h5", "right_labels.h5"))
+    if labels_path is None:
+        raise DataFormatError(f"{folder}: no labels.h5; it has the classes of the seconds")
+    visual = _dataset(stack, folder / "visual_feature.h5", "avadataset")
+    audio = _dataset(stack, folder / "audio_feature.h5", "avadataset")
+    hot = _dataset(stack, labels_path, "avadataset")
+    number = len(hot) if hot.ndim else 0
+    problems = [
+        f"{name} is {dataset.shape}, not {shape}"
+        for name, dataset, shape in (
+            ("visual_feature.h5", visual, (number, NUM_SEGMENTS, 7, 7, 512)),
+            ("audio_feature.h5", audio, (number, NUM_SEGMENTS, 128)),
+            (labels_path.name, hot, (number, NUM_SEGMENTS, len(AVE_SEGMENT_CLASSES))),
+        )
+        if dataset.shape != shape
+    ]
+    raise_problems(folder, problems)
+    labels = _settled(labels_path, read_h5(hot), settle)
+    for dataset in (visual, audio):
+        read_h5(dataset, rows=slice(0, 1))  # checks storage, type and every chunk, so that rows can be taken one by one
+    orders = _read_orders(folder, stack, number)
+    return _Tables(visual, audio, labels, orders, _row_ids(folder, number), tokens)
+
+
+def _dataset(stack: ExitStack, path: Path, key: str) -> "h5py.Dataset":
+    try:
+        file = stack.enter_context(open_h5(path))
+    except FileNotFoundError:
+        raise DataFormatError(f"{path}: no such file") from None
+    if key not in file:
+        raise DataFormatError(f"{path}: no dataset {key!r}; it has {', '.join(file) or 'nothing'}")
+    dataset = file[key]
+    if not hasattr(dataset, "shape"):
+        raise DataFormatError(f"{path}: {key!r} is a group, not a dataset")
+    return dataset
+
+
+def _settled(path: Path, hot: np.ndarray, settle: bool) -> np.ndarray:
+    """(N, 10) classes from (N, 10, 29) zeros and ones."""
+    if not np.isin(hot, (0, 1)).all():
+        raise DataFormatError(f"{path}: values other than 0 and 1; each second should mark one class")
+    counts = hot.sum(-1)
+    faults = [f"row {i}, second {k}: {int(counts[i, k])} classes" for i, k in np.argwhere(counts != 1)[:100].tolist()]
+    if faults and not settle:
+        raise_problems(path, faults, "Pass settle_labels=True to take the lowest class, or background for none")
+    if faults:
+        logger.warning(
+            "%s: %d seconds have several classes and %d none; the lowest class and background are taken",
+            path,
+            int((counts > 1).sum()),
+            int((counts == 0).sum()),
+        )
+    return np.where(counts == 0, BACKGROUND, hot.argmax(-1)).astype(np.int64)
+
+
+def _read_orders(folder: Path, stack: ExitStack, number: int) -> dict[str, np.ndarray]:
+    orders: dict[str, np.ndarray] = {}
+    owner: dict[int, str] = {}
+    problems = []
+    for split, name in ORDERS.items():
+        values = read_h5(_dataset(stack, folder / name, "order"))
+        if values.dtype.kind not in "iuf" or values.ndim != 1:
+            raise DataFormatError(f"{folder / name}: wanted row numbers (n,), found {values.dtype} {values.shape}")
+        if not ((values >= 0) & (values < number) & (values == np.floor(values))).all():
+            raise DataFormatError(f"{folder / name}: row numbers must be whole and below {number}, the rows there are")
+        orders[split] = values.astype(np.int64)
+        for index in orders[split].tolist():
+            if index in owner:
+                problems.append(f"row {index} is in {owner[index]} and in {split}")
+            owner.setdefault(index, split)
+    raise_problems(folder, problems, "A row belongs once to one split")
+    return orders
+
+
+def _row_ids(folder: Path, number: int) -> list[str]:
+    """Row numbers, with the video's id where the full list lies beside and has as many lines."""
+    path = folder / "Annotations.txt"
+    annotations = read_annotations(path) if path.is_file() else []
+    if len(annotations) == number:
+        return [f"{i:05d}_{annotation.video}" for i, annotation in enumerate(annotations)]
+    if annotations:
+        logger.warning("%s: %d lines for %d rows of features; ids are row numbers", path, len(annotations), number)
+    return [f"{i:05d}" for i in range(number)]
+
+
+def _feature_row(tables: _Tables, index: int, replaced: dict[str, int]) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": tables.ids[index]}
+    for name, dataset in (("vision_features", tables.visual), ("audio_features", tables.audio)):
+        try:
+            values, count = replace_non_finite(dataset[index])
+        except (OSError, RuntimeError) as error:
+            raise DataFormatError(f"{dataset.file.filename}: row {index} cannot be read ({error})") from error
+        replaced[name] += count
+        if name == "vision_features":
+            values = values.reshape(-1, 512) if tables.tokens else values.mean((1, 2))
+        row[name] = values
+    row["labels"] = tables.labels[index].tolist()
+    return row
+
+
+def _h5_rows(root: str | os.PathLike, **options: Any) -> Rows:
+    return Rows(H5_FEATURES, lambda: iter_ave_h5(root, **options))
+
+
+SOURCE = Source(
+    "ave",
+    title="AVE",
+    about="AVE: videos and lists",
+    read=load_ave,
+    recognise=has_files("trainSet.txt", "valSet.txt", "testSet.txt"),
+    segments=True,
+)
+H5_SOURCE = Source(
+    "ave_h5",
+    title="AVE features",
+    about="AVE: the ready .h5 features",
+    read=_h5_rows,
+    parameters_of=(iter_ave_h5,),
+    recognise=has_files("visual_feature.h5"),
+    segments=True,
+)

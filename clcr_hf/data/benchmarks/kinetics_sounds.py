@@ -1,0 +1,379 @@
+"""Kinetics-Sounds: the clips of about 31 classes of Kinetics-400 that can be told by their sound.
+
+The folder (paper sections 8 and 9) holds MP4 files named `<youtube id>_<start>_<end>.mp4`, start and end in seconds of
+six digits, anywhere down to three folders deep, and says which clips belong to it in one of three ways:
+
+    my_train.txt, my_test.txt       lines `-3Mwkq-7TV4_000002_000012,10,23`: name, seconds, class number
+    train.csv, val.csv              Kinetics' own lists, `label,youtube_id,time_start,time_end,split`
+    train/<class>/*.mp4, val/...    nothing but folders
+
+The sets that go by this name differ: the authors' list has 34 classes, of which Kinetics-400 has since renamed or lost
+some, and public codes use 31, 32 or 33. The usual lists (14,799 and 2,597 lines) number 31 classes and do not name
+them.
+"""
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import ClassLabel, DatasetDict, Value, Video
+
+from ..columns import SPLIT_ALIASES, DataFormatError, carve_split, logger, media_file, raise_problems, typed_splits
+from ..files import file_fault, files_below, find_file, list_lines, read_clips, report_missing
+from ..source import Source
+
+KINETICS_SOUNDS_CLASSES = (
+    "blowing nose",
+    "blowing out candles",
+    "bowling",
+    "chopping wood",
+    "dribbling basketball",
+    "laughing",
+    "mowing lawn",
+    "playing accordion",
+    "playing bagpipes",
+    "playing bass guitar",
+    "playing clarinet",
+    "playing drums",
+    "playing guitar",
+    "playing harmonica",
+    "playing keyboard",
+    "playing organ",
+    "playing piano",
+    "playing saxophone",
+    "playing trombone",
+    "playing trumpet",
+    "playing violin",
+    "playing xylophone",
+    "ripping paper",
+    "shoveling snow",
+    "shuffling cards",
+    "singing",
+    "stomping grapes",
+    "tap dancing",
+    "tapping guitar",
+    "tapping pen",
+    "tickling",
+)
+LISTS = {
+    "train": ("my_train.txt", "train.txt", "train.csv", "kinetics_train.csv"),
+    "validation": (
+        "my_val.txt",
+        "val.txt",
+        "validation.txt",
+        "val.csv",
+        "validate.csv",
+        "validation.csv",
+        "kinetics_val.csv",
+    ),
+    "test": ("my_test.txt", "test.txt", "test.csv", "kinetics_test.csv"),
+}
+CLASS_FILES = ("class.txt", "classes.txt", "class_list.txt")
+_SPLIT_FOLDERS = {**SPLIT_ALIASES, "validate": "validation"}
+_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
+# A YouTube id has 11 characters, of which some may be _ and -, also the first.
+_TIMED = re.compile(r"(.{11})_(\d{6})_(\d{6})", re.ASCII)
+_STARTED = re.compile(r"(.{11})_(\d{1,6})", re.ASCII)
+_OTHER = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)
+_DEPTH = 3
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A clip: its name, its source video, its class (a number or a name) and the names that its file may have."""
+
+    name: str
+    video: str
+    label: str
+    stems: tuple[str, ...]
+
+
+def load_kinetics_sounds(
+    root: str | os.PathLike,
+    *,
+    train_list: str | os.PathLike | None = None,
+    validation_list: str | os.PathLike | None = None,
+    test_list: str | os.PathLike | None = None,
+    class_list: str | os.PathLike | None = None,
+    label_names: Sequence[str] | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    skip_missing: bool = False,
+) -> DatasetDict:
+    """Load Kinetics-Sounds.
+
+    Args:
+        root: the folder, see above.
+        train_list, validation_list, test_list: lists in either form; by default those named in `LISTS`, else the
+            folders. Where there is a list (or folder) of validation and none of test, it is taken as test: that is how
+            the set is used, as Kinetics' test clips came without labels.
+        class_list: file of class names in the order of their numbers, one a line or all on one line between commas;
+            by default one of `CLASS_FILES` in `root`.
+        label_names: the same, given at once. Without either, numbered lists get the numbers as names, as many as the
+            largest number in them asks for, and named lists get `KINETICS_SOUNDS_CLASSES`.
+        validation_fraction: share of the training clips, by whole source videos, that becomes validation where there
+            is none; 0 leaves validation out.
+        seed: of that choice.
+        skip_missing: drop clips whose file is absent, with a warning, where the default is an error. Nobody has all
+            clips: videos vanish from YouTube.
+
+    Returns:
+        DatasetDict with columns id (str, `<youtube id>_<start>_<end>`), media (`Video(decode=False)`: frames and
+        sound), label (ClassLabel), youtube_id (str). Rows of named lists and folders whose class is none of the names
+        (the rest of Kinetics-400) are left out.
+
+    Raises:
+        DataFormatError: no lists and no folders of classes, unreadable list lines (numbered), class numbers beyond the
+            names, a clip with two classes or in two splits, absent files (counted, the first five named; 0 bytes
+            count).
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DataFormatError(f"{folder}: no such folder")
+    files = _index(folder)
+    lists = _find_lists(folder, {"train": train_list, "validation": validation_list, "test": test_list})
+    parts = {name: _read_list(path) for name, path in lists.items()} if lists else _read_folders(folder, files)
+    if not parts.get("train"):
+        raise DataFormatError(
+            f"{folder}: no list of training clips ({', '.join(LISTS['train'])}) and no folders train/<class>; name "
+            "the list with train_list"
+        )
+    if "test" not in parts and "validation" in parts:
+        parts["test"] = parts.pop("validation")
+    _check_leaks(folder, parts)
+    given = list(label_names) if label_names is not None else _read_classes(folder, class_list)
+    numbered, names = _class_names(folder, parts, given)
+    if not numbered:
+        known = set(names)
+        parts = {name: [clip for clip in clips if clip.label in known] for name, clips in parts.items()}
+    rows = _with_files(folder, parts, files, skip_missing)
+    if "validation" not in rows:
+        rows = carve_split(rows, lambda row: row[0].video, validation_fraction, seed)
+    types = {
+        "id": Value("string"),
+        "media": Video(decode=False),
+        "label": ClassLabel(names=names),
+        "youtube_id": Value("string"),
+    }
+    number = int if numbered else names.index
+    made = {
+        split: [
+            {"id": clip.name, "media": media_file(path), "label": number(clip.label), "youtube_id": clip.video}
+            for clip, path in part
+        ]
+        for split, part in rows.items()
+    }
+    return typed_splits(types, made)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Lists
+
+
+def _find_lists(folder: Path, given: Mapping[str, str | os.PathLike | None]) -> dict[str, Path]:
+    lists = {name: Path(path) for name, path in given.items() if path is not None}
+    if lists:
+        return lists
+    found = {name: find_file(folder, names) for name, names in LISTS.items()}
+    lists = {name: path for name, path in found.items() if path is not None}
+    for name, path in list(lists.items()):
+        columns = _header(path)[1]
+        if "youtube_id" in columns and "label" not in columns:
+            logger.warning("%s: Kinetics' list of %s clips has no labels and is passed over", path, name)
+            del lists[name]
+    return lists
+
+
+def _header(path: Path) -> tuple[str, list[str]]:
+    """The first line of a list, and its fields in small letters."""
+    line = next((line for _, line in list_lines(path)), "")
+    return line, [field.strip().lower() for field in next(csv.reader([line]), [])]
+
+
+def _read_list(path: Path) -> list[_Clip]:
+    """Clips of a list in either form, each once."""
+    first, columns = _header(path)
+    named = "youtube_id" in columns
+
+    def parse(number: int, line: str) -> _Clip | None:
+        clip = _kinetics_line(columns, line) if named else _numbered_line(line)
+        if line == first if named else number == 1 and clip is None and not any(map(str.isdigit, line)):
+            return None  # a header
+        if clip is None:
+            raise ValueError(f"{line[:80]!r} is not of the form name,10,class number")
+        return clip
+
+    return read_clips(path, parse)
+
+
+def _numbered_line(line: str) -> _Clip | None:
+    """Clip of `name,10,3`, `name,3` or `name 3`; the name with or without suffix; None for any other line."""
+    fields = [field.strip() for field in (line.split(",") if "," in line else line.split())]
+    if len(fields) not in (2, 3) or not (fields[-1].isascii() and fields[-1].isdigit()) or not fields[0]:
+        return None
+    name = fields[0]
+    if name.lower().endswith(_SUFFIXES):
+        name = os.path.splitext(name)[0]
+    seconds = int(fields[1]) if len(fields) == 3 and fields[1].isdigit() else 10
+    return _clip(os.path.basename(name), str(int(fields[-1])), seconds)
+
+
+def _kinetics_line(columns: Sequence[str], line: str) -> _Clip | None:
+    """Clip of a line of Kinetics' own lists; None where fields are missing or the times are not numbers."""
+    try:
+        values = dict(zip(columns, next(csv.reader([line], strict=True)), strict=True))
+        start, end = int(float(values["time_start"])), int(float(values["time_end"]))
+    except (ValueError, KeyError, OverflowError, StopIteration, csv.Error):
+        return None
+    name = values["youtube_id"].strip()
+    return _clip(f"{name}_{start:06d}_{end:06d}", _plain(values.get("label", "")), 10) if name else None
+
+
+def _clip(name: str, label: str, seconds: int) -> _Clip:
+    """A clip of a file name. Ids hold `_` and may begin with `-` or `_`, so it is not split at them."""
+    started = _STARTED.fullmatch(name)
+    timed = _TIMED.fullmatch(name) or (_OTHER.fullmatch(name) if started is None else None)
+    if timed is not None:
+        return _Clip(name, timed[1], label, (name,))
+    if started is not None:
+        # Lists of the OGM-GE code give the start alone, as a plain number.
+        start = int(started[2])
+        full = f"{started[1]}_{start:06d}_{start + seconds:06d}"
+        return _Clip(full, started[1], label, (full, name, f"{started[1]}_{start:06d}"))
+    return _Clip(name, name, label, (name,))
+
+
+def _plain(name: str) -> str:
+    """A class name as Kinetics writes it: `Playing_Piano` is `playing piano`."""
+    return " ".join(name.replace("_", " ").strip().strip('"').lower().split())
+
+
+def _read_classes(folder: Path, class_list: str | os.PathLike | None) -> list[str] | None:
+    path = Path(class_list) if class_list is not None else find_file(folder, CLASS_FILES)
+    if path is None:
+        return None
+    lines = [line for _, line in list_lines(path)]
+    return [_plain(name) for name in (lines[0].split(",") if len(lines) == 1 else lines) if name.strip()]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def _index(folder: Path) -> dict[str, list[str]]:
+    """Stem to paths of every media file down to `_DEPTH` folders, MP4 first."""
+    found: dict[str, list[str]] = {}
+    for path in files_below(folder, _SUFFIXES, depth=_DEPTH, leave_out=("Image-",)):
+        found.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
+    for paths in found.values():
+        paths.sort(key=lambda path: _SUFFIXES.index(os.path.splitext(path)[1].lower()))
+    return found
+
+
+def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str, list[_Clip]]:
+    """Clips of `<split>/<class>/<clip>.mp4`."""
+    parts: dict[str, dict[str, _Clip]] = {}
+    problems = []
+    for stem, paths in sorted(files.items()):
+        for path in paths:
+            place = Path(path).relative_to(folder).parts
+            split = _SPLIT_FOLDERS.get(place[0].lower()) if len(place) == 3 else None
+            if split is None:
+                continue
+            clip = _clip(stem, _plain(place[1]), 10)
+            if parts.setdefault(split, {}).setdefault(clip.name, clip).label != clip.label:
+                problems.append(f"{clip.name} is in two folders of {split}, one of them {place[1]}")
+    raise_problems(folder, problems)
+    return {split: list(clips.values()) for split, clips in parts.items()}
+
+
+def _split_of(folder: Path, path: str) -> str | None:
+    return _SPLIT_FOLDERS.get(Path(path).relative_to(folder).parts[0].lower())
+
+
+def _with_files(
+    folder: Path, parts: Mapping[str, Sequence[_Clip]], files: Mapping[str, Sequence[str]], skip_missing: bool
+) -> dict[str, list[tuple[_Clip, str]]]:
+    """The clips that have a file, each with its path, preferably in the folder of its split."""
+    rows: dict[str, list[tuple[_Clip, str]]] = {name: [] for name in parts}
+    missing = []
+    for split, clips in parts.items():
+        for clip in clips:
+            found = {path: file_fault(path) for stem in clip.stems for path in files.get(stem, ())}
+            paths = [path for path, fault in found.items() if fault is None]
+            paths.sort(key=lambda path, split=split: _split_of(folder, path) != split)  # type: ignore[misc]
+            if paths:
+                rows[split].append((clip, os.path.abspath(paths[0])))
+            else:
+                missing.append(next((f"{path} ({fault})" for path, fault in found.items()), f"{clip.name}.mp4"))
+    total = sum(map(len, parts.values()))
+    report_missing(folder, missing, total, skip_missing, "Download them into this folder as mp4")
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Classes and columns
+
+
+def _class_names(
+    folder: Path, parts: Mapping[str, Sequence[_Clip]], names: Sequence[str] | None
+) -> tuple[bool, list[str]]:
+    """Whether the lists number their classes, and the names in order; what looks wrong is warned of."""
+    counts = Counter(clip.label for clips in parts.values() for clip in clips)
+    digits = [label.isdigit() for label in counts]
+    if any(digits) and not all(digits):
+        raise DataFormatError(f"{folder}: some lists number their classes and others name them")
+    if all(digits):
+        largest = max(map(int, counts))
+        if names is not None and largest >= len(names):
+            raise DataFormatError(
+                f"{folder}: class number {largest}, but {len(names)} class names (0 to {len(names) - 1})"
+            )
+        if "0" not in counts:
+            logger.warning("%s: no clip is of class 0; are the numbers counted from 1?", folder)
+        names = [str(i) for i in range(largest + 1)] if names is None else list(names)
+        empty = [name for i, name in enumerate(names) if str(i) not in counts]
+    else:
+        names = [_plain(name) for name in (KINETICS_SOUNDS_CLASSES if names is None else names)]
+        empty = [name for name in names if name not in counts]
+        if len(empty) == len(names):
+            raise DataFormatError(
+                f"{folder}: no clip is of a class of Kinetics-Sounds; the classes are {sorted(counts)[:5]}"
+            )
+    if len(set(names)) < len(names):
+        raise DataFormatError(f"{folder}: a class name comes twice")
+    if empty:
+        logger.warning("%s: %d classes have no clips: %s", folder, len(empty), ", ".join(empty[:5]))
+    if len(names) != len(KINETICS_SOUNDS_CLASSES):
+        logger.warning("%s: %d classes; the usual lists have 31, so figures do not compare", folder, len(names))
+    return all(digits), names
+
+
+def _check_leaks(folder: Path, parts: Mapping[str, Sequence[_Clip]]) -> None:
+    owner: dict[str, str] = {}
+    videos: dict[str, str] = {}
+    clips, sources = [], []
+    for split, members in parts.items():
+        for clip in members:
+            if owner.setdefault(clip.name, split) != split:
+                clips.append(clip.name)
+            elif videos.setdefault(clip.video, split) != split:
+                sources.append(clip.video)
+    if clips:
+        raise DataFormatError(f"{folder}: {len(clips)} clips are in two splits: {', '.join(clips[:5])}")
+    if sources:
+        logger.warning(
+            "%s: %d clips are cut from videos of another split: %s", folder, len(sources), ", ".join(sources[:5])
+        )
+
+
+SOURCE = Source(
+    "kinetics_sounds",
+    title="Kinetics-Sounds",
+    about="Kinetics-Sounds: clips and lists, Kinetics' own lists, or folders of classes",
+    read=load_kinetics_sounds,
+)

@@ -1,0 +1,412 @@
+"""MMSA pickles (MOSI, MOSEI, SIMS) and MulT's older ones.
+
+Layouts: paper notes, section 9. The pickles are read by `safe_pickle`, which runs nothing that they contain; their
+arrays stay in the mapped file, and rows are cleaned a few megabytes at a time.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict, Features, Value
+
+from ..arrow import gather_rows
+from ..columns import (
+    SPLIT_ALIASES,
+    SPLITS,
+    DataFormatError,
+    logger,
+    raise_problems,
+    replace_non_finite,
+    sequence_feature,
+)
+from ..source import Source
+from ..untrusted.pickles import MAX_PICKLE_BYTES, load_pickle_safely, release_pages
+
+_BLOCK_BYTES = 4 * 2**20
+_MOST_STEPS = 2**24
+_LONGEST_ID = 1000
+_MOST_CHARACTERS = 2**30
+
+
+class MmsaRows:
+    """The rows of `aligned_50.pkl`, `unaligned_50.pkl` or one of MulT's pickles, a few megabytes in memory at a time.
+
+    All is checked before the first row. Iterating gives (split, row); it can be iterated again.
+
+    Padding is cut off. Unaligned files give their lengths; in aligned ones (no `audio_lengths`) a row of vision and
+    audio ends with the text mask or with its last non-zero frame, whichever is later, so no frame is lost; without
+    a text mask, all-zero frames at both ends go (MulT pads in front). NaN and infinite feature values become 0, and
+    a warning counts them.
+
+    Args:
+        path: the pickle, read by `load_pickle_safely`.
+        text: "text_bert" for token ids (the only form a BERT hierarchy can read) or "text" for the embeddings of
+            one BERT layer (or GloVe vectors in MulT's pickles), or "raw" for the transcripts alone.
+        modalities: which of text, vision, audio to return.
+        label_range: lowest and highest label allowed; None for no check. SIMS uses (-1, 1).
+        label_index: which label of MulT's `labels (N, 1, k)`.
+        max_bytes: see `load_pickle_safely`.
+
+    Yields:
+        split (train, validation, test) and a row with
+            id: str, `video$_$clip`
+            text: str, the raw transcript (when the file has it)
+            input_ids, attention_mask, token_type_ids: int64 (T,), with text="text_bert"
+            text_features: float32 (T, D), with text="text"
+            vision_features, audio_features: float32 (T, D)
+            label: float32
+
+    Raises:
+        UnsafePickleError: see `load_pickle_safely`.
+        DataFormatError: lists every fault: splits or fields missing, shapes or counts that differ, ids twice in a
+            split or in two, labels not finite or out of range, lengths longer than the arrays.
+
+    Attributes:
+        features: types of the columns.
+        counts: rows of each split that has any; total: of all.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        text: str = "text_bert",
+        modalities: Sequence[str] = ("text", "vision", "audio"),
+        label_range: tuple[float, float] | None = (-3.0, 3.0),
+        label_index: int = 0,
+        max_bytes: int = MAX_PICKLE_BYTES,
+    ):
+        if text not in ("text_bert", "text", "raw"):
+            raise DataFormatError(
+                f"text={text!r}; choose text_bert (token ids), text (embeddings) or raw (transcripts)"
+            )
+        unknown = sorted(set(modalities) - {"text", "vision", "audio"})
+        if unknown or not modalities:
+            raise DataFormatError(f"modalities={tuple(modalities)}; choose from text, vision, audio")
+        splits = _find_splits(path, load_pickle_safely(path, max_bytes=max_bytes))
+        problems: list[str] = []
+        tables: dict[str, dict[str, Any]] = {}
+        for name, split in splits.items():
+            reader = _SplitReader(f"split {name!r}", split, problems)
+            tables[name] = reader.read(text, modalities, label_range, label_index)
+        _check_ids(tables, problems)
+        _check_widths(tables, problems)
+        if len({tuple(sorted(table)) for table in tables.values()}) > 1:
+            problems.append("raw_text is in some splits alone")
+        raise_problems(path, problems, "The file does not hold the layout of MMSA or MulT.")
+        self._tables = {name: _in_order(tables[name]) for name in SPLITS if tables[name]["id"]}
+        if not self._tables:
+            raise DataFormatError(f"{path}: no rows")
+        self.counts = {name: len(table["id"]) for name, table in self._tables.items()}
+        self.total = sum(self.counts.values())
+        first = next(iter(self._tables.values()))
+        self.features = Features({key: _feature(key, value) for key, value in first.items()})
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for split in self._tables:
+            for block in self._read(split):
+                for i in range(len(block["id"])):
+                    yield split, {key: _cell(value, i) for key, value in block.items()}
+
+    def _read(self, split: str) -> Iterator[dict[str, Any]]:
+        table = self._tables[split]
+        sequences = [value[0] for value in table.values() if isinstance(value, tuple)]
+        for rows in _blocks(self.counts[split], sequences):
+            yield {key: _block(value, rows) for key, value in table.items()}
+            for array in sequences:
+                release_pages(array[: rows.stop])  # what lies before may have been mapped along
+
+
+iter_mmsa = MmsaRows
+
+
+def load_mmsa(path: str | os.PathLike, **options: Any) -> DatasetDict:
+    """A pickle in memory: the rows of [`MmsaRows`], whose options these are."""
+    rows = MmsaRows(path, **options)
+    return gather_rows(rows.features, rows)
+
+
+SOURCE = Source(
+    "mmsa",
+    title="",
+    about="MOSI, MOSEI and SIMS pickles of the MMSA toolkit, and MulT's older ones",
+    read=MmsaRows,
+    is_file=True,
+    files=("aligned_50.pkl", "Processed/aligned_50.pkl", "unaligned_50.pkl"),
+    recognise=lambda path: path.suffix == ".pkl",
+    arguments={"mmsa_text": "text"},
+    label_scale="sentiment",
+)
+
+
+def _blocks(size: int, arrays: Sequence[np.ndarray]) -> Iterator[slice]:
+    """Slices of rows that together take about `_BLOCK_BYTES` of `arrays`."""
+    step = max(1, _BLOCK_BYTES * size // max(1, sum(array.nbytes for array in arrays)))
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
+
+
+def _block(value: Any, rows: slice) -> Any:
+    if not isinstance(value, tuple):
+        return value[rows]
+    array, starts, stops = value
+    part = array[rows] if array.ndim == 2 else replace_non_finite(array[rows])[0]  # token ids stay whole numbers
+    return part, starts[rows], stops[rows]
+
+
+def _cell(value: Any, row: int) -> Any:
+    if not isinstance(value, tuple):
+        return value[row]
+    array, starts, stops = value
+    return array[row, starts[row] : stops[row]]
+
+
+def _in_order(table: Mapping[str, Any]) -> dict[str, Any]:
+    order = [key for key in ("id", "text") if key in table]
+    order += [key for key in table if key not in ("id", "text", "label")] + ["label"]
+    return {key: table[key] for key in order}
+
+
+def _feature(key: str, value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return Value("float32" if key == "label" else "string")
+    array = value[0]
+    return sequence_feature("float32", array.shape[2]) if array.ndim == 3 else sequence_feature("int64")
+
+
+def _find_splits(path: object, content: Any) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(content, dict):
+        raise DataFormatError(f"{path}: holds a {type(content).__name__}, not a dict of train, valid and test")
+    found = {SPLIT_ALIASES[str(key)]: value for key, value in content.items() if str(key) in SPLIT_ALIASES}
+    missing = [name for name in SPLITS if not isinstance(found.get(name), dict)]
+    if missing:
+        keys = [str(key) for key in content][:10]
+        raise DataFormatError(f"{path}: no split {' and '.join(missing)} among the keys {keys}")
+    return found
+
+
+class _SplitReader:
+    """Reads and checks one split; faults are added to `problems`, and reading goes on as far as it can."""
+
+    def __init__(self, where: str, split: Mapping[str, Any], problems: list[str]):
+        self.where = where
+        self.split = split
+        self.problems = problems
+        self.size = 0
+
+    def fault(self, text: str) -> None:
+        self.problems.append(f"{self.where}: {text}")
+
+    def numbers(self, key: str, ndim: int, *, required: bool = True) -> np.ndarray | None:
+        """Field `key` as a numeric array of `ndim` axes and `size` rows."""
+        if key not in self.split:
+            if required:
+                self.fault(f"no field {key!r} (it has {', '.join(sorted(map(str, self.split)))})")
+            return None
+        array = _as_array(self.split[key])
+        if array.dtype.kind not in "biuf" or array.ndim != ndim or len(array) != self.size:
+            self.fault(f"{key} is {array.dtype} {array.shape}; wanted {ndim} axes of numbers and {self.size} rows")
+            return None
+        if max(array.shape[1:], default=0) > _MOST_STEPS:
+            self.fault(f"{key} has the shape {array.shape}; no axis but the first may be longer than {_MOST_STEPS}")
+            return None
+        return array
+
+    def read(self, text: str, modalities: Sequence[str], label_range: Any, label_index: int) -> dict[str, Any]:
+        columns: dict[str, Any] = {"id": self.ids()}
+        columns["label"] = self.labels(label_range, label_index)
+        if "raw_text" in self.split:
+            columns["text"] = self.strings("raw_text")
+        elif text == "raw" and "text" in modalities:
+            self.fault("no field 'raw_text'")
+        tokens = self.tokens(required=text == "text_bert" and "text" in modalities)
+        text_stops = None if tokens is None else _last_true(tokens[:, 1] != 0)
+        for modality in modalities:
+            if modality == "text" and text == "text_bert":
+                if tokens is not None and text_stops is not None:
+                    starts = np.zeros_like(text_stops)
+                    for row, key in enumerate(("input_ids", "attention_mask", "token_type_ids")):
+                        columns[key] = (tokens[:, row], starts, text_stops)
+            elif modality != "text" or text == "text":
+                columns[f"{modality}_features"] = self.frames(modality, text_stops)
+        return columns
+
+    def ids(self) -> list[str]:
+        key = "id" if "id" in self.split else "ids"
+        if key not in self.split:
+            self.fault("no field 'id'")
+            labels = self.split.get("regression_labels", self.split.get("labels", ()))
+            self.size = len(labels) if hasattr(labels, "__len__") else 0
+            return [str(i) for i in range(self.size)]
+        value = self.split[key]
+        rows = value.tolist() if isinstance(value, np.ndarray) else list(value)
+        self.size = len(rows)
+        try:
+            return [_id(row) for row in rows]
+        except DataFormatError as error:
+            self.fault(str(error))
+            return [str(i) for i in range(self.size)]
+
+    def strings(self, key: str) -> list[str]:
+        value = self.split[key]
+        try:
+            rows = [_text(item) for item in (value.ravel() if isinstance(value, np.ndarray) else value)]
+        except (TypeError, DataFormatError) as error:
+            self.fault(f"{key} does not hold texts ({error})")
+            return [""] * self.size
+        if len(rows) != self.size:
+            self.fault(f"{key} has {len(rows)} rows; id has {self.size}")
+        if sum(map(len, rows)) > _MOST_CHARACTERS:  # few distinct texts can be repeated to any length
+            self.fault(f"{key} has more than {_MOST_CHARACTERS:,} characters")
+        return rows
+
+    def labels(self, label_range: tuple[float, float] | None, label_index: int) -> np.ndarray:
+        key = "regression_labels" if "regression_labels" in self.split else "labels"
+        if key not in self.split:
+            self.fault("no field 'regression_labels' or 'labels'")
+            return np.zeros(self.size, dtype=np.float32)
+        try:
+            values = _as_array(self.split[key]).astype(np.float64)
+        except (TypeError, ValueError):
+            self.fault(f"{key} does not hold numbers of one shape")
+            return np.zeros(self.size, dtype=np.float32)
+        if values.ndim == 0 or len(values) != self.size:
+            self.fault(f"{key} has shape {values.shape}; id has {self.size} rows")
+            return np.zeros(self.size, dtype=np.float32)
+        values = values.reshape(self.size, -1) if self.size else values.reshape(0, label_index + 1)
+        if not 0 <= label_index < values.shape[1]:
+            self.fault(f"{key} has {values.shape[1]} values a row; label_index is {label_index}")
+            return np.zeros(self.size, dtype=np.float32)
+        values = values[:, label_index]
+        finite = np.isfinite(values)
+        if not finite.all():
+            self.fault(f"{(~finite).sum()} labels are not finite (first: row {int(np.argmin(finite))})")
+        elif label_range is not None:
+            outside = (values < label_range[0] - 1e-6) | (values > label_range[1] + 1e-6)
+            if outside.any():
+                row = int(np.argmax(outside))
+                self.fault(f"{outside.sum()} labels lie outside {label_range} (first: row {row}, {values[row]:g})")
+        return values.astype(np.float32)
+
+    def tokens(self, *, required: bool) -> np.ndarray | None:
+        """`text_bert` as int64 (N, 3, T)."""
+        array = self.numbers("text_bert", 3, required=required)
+        if array is None:
+            return None
+        if array.shape[1] != 3:
+            self.fault(f"text_bert has shape {array.shape}; wanted (N, 3, T): ids, mask, segments")
+            return None
+        with np.errstate(invalid="ignore"):
+            ids = array.astype(np.int64)
+        if not np.array_equal(ids, array) or (ids < 0).any() or not np.isin(ids[:, 1], (0, 1)).all():
+            self.fault("text_bert holds something else than token ids and a mask of 0 and 1")
+            return None
+        return ids
+
+    def frames(self, modality: str, text_stops: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """(N, T, D) float32 and where each row starts and stops."""
+        array = self.numbers(modality, 3)
+        if array is None:
+            return None
+        if array.shape[2] == 0:
+            self.fault(f"{modality} has shape {array.shape}: no feature")
+            return None
+        starts, stops = self.extent(modality, array, text_stops)
+        steps = array.shape[1]
+        if (stops > steps).any() or (stops < 0).any():
+            self.fault(f"{modality}_lengths reach {int(stops.max())}; {modality} has {steps} steps")
+            return None
+        return array, starts, stops
+
+    def extent(self, modality: str, array: np.ndarray, text_stops: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Where the real steps of each row start and stop; non-finite values are counted on the way."""
+        first, last = self.scan(modality, array)
+        zeros = np.zeros_like(first)
+        if f"{modality}_lengths" in self.split:
+            lengths = self.numbers(f"{modality}_lengths", 1)
+            return zeros, zeros if lengths is None else lengths.astype(np.int64)
+        if modality == "text" and text_stops is not None:
+            return zeros, np.minimum(text_stops, array.shape[1])
+        unaligned = "audio_lengths" in self.split or "vision_lengths" in self.split
+        if text_stops is None or unaligned:
+            return first, last
+        return zeros, np.maximum(last, np.minimum(text_stops, array.shape[1]))
+
+    def scan(self, modality: str, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First step of each row that is not all zero, and one past the last; 0 and 0 where all are."""
+        first, last = np.zeros((2, len(array)), dtype=np.int64)
+        bad = 0
+        for rows in _blocks(len(array), [array]):
+            values, count = replace_non_finite(array[rows])
+            release_pages(array[: rows.stop])  # what lies before may have been mapped along
+            bad += count
+            if array.shape[1]:
+                real = np.any(values != 0, axis=2)
+                first[rows], last[rows] = real.argmax(axis=1), _last_true(real)
+        if bad:
+            logger.warning("%s: %d non-finite values of %s set to 0", self.where, bad, modality)
+        return first, last
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin1")
+    if isinstance(value, (str, int, float, np.generic, type(None))):
+        return str(value)
+    raise DataFormatError(f"a {type(value).__name__} where a text is wanted")
+
+
+def _id(row: Any) -> str:
+    # MulT keeps (video, start, end) in a row of its own.
+    parts = row if isinstance(row, (list, tuple)) else [row]
+    if len(parts) > 10:
+        raise DataFormatError(f"an id of {len(parts)} parts")
+    texts = [_text(part) for part in parts]
+    if sum(map(len, texts)) > _LONGEST_ID:
+        raise DataFormatError(f"an id of more than {_LONGEST_ID} characters")
+    return "$_$".join(texts)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """An array as it is, and a list of plain numbers as one.
+
+    Lists of lists are not taken: a few bytes of a pickle can nest one list in itself many thousand times.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, (list, tuple)) and all(isinstance(item, (int, float, np.number)) for item in value):
+        return np.asarray(value)
+    return np.empty(0, dtype=object)
+
+
+def _last_true(mask: np.ndarray) -> np.ndarray:
+    """(N, T) bool to (N,): one past the last True, 0 where there is none."""
+    positions = np.arange(1, mask.shape[1] + 1)
+    return np.max(np.where(mask, positions, 0), axis=1, initial=0)
+
+
+def _check_ids(tables: Mapping[str, Mapping[str, Any]], problems: list[str]) -> None:
+    owner: dict[str, str] = {}
+    for name, table in tables.items():
+        seen: set[str] = set()
+        twice = []
+        for clip in table["id"]:
+            if clip in seen:
+                twice.append(clip)
+            seen.add(clip)
+        if twice:
+            problems.append(f"split {name!r}: {len(twice)} ids come twice (first: {twice[0]!r})")
+        shared = sorted(clip for clip in seen if clip in owner)
+        if shared:
+            problems.append(
+                f"{len(shared)} ids of split {name!r} are also in {owner[shared[0]]!r} (first: {shared[0]!r})"
+            )
+        owner.update(dict.fromkeys(seen, name))
+
+
+def _check_widths(tables: Mapping[str, Mapping[str, Any]], problems: list[str]) -> None:
+    for key in ("text_features", "vision_features", "audio_features"):
+        widths = {name: table[key][0].shape[2] for name, table in tables.items() if table.get(key) is not None}
+        if len(set(widths.values())) > 1:
+            problems.append(f"{key} differs in width between splits: {widths}")

@@ -1,0 +1,207 @@
+"""Utterances with features and a label each, one sequence a video: dialogue and monologue sentiment.
+
+Reads any `.npz` of one row an utterance. CMU-MOSI's published context models use this form (train on 62 videos, test
+on 31): the label of an utterance is read from its neighbours too, so the task is token classification.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, Value
+
+from ..columns import (
+    SPLITS,
+    DataFormatError,
+    carve_groups,
+    logger,
+    make_dataset,
+    ordered_splits,
+    ragged_column,
+    raise_problems,
+    replace_non_finite,
+    sequence_feature,
+    split_name,
+)
+from ..source import Source
+from ..untrusted.arrays import load_npz_safely
+
+ORDER_COLUMNS = ("utterance", "start")
+
+
+def load_utterances(
+    path: str | os.PathLike,
+    *,
+    label: str = "label",
+    split_column: str | None = "split",
+    modalities: Sequence[str] | None = None,
+    group_column: str = "video_id",
+    order_column: str | None = None,
+    validation_fraction: float = 0.0,
+    num_validation_videos: int | None = None,
+    seed: int = 0,
+    standardise: bool = False,
+) -> DatasetDict:
+    """Load rows of utterances as sequences.
+
+    Args:
+        path: `.npz` with, for N utterances, one float array (N, D) a modality, a label (N,), a video id (N,), and
+            maybe an order and a split (N,). Object arrays are refused: nothing is unpickled.
+        label: array of labels; integers become int64, others float32. A missing label is -100 for integers.
+        split_column: array that names each row's split; None puts all in train.
+        modalities: arrays to read; by default every two-dimensional float array with N rows.
+        group_column: array that says which rows form one sequence.
+        order_column: array to sort a sequence by; by default `utterance`, else `start`, else the file's order.
+        validation_fraction, num_validation_videos: carve validation from the training videos when the file has none:
+            at least this share of the utterances, or this many videos. Both 0 or None: no validation split. Mind that
+            features which were themselves learned with the training labels make any such split look too good.
+        seed: of that choice.
+        standardise: subtract the mean and divide by the standard deviation of the training rows (those left after
+            carving); a constant feature is only centred.
+
+    Returns:
+        DatasetDict with one example a video and columns
+            id: str, the video
+            rows: int64 (T,), each utterance's row in the file
+            <modality>_features: float32 (T, D)
+            labels: int64 or float32 (T,)
+        NaN and infinite features become 0 (before standardising), with a warning that counts them.
+
+    Raises:
+        DataFormatError: not an npz, arrays absent, object arrays, wrong shapes, labels not finite, a video in two
+            splits.
+    """
+    arrays = _read_npz(path, label, split_column, group_column, order_column, modalities)
+    groups, labels = arrays["group"], arrays["label"]
+    splits = (
+        np.array([split_name(name) for name in arrays["split"]]) if "split" in arrays else np.full(len(groups), "train")
+    )
+    _check_groups(path, groups, splits)
+    if (validation_fraction or num_validation_videos) and "validation" not in splits:
+        train = np.flatnonzero(splits == "train")
+        picked = carve_groups(groups[train], fraction=validation_fraction, num_groups=num_validation_videos, seed=seed)
+        splits = splits.astype("<U10")
+        splits[train[picked]] = "validation"
+    features = _clean(path, arrays["features"], splits == "train" if standardise else None)
+    parts = {}
+    for name in SPLITS:
+        rows = np.flatnonzero(splits == name)
+        if len(rows):
+            parts[name] = _sequences(rows, groups, arrays.get("order"), labels, features)
+    return ordered_splits(parts)
+
+
+def _read_npz(
+    path: str | os.PathLike,
+    label: str,
+    split: str | None,
+    group: str,
+    order: str | None,
+    modalities: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The arrays asked for, checked, under the keys label, split, group, order and features (a dict)."""
+    arrays = load_npz_safely(path)
+    if order is None:
+        order = next((name for name in ORDER_COLUMNS if name in arrays), None)
+    wanted = {"label": label, "split": split, "group": group, "order": order}
+    absent = [name for name in [*wanted.values(), *(modalities or ())] if name is not None and name not in arrays]
+    if absent:
+        raise DataFormatError(f"{path}: no array {', '.join(absent)}; it has {', '.join(arrays)}")
+    result: dict[str, Any] = {key: arrays[name] for key, name in wanted.items() if name is not None}
+    others = [name for name in arrays if name not in wanted.values()] if modalities is None else modalities
+    features = {name: arrays[name] for name in others}
+    if not result["label"].ndim:
+        raise DataFormatError(f"{path}: the label array has shape (), not (N,)")
+    size = len(result["label"])
+    if modalities is None:
+        features = {k: v for k, v in features.items() if v.ndim == 2 and v.dtype.kind == "f" and len(v) == size}
+    result["features"] = features
+    _check_arrays(path, result, size)
+    return result
+
+
+def _check_arrays(path: object, arrays: Mapping[str, Any], size: int) -> None:
+    problems = []
+    for key in ("label", "split", "group", "order"):
+        if key in arrays and arrays[key].shape != (size,):
+            problems.append(f"the {key} array has shape {arrays[key].shape}, not ({size},)")
+    for name, array in arrays["features"].items():
+        if array.ndim != 2 or len(array) != size or array.shape[1] == 0 or array.dtype.kind not in "biuf":
+            problems.append(f"modality {name!r} is {array.dtype} {array.shape}, not numbers of shape ({size}, D)")
+    if not arrays["features"]:
+        problems.append("no modality: no two-dimensional float array with a row an utterance")
+    if not size:
+        problems.append("no rows")
+    if arrays["label"].dtype.kind not in "biuf":
+        problems.append(f"labels are {arrays['label'].dtype}, not numbers")
+    elif not np.isfinite(arrays["label"]).all():
+        problems.append(f"{(~np.isfinite(arrays['label'])).sum()} labels are not finite")
+    raise_problems(path, problems)
+
+
+def _check_groups(path: object, groups: np.ndarray, splits: np.ndarray) -> None:
+    pairs = sorted(set(zip(groups.tolist(), splits.tolist(), strict=True)), key=str)
+    seen: dict[Any, str] = {}
+    problems = []
+    for group, split in pairs:
+        if group in seen:
+            problems.append(f"video {group!r} is in both {seen[group]} and {split}")
+        seen[group] = split
+    raise_problems(path, problems, "A video belongs to one split")
+
+
+def _clean(path: object, features: Mapping[str, np.ndarray], train: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Finite float32 features, standardised on the rows `train` unless that is None."""
+    result = {}
+    for name, array in features.items():
+        values, bad = replace_non_finite(array)
+        if bad:
+            logger.warning("%s: %d non-finite values of %s set to 0", path, bad, name)
+        if train is not None:
+            if not train.any():
+                raise DataFormatError(f"{path}: no training rows to standardise on")
+            known = values[train].astype(np.float64)
+            scale = known.std(axis=0)
+            values = ((values - known.mean(axis=0)) / np.where(scale > 0, scale, 1.0)).astype(np.float32)
+        result[name] = values
+    return result
+
+
+def _sequences(
+    rows: np.ndarray,
+    groups: np.ndarray,
+    order: np.ndarray | None,
+    labels: np.ndarray,
+    features: Mapping[str, np.ndarray],
+) -> Dataset:
+    members: dict[Any, list[int]] = {}
+    for row in rows:
+        members.setdefault(groups[row].item(), []).append(int(row))
+    if order is not None:
+        for group in members:
+            members[group].sort(key=lambda row: order[row])
+    index = np.concatenate([np.asarray(group, dtype=np.int64) for group in members.values()])
+    lengths = [len(group) for group in members.values()]
+    integer = labels.dtype.kind in "biu"
+    label_type = "int64" if integer else "float32"
+    columns: dict[str, Any] = {"id": [str(group) for group in members], "rows": ragged_column(index, lengths)}
+    types: dict[str, Any] = {"id": Value("string"), "rows": sequence_feature("int64")}
+    for name, array in features.items():
+        columns[f"{name}_features"] = ragged_column(array[index], lengths)
+        types[f"{name}_features"] = sequence_feature("float32", array.shape[1])
+    columns["labels"] = ragged_column(labels[index].astype(label_type), lengths)
+    types["labels"] = sequence_feature(label_type)
+    return make_dataset(columns, Features(types))
+
+
+SOURCE = Source(
+    "utterances",
+    title="",
+    about="an .npz with one row an utterance, as one sequence a video",
+    read=load_utterances,
+    is_file=True,
+    files=("utterances.npz",),
+    recognise=lambda path: path.suffix == ".npz",
+    arguments={"label_column": "label"},
+)

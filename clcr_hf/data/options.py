@@ -1,0 +1,39 @@
+"""Options given as text: `name=value`, several with commas between them."""
+
+import json
+import re
+from typing import Any
+
+# A comma between two options, and none inside a list or a mapping.
+_BETWEEN = re.compile(r",(?=\s*[^\W\d]\w*\s*=)")
+
+
+def read_options(text: str | None, flag: str) -> dict[str, Any]:
+    """
+    Options of one text: `name=value,name=value`, or a JSON mapping (which a recipe's YAML may hold).
+
+    Values are read as JSON where they are JSON, else as text.
+
+    Args:
+        flag: the argument that the text was given to, named in errors.
+
+    Raises:
+        ValueError: no name, no `=`, a name that comes twice, or JSON that is no mapping of names.
+    """
+    text = (text or "").strip()
+    found: dict[str, Any] = {}
+    try:
+        if text.startswith("{"):
+            return json.loads(text)
+        for pair in _BETWEEN.split(text) if text else ():
+            name, separator, value = pair.partition("=")
+            name = name.strip()
+            if not separator or not name or name in found:
+                raise ValueError(f"{pair!r} is no option, or comes twice")
+            try:
+                found[name] = json.loads(value)
+            except ValueError:
+                found[name] = value.strip()
+    except ValueError as error:
+        raise ValueError(f"{flag} wants name=value pairs with commas between them, got {text!r} ({error})") from error
+    return found

@@ -1,0 +1,124 @@
+"""Shards as a source of rows: with labels from folders, validation carved, and dialogues put together."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
+
+from .columns import SPLIT_ALIASES, DataFormatError, carve_groups, logger, make_dataset, ordered_splits
+from .dialogues import as_dialogues
+from .folders import read_json
+from .labels import TOKEN_COLUMNS
+from .shards import load_shards
+from .source import Rows, Source
+
+_FILE_COLUMNS = ("media", "video", "audio")
+_RECORDS = ("convert.json", "extract.json")
+_UNFINISHED = ("convert.partial.json", "extract.partial.json")
+
+
+def read_shards(
+    folder: str | os.PathLike,
+    *,
+    mmsa_text: str = "text_bert",
+    validation_fraction: float = 0.0,
+    group_column: str | None = None,
+    dialogue_column: str | None = None,
+    turn_column: str | None = None,
+) -> Rows:
+    """Rows of shards.
+
+    Args:
+        folder: see `load_shards`.
+        mmsa_text: "raw" leaves out ready token ids, so that the transcripts are read.
+        validation_fraction: share of train that becomes validation where there is none; 0 for none.
+        group_column: rows of one group stay together then; by default those of one file.
+        dialogue_column, turn_column: rows are utterances of these dialogues, see `as_dialogues`.
+
+    Raises:
+        DataFormatError, FileNotFoundError: as `load_shards`; a column that there is not.
+    """
+    splits = load_shards(folder)
+    if (read_json(Path(folder) / "convert.json") or {}).get("layout") == "ave":  # as version 0.1 called its event
+        splits = splits.rename_columns({"start": "event_start", "end": "event_end"})
+    present = next(iter(splits.values())).column_names
+    splits = splits.remove_columns([name for name in TOKEN_COLUMNS if name in present and mmsa_text == "raw"])
+    if not {"label", "labels"} & set(present):
+        splits = _label_by_folder(splits)
+    if "validation" not in splits and validation_fraction:
+        splits = _carve_validation(splits, dialogue_column or group_column, validation_fraction)
+    if dialogue_column is not None:
+        splits = as_dialogues(splits, dialogue_column=dialogue_column, turn_column=turn_column)
+    return Rows.of(splits, **_recorded_labels(Path(folder)))
+
+
+def _recorded_labels(folder: Path) -> dict[str, Any]:
+    """What the column of the labels cannot hold of them, where the source of the shards had it."""
+    found = [record for name in _RECORDS if (record := read_json(folder / name)) is not None]
+    known = ("label_names", "scores", "label_scale", "label_range")
+    return {name: record[name] for record in found for name in known if record.get(name)}
+
+
+def _label_by_folder(splits: DatasetDict) -> DatasetDict:
+    """Adds the class of each clip: the name of the folder it lay in, which is part of its id (`train/happy/clip7`).
+    Unchanged where some clip lay in no folder but that of its split."""
+    classes = {}
+    for split, rows in splits.items():
+        classes[split] = [_class_of(str(name)) for name in rows["id"]]
+    names = sorted({name for part in classes.values() for name in part})
+    if "" in names or len(names) < 2:
+        return splits
+    logger.warning("the clips have no labels; their folders are taken for classes: %s", ", ".join(names))
+    kind = Features({"label": ClassLabel(names=names)})
+    parts = {}
+    for split, rows in splits.items():
+        column = make_dataset({"label": [names.index(name) for name in classes[split]]}, kind)
+        parts[split] = concatenate_datasets([rows, column], axis=1)
+    return DatasetDict(parts)
+
+
+def _class_of(name: str) -> str:
+    """The folder next to a clip in its id; empty where that is its split's, or there is none."""
+    folders = name.split("/")[:-1]
+    return "" if not folders or (len(folders) == 1 and folders[0].lower() in SPLIT_ALIASES) else folders[-1]
+
+
+def _carve_validation(splits: DatasetDict, group_column: str | None, fraction: float) -> DatasetDict:
+    """Validation from train by whole groups: those of a column, or else the rows of one file."""
+    train = splits["train"]
+    if group_column is not None and group_column not in train.column_names:
+        raise DataFormatError(
+            f"no column {group_column!r} to carve validation by; the rows have {', '.join(train.column_names)}"
+        )
+    groups = train[group_column] if group_column is not None else _files_of(train)
+    picked = carve_groups(groups, fraction=fraction)
+    parts = {"train": train.select(np.flatnonzero(~picked)), "validation": train.select(np.flatnonzero(picked))}
+    return ordered_splits({**splits, **parts})
+
+
+def _files_of(rows: Dataset) -> list[str]:
+    """The file that each row comes from, or else its id. A file inside a row is told by its name and size, for its
+    folder is not known; its bytes are not read."""
+    column = next((name for name in ("path", *_FILE_COLUMNS) if name in rows.column_names), "id")
+    values = rows.with_format("arrow")[column][:]
+    if column in _FILE_COLUMNS:
+        paths, sizes = pc.struct_field(values, "path"), pc.binary_length(pc.struct_field(values, "bytes"))
+        names = [
+            path and f"{path} {size or ''}" for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True)
+        ]
+    else:
+        names = values.to_pylist()
+    return [name or f"row {number}" for number, name in enumerate(names)]
+
+
+SOURCE = Source(
+    "shards",
+    title="",
+    about="shards that `clcr extract` or `clcr convert` wrote",
+    read=read_shards,
+    recognise=lambda path: any((path / name).is_file() for name in (*_RECORDS, *_UNFINISHED)),
+    segments=True,
+)

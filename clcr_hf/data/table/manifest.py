@@ -1,0 +1,423 @@
+"""A table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues, with transcript, label and split."""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset, DatasetDict, Features, Value
+
+from ...samples import window_of
+from ..columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits, split_name
+from ..dialogues import as_dialogues
+from ..feature_arrays import feature_column, feature_sequence, feature_type, read_feature_file
+from ..files import report_missing
+from .cells import (
+    FEATURES_SUFFIX,
+    MEDIA_TYPES,
+    RowIds,
+    cell_paths,
+    first_fault,
+    located,
+)
+from .choose import (
+    AUDIO_COLUMNS,
+    ID_COLUMNS,
+    LABEL_COLUMNS,
+    MEDIA_COLUMNS,
+    VIDEO_COLUMNS,
+    WINDOW_COLUMNS,
+    choose_columns,
+    listed,
+    pick,
+    require,
+)
+from .labels import LabelScan, TableLabels
+from .read import Row, Table, column_names, find_tables, read_rows
+from .scan import TableScan, feature_shape, kept_type, label_cell
+from .values import is_absent, is_missing_word
+
+# Columns of the result that hold files with times.
+_TIMED = {"media", "video", "audio", "flow"}
+
+
+def load_manifest(
+    source: str | os.PathLike | Mapping[str, str | os.PathLike],
+    *,
+    dialogue_column: str | None = None,
+    turn_column: str | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    skip_missing: bool = False,
+    **options: Any,
+) -> DatasetDict:
+    """Load clips, features or dialogues listed in a table.
+
+    `source` is one of
+        a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`, `.xlsx`) with a split column, or without one: then all of it is
+            train;
+        a folder with one such table, named `metadata` or `manifest` where there are several;
+        a folder with a folder for each split (`train/metadata.csv`, ...), as `datasets`' videofolder has it;
+        a dict of split name to table.
+    File names in a table are relative to the table's folder. Splits may be called train, valid, val, dev,
+    validation or test. Without a validation split one is carved from train by whole groups and a seed; 0 for
+    `validation_fraction` leaves it out.
+
+    What a row may have, each in a column of its own:
+        one file with frames and sound: `MEDIA_COLUMNS`, or `video` where there is no `audio` beside it;
+        `video` (its frames alone are meant) and `audio` (a sound file);
+        `images`: frames in order, as a list of files, a folder, or a pattern such as `frames/7/*.jpg`;
+        `flow`: an `.npz` of optical flow (`clcr_hf.data.flow`);
+        `<modality>_features`: numbers (Parquet or JSONL lists), or a file (`FEATURE_SUFFIXES`) of shape (T, D), (D,),
+            or (L, T, D) for taps of L levels. `text`, `vision` or `audio` whose cells name such files are features too;
+        a text;
+        `start` and `end`: the row is this stretch of its files, in seconds; empty cells mean the file's own beginning
+            and end. Images have no times, so a row of images has no stretch. Texts and features are of the stretch.
+        At least one of these but the last. An empty cell means that the row lacks that modality.
+    Columns that are none of these nor named by an argument are said to be unused. A column without a name (pandas
+    writes its index so) is never taken for anything.
+
+    Args:
+        options: those of `open_manifest`, which are
+        media_column, text_column, label_column, id_column: names; by default the first present of `MEDIA_COLUMNS`,
+            `TEXT_COLUMNS`, `LABEL_COLUMNS`, `ID_COLUMNS`.
+        label_columns: several columns, a score each (or 0 and 1 each, with `task="multi_label"`); they name the scores.
+        group_column: speaker, actor or source video. Rows of one group stay on one side when validation is carved.
+            Without it rows of one dialogue, or else of one file, stay together.
+        label_names: class names in the order of their numbers; labels are then names or numbers of these classes. With
+            `task="regression"`: names of the scores.
+        label_separator: cells hold several names, as `happy|sad` with "|": multi-label.
+        task: "regression" (labels are floats, or lists of so many scores), "classification" (names, or numbers taken
+            as names: `3` and `3.0` are one), "multi_label" (lists of names, or one number in [0, 1] for each class),
+            "segments" (a list with a class for each segment of the row), or "auto": regression when every label is a
+            number and no `label_names` are given; lists are multi-label unless they hold whole numbers beyond 0 and 1.
+            Lists may be written into a cell as JSON or pandas do (`[1, 0]`). Labels of which some are numbers and some
+            are not fit no task.
+        dialogue_column, turn_column: rows are utterances of the dialogues that `dialogue_column` names, in the order of
+            `turn_column` (default: of the table); the result has a row a dialogue, see `as_dialogues`. Utterances
+            without a label are ignored in training.
+        skip_missing: drop rows whose file is absent, with a warning, where the default is an error.
+        require_label: False for a table without labels, or with some (prediction).
+        missing_labels: what a row means whose label is empty, NaN, or a word such as `nan`, `NA` or `None` that is none
+            of `label_names`: "error", or "drop" to leave it out with a warning that counts.
+        keep_columns: further columns of the table to keep, as strings or as the table's JSON or Parquet types.
+
+    Returns:
+        DatasetDict with columns id (str); media, video, audio, images, flow and `<modality>_features` as the table has
+        them (`Video`, `Audio` and `Image` with `decode=False`; features float32; None where a row lacks one); text;
+        label (float32, ClassLabel, or a list of floats for several classes or scores) or labels (list of ClassLabel);
+        and `keep_columns`.
+
+    Raises:
+        DataFormatError: no or several tables, unreadable rows, absent columns, absent files (counted, the first five
+            named), features of several widths, labels that fit no task (with the row), one file in two splits, ids that
+            come twice.
+    """
+    utterance_columns = [name for name in (dialogue_column, turn_column) if name is not None]
+    if dialogue_column is not None:
+        options["require_label"] = False
+        options["group_column"] = options.get("group_column") or dialogue_column
+    options["keep_columns"] = [*dict.fromkeys([*options.get("keep_columns", ()), *utterance_columns])]
+    manifest = open_manifest(source, **options)
+    missing: list[str] = []
+    rows = list(manifest.rows(missing))
+    advice = "Give paths relative to the table"
+    report_missing(source, missing, len(rows) + len(missing), skip_missing, advice)
+    splits = [row["split"] for row in rows]
+    _carve(source, rows, splits, validation_fraction, seed)
+    _check_leaks(source, rows, splits)
+    parts = {}
+    for split in sorted(set(splits)):
+        parts[split] = manifest.dataset([row for row, name in zip(rows, splits, strict=True) if name == split])
+    data = ordered_splits(parts)
+    if dialogue_column is None:
+        return data
+    return as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
+
+
+def iter_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], **options: Any) -> Iterator[Row]:
+    """Rows of a table one at a time, in constant memory but for their ids; see `open_manifest` for the options.
+
+    Files are not looked at: whoever opens them says what is wrong with them.
+    """
+    return open_manifest(source, **options).rows()
+
+
+def open_manifest(
+    source: str | os.PathLike | Mapping[str, str | os.PathLike],
+    *,
+    media_column: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    label_columns: Sequence[str] | None = None,
+    id_column: str | None = None,
+    split_column: str = "split",
+    label_names: Sequence[str] | None = None,
+    label_separator: str | None = None,
+    task: str = "auto",
+    require_label: bool = True,
+    missing_labels: str = "error",
+    keep_columns: Sequence[str] = (),
+    group_column: str | None = None,
+    also_used: Sequence[str] = (),
+) -> "Manifest":
+    """Look through a table once, keeping nothing of it but the ids, and say what its rows are.
+
+    Args:
+        as in `load_manifest`, and
+        also_used: columns that the caller reads itself, which are not to be called unused.
+
+    Returns:
+        A `Manifest`, whose `rows()` reads the table anew each time.
+
+    Raises:
+        DataFormatError: as in `load_manifest`, apart from files, which are not looked at.
+    """
+    tables = find_tables(source)
+    present = _present_columns(source, tables)
+    columns = choose_columns(source, tables, present, media_column, text_column)
+    labelled = _label_columns(source, present, label_column, label_columns, require_label)
+    identity = pick(source, present, id_column, ID_COLUMNS)
+    for name in (*keep_columns, *([group_column] if group_column else [])):
+        require(source, present, name)
+    missing = missing_labels if require_label else "keep"
+    labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
+    scan = TableScan(labels, keep_columns)
+    scan.read(tables, labelled, identity, split_column)
+    if not columns:
+        raise DataFormatError(
+            f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, *VIDEO_COLUMNS, *AUDIO_COLUMNS))}), features "
+            f"(..._features) or texts; it has {listed(present)}"
+        )
+    window = tuple(name for name in WINDOW_COLUMNS if name in present and columns.keys() & _TIMED)
+    used = {*columns.values(), *window, *labelled, identity, split_column, *keep_columns, group_column, *also_used}
+    _name_unused(source, [name for name in present if name not in used])
+    read = scan.labels.finish() if labelled else None
+    shapes = {name: feature_shape(tables, columns[name]) for name in columns if name.endswith(FEATURES_SUFFIX)}
+    return Manifest(
+        source=source,
+        features=_types(
+            columns, shapes, read, {name: kept_type(name, scan.kinds[name]) for name in keep_columns}, window
+        ),
+        num_rows=scan.num_rows - (scan.labels.num_missing if missing == "drop" else 0),
+        tables=tuple(tables),
+        columns=columns,
+        label_columns=labelled,
+        spread_labels=bool(label_columns),
+        labels=read,
+        drop_unlabelled=missing == "drop",
+        id_column=identity,
+        split_column=split_column if scan.has_split else None,
+        keep_columns=tuple(keep_columns),
+        group_column=group_column,
+        shapes=shapes,
+        window=window,
+    )
+
+
+def _present_columns(source: object, tables: Sequence[Table]) -> list[str]:
+    """Names of the columns of all tables. What has no name cannot be asked for."""
+    found = list(dict.fromkeys(name for table in tables for name in column_names(table)))
+    if not found:
+        raise DataFormatError(f"{source}: the table has no rows")
+    return found
+
+
+def _label_columns(
+    source: object, present: Sequence[str], one: str | None, several: Sequence[str] | None, required: bool
+) -> tuple[str, ...]:
+    """The columns that the labels are read from."""
+    if several:
+        if one is not None or len(set(several)) < len(several):
+            raise DataFormatError(f"{source}: name one label_column, or label_columns that are all different")
+        for name in several:
+            require(source, present, name)
+        return tuple(several)
+    label = pick(source, present, one, LABEL_COLUMNS)
+    if label is None and required:
+        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {listed(present)}")
+    return () if label is None else (label,)
+
+
+def _types(
+    columns: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, int]],
+    labels: TableLabels | None,
+    kept: Mapping,
+    window: Sequence[str],
+) -> Features:
+    """Types of a manifest's rows; features come last."""
+    types: dict[str, Any] = {"id": Value("string")}
+    types |= {name: MEDIA_TYPES.get(name, Value("string")) for name in columns if name not in shapes}
+    types |= {} if labels is None else {labels.column: labels.type}
+    seconds = dict.fromkeys(window, Value("float64"))
+    return Features({**types, **kept, **seconds, **{name: feature_type(*shape) for name, shape in shapes.items()}})
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning(text)
+
+
+def _name_unused(source: object, names: Sequence[str]) -> None:
+    """Names the columns that nothing is read from, once in a process."""
+    if names:
+        shown = ", ".join(name or "(no name)" for name in names)
+        _say_once(f"{source}: columns that are not used: {shown}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A table that was looked through.
+
+    Attributes:
+        source: what was opened.
+        features: types of the rows, apart from their `split`.
+        num_rows: rows in all.
+        labels: how labels are read, and what they are (their `task` and `names`); None for a table without.
+    """
+
+    source: object
+    features: Features
+    num_rows: int
+    tables: tuple[Table, ...]
+    columns: Mapping[str, str]
+    label_columns: tuple[str, ...]
+    spread_labels: bool
+    labels: TableLabels | None
+    drop_unlabelled: bool
+    id_column: str | None
+    split_column: str | None
+    keep_columns: tuple[str, ...]
+    group_column: str | None
+    shapes: Mapping[str, tuple[int, int]]
+    window: tuple[str, ...] = ()
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Class names, where labels are classes with names; of several scores their names."""
+        return None if self.labels is None else self.labels.names
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows()
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def rows(self, missing: list[str] | None = None) -> Iterator[Row]:
+        """Rows as dicts of the columns of `features`, `split` (train, validation or test) and, with a group column,
+        `__group__`.
+
+        Args:
+            missing: a list that takes the names of absent or empty files, whose rows are then left out. Without it
+                files are not looked at, apart from features in files, which are read.
+
+        Yields:
+            media, video, audio: `{"path": absolute path, "bytes": None}` or None; images: a list of such; flow: an
+            absolute path; `<modality>_features`: float32 arrays `(T, D)` or `(L, T, D)`, or None; start, end: seconds,
+            where the table has them (`end=None` is the file's end).
+        """
+        make_id = RowIds()
+        replaced: dict[str, int] = {}
+        doubtful: list[str] = []  # texts that may mean "no text"
+        for table in self.tables:
+            for number, raw in enumerate(read_rows(table), 1):
+                where = f"{table.path}, row {number}"
+                label = {} if self.labels is None else {self.labels.column: self._label(raw)}
+                if self.drop_unlabelled and None in label.values():
+                    continue
+                cells = {
+                    name: located(name, raw.get(column), table.path.parent, f"{where}, {column}")
+                    for name, column in self.columns.items()
+                }
+                split = raw.get(self.split_column) if table.split is None and self.split_column else table.split
+                identity = raw[self.id_column] if self.id_column else make_id(raw.get(self._naming_column()), split)
+                fault = None if missing is None else first_fault(cells)
+                if fault is not None and missing is not None:
+                    missing.append(fault)
+                    continue
+                doubtful += [cells["text"]] if is_missing_word(cells.get("text")) else []
+                row: Row = {"id": str(identity).strip()}
+                for name, cell in cells.items():
+                    is_features = name.endswith(FEATURES_SUFFIX)
+                    row[name] = self._features(name, cell, f"{where}, {name}", replaced) if is_features else cell
+                row |= label | {name: raw.get(name) for name in self.keep_columns} | self._stretch(raw, where)
+                if self.group_column is not None:
+                    row["__group__"] = raw.get(self.group_column)
+                yield {**row, "split": "train" if split is None else split_name(split)}
+        if doubtful:
+            text = "%s: %d transcripts say nothing but %r or the like, and are read as that; leave such cells empty"
+            logger.warning(text, self.source, len(doubtful), doubtful[0])
+        for name, count in replaced.items():
+            logger.warning("%s: %d NaN or infinite values in %s were replaced by 0", self.source, count, name)
+
+    def _label(self, raw: Row) -> Any:
+        cell = label_cell(raw, self.label_columns, self.spread_labels) if self.label_columns else None
+        return None if self.labels is None else self.labels.read(cell)
+
+    def _stretch(self, raw: Row, where: str) -> dict[str, float | None]:
+        """The columns `start` and `end` that the table has."""
+        try:
+            start, end = window_of([{name: raw.get(name) for name in self.window}], where)
+        except ValueError as error:
+            raise DataFormatError(str(error)) from error
+        return {name: value for name, value in (("start", start), ("end", end)) if name in self.window}
+
+    def dataset(self, rows: Sequence[Row]) -> Dataset:
+        """A typed `Dataset` in memory of some of the rows."""
+        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in self.features}
+        for name, (ndim, width) in self.shapes.items():
+            columns[name] = feature_column(columns[name], ndim, width)
+        return make_dataset(columns, self.features)
+
+    def _naming_column(self) -> str:
+        """The column of the table whose file names make ids."""
+        return next((self.columns[name] for name in MEDIA_TYPES if name in self.columns), "")
+
+    def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
+        if cell is None:
+            return None
+        value = read_feature_file(cell, name) if isinstance(cell, str) else cell
+        array, bad = feature_sequence(value, where)
+        ndim, width = self.shapes[name]
+        if (array.ndim, array.shape[-1]) != (ndim, width) and array.size:
+            raise DataFormatError(
+                f"{where}: features of shape {array.shape}, where the first row has {ndim} axes and width {width}"
+            )
+        if bad:
+            replaced[name] = replaced.get(name, 0) + bad
+        return array if array.size else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Splits
+
+
+def _carve(source: object, rows: Sequence[Row], splits: list[str], fraction: float, seed: int) -> None:
+    """Turn some train rows of `splits` into validation rows, in place, when there are none."""
+    if fraction == 0 or "validation" in splits or "train" not in splits:
+        return
+    train = [i for i, name in enumerate(splits) if name == "train"]
+    groups = []
+    for i in train:
+        group = rows[i].get("__group__")
+        if "__group__" in rows[i] and is_absent(group):
+            raise DataFormatError(
+                f"{source}: the row {rows[i]['id']!r} has no group; validation is carved by whole groups"
+            )
+        groups.append(str(group) if group is not None else next(cell_paths(rows[i]), f"row {i}"))
+    picked = carve_groups(groups, fraction=fraction, seed=seed)
+    for i, take in zip(train, picked, strict=True):
+        if take:
+            splits[i] = "validation"
+
+
+def _check_leaks(source: object, rows: Sequence[Row], splits: Sequence[str]) -> None:
+    owner: dict[str, str] = {}
+    for row, split in zip(rows, splits, strict=True):
+        for path in cell_paths(row):
+            if owner.setdefault(path, split) != split:
+                raise DataFormatError(
+                    f"{source}: {path} is in both {owner[path]} and {split}; a clip belongs to one split"
+                )

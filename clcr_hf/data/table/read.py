@@ -1,0 +1,209 @@
+"""Tables (CSV, TSV, JSONL, Parquet, XLSX) read row by row, so that one of any length takes the memory of a few rows."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..columns import SPLIT_ALIASES, DataFormatError, split_name
+from ..untrusted.sheets import read_sheet
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
+TABLE_NAMES = ("metadata", "manifest")
+_BATCH_ROWS = 64
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and, where its place says so, the split that all of its rows belong to (by the name found there)."""
+
+    path: Path
+    split: str | None = None
+
+
+def find_tables(source: str | os.PathLike | Mapping[str, str | os.PathLike]) -> list[Table]:
+    """The tables that `source` stands for: a table, a folder with one, a folder for each split, or a dict of splits.
+
+    Raises:
+        DataFormatError: none or several where one is wanted, an absent file, an unknown suffix, two for one split.
+    """
+    if isinstance(source, Mapping):
+        tables = [Table(Path(path), name) for name, path in source.items()]
+    else:
+        path = Path(source)
+        tables = _tables_of_folder(path) if path.is_dir() else [Table(path)]
+    names = [split_name(table.split) for table in tables if table.split is not None]
+    if len(set(names)) < len(names):
+        raise DataFormatError(f"two tables for one split: {', '.join(str(table.split) for table in tables)}")
+    for table in tables:
+        if not table.path.is_file():
+            raise DataFormatError(f"{table.path}: no such table")
+        if table.path.suffix.lower() not in TABLE_SUFFIXES:
+            raise DataFormatError(f"{table.path}: a table ends in {', '.join(TABLE_SUFFIXES)}")
+    return tables
+
+
+def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """Rows of a table, one at a time.
+
+    Args:
+        columns: read only these, where the format allows it (Parquet); names that the table lacks are passed over.
+
+    Yields:
+        dicts of column to value. CSV and TSV give strings. Lists of numbers in Parquet come as arrays. Of a workbook
+        (.xlsx) the one sheet with cells is read, its first row the header; empty rows are passed over.
+
+    Raises:
+        DataFormatError: a file that is not what its suffix says; the message has the line.
+    """
+    suffix = table.path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            yield from _read_parquet(table.path, columns)
+        elif suffix == ".jsonl":
+            yield from _read_jsonl(table.path)
+        elif suffix == ".xlsx":
+            yield from _read_xlsx(table.path)
+        else:
+            yield from _read_csv(table.path)
+    except UnicodeDecodeError as error:
+        raise DataFormatError(f"{table.path}: not UTF-8 ({error}); save it as UTF-8") from error
+
+
+def column_names(table: Table) -> list[str]:
+    """The columns of a table; for JSONL all keys of all rows."""
+    if table.path.suffix.lower() == ".parquet":
+        return list(_parquet_file(table.path).schema_arrow.names)
+    names: dict[str, None] = {}
+    for row in read_rows(table):
+        names.update(dict.fromkeys(row))
+        if table.path.suffix.lower() != ".jsonl":
+            break
+    return list(names)
+
+
+def _tables_of_folder(folder: Path) -> list[Table]:
+    folders = {child.name: child for child in sorted(folder.iterdir()) if child.is_dir()}
+    by_split = {name: child for name, child in folders.items() if name.lower() in SPLIT_ALIASES and _tables(child)}
+    if not _tables(folder) and by_split:
+        return [Table(_one_table(child), name) for name, child in by_split.items()]
+    return [Table(_one_table(folder))]
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and p.is_file())
+
+
+def _one_table(folder: Path) -> Path:
+    tables = _tables(folder)
+    named = [table for table in tables if table.stem.lower() in TABLE_NAMES]
+    chosen = named or tables
+    if len(chosen) != 1:
+        found = ", ".join(table.name for table in chosen) or "none"
+        raise DataFormatError(f"{folder}: wanted one table ({', '.join(TABLE_SUFFIXES)}), found {found}; name the file")
+    return chosen[0]
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        try:
+            _check_names(path, reader.fieldnames or ())
+            for row in reader:
+                if None in row or None in row.values():
+                    raise DataFormatError(f"{path}, line {reader.line_num}: as many fields as the header wanted")
+                yield {str(key).strip(): value for key, value in row.items()}
+        except csv.Error as error:
+            raise DataFormatError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _read_xlsx(path: Path) -> Iterator[Row]:
+    names: list[str] | None = None
+    for number, cells in enumerate(read_sheet(path), 1):
+        filled = max((place for place, cell in enumerate(cells, 1) if cell not in (None, "")), default=0)
+        if not filled:
+            continue
+        if names is None:
+            names = ["" if cell is None else str(cell).strip() for cell in cells[:filled]]
+            _check_names(path, names)
+        elif filled > len(names):
+            raise DataFormatError(f"{path}, row {number}: as many cells as the header wanted")
+        else:
+            padded = [*cells, *[None] * (len(names) - len(cells))]
+            yield dict(zip(names, padded[: len(names)], strict=True))
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    plain = [str(name).strip() for name in names]
+    twice = sorted({name for name in plain if plain.count(name) > 1})
+    if twice:
+        raise DataFormatError(f"{path}: two columns are called {', '.join(map(repr, twice))}")
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataFormatError(f"{path}, line {number}: {error}") from error
+            if not isinstance(row, dict):
+                raise DataFormatError(f"{path}, line {number}: not a JSON object")
+            yield row
+
+
+def _parquet_file(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise DataFormatError(f"{path}: not a Parquet file ({error})") from error
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    with _parquet_file(path) as file:
+        _check_names(path, file.schema_arrow.names)
+        names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+        try:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+                values = [_values(path, name, batch.column(name)) for name in names]
+                for i in range(batch.num_rows):
+                    yield {name: column[i] for name, column in zip(names, values, strict=True)}
+        except (OSError, pa.ArrowException) as error:
+            raise DataFormatError(f"{path}: a damaged Parquet file ({error})") from error
+
+
+def _values(path: Path, name: str, column: pa.Array) -> list[Any]:
+    leaf = column.type
+    while _is_list(leaf):
+        leaf = leaf.value_type
+    if not _is_list(column.type) or not (pa.types.is_floating(leaf) or pa.types.is_integer(leaf)):
+        return column.to_pylist()
+    return [_array(path, name, value) if value.is_valid else None for value in column]
+
+
+def _array(path: Path, name: str, value: Any) -> np.ndarray:
+    """A list of numbers of any depth as an array; nulls are NaN."""
+    values = value.values
+    shape = [len(values)]
+    while _is_list(values.type):
+        counts = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else [values.type.list_size]
+        if values.null_count or len(set(map(int, counts))) > 1:
+            raise DataFormatError(f"{path}: a list in the column {name} has inner lists of different lengths")
+        shape.append(int(counts[0]) if len(counts) else 0)
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False).reshape(shape)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

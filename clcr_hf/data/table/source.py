@@ -1,0 +1,94 @@
+"""A user's own table as a source of rows: whole for training, streamed for conversion."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, List
+
+from ..columns import DataFormatError
+from ..files import report_missing
+from ..source import Row, Rows, Source
+from ..talking_faces.factors import MARKER
+from .cells import cell_paths
+from .choose import LABEL_COLUMNS
+from .manifest import Manifest, load_manifest, open_manifest
+from .read import TABLE_NAMES, TABLE_SUFFIXES
+
+# Options that need the whole table at once.
+_WHOLE_TABLE = ("validation_fraction", "seed", "group_column", "dialogue_column", "turn_column")
+
+
+def _opened(source: str | os.PathLike, options: dict[str, Any]) -> Manifest:
+    left_out = (*_WHOLE_TABLE, "skip_missing")
+    return open_manifest(source, **{name: value for name, value in options.items() if name not in left_out})
+
+
+def read_table(source: str | os.PathLike, **options: Any) -> Rows:
+    """All rows of a table, by `load_manifest`."""
+    rows = Rows.of(load_manifest(source, **options))
+    if "label" in rows.features and not isinstance(rows.features["label"], ClassLabel):
+        rows = replace(rows, **about_labels(_opened(source, options)))
+    return rows
+
+
+def about_labels(manifest: Manifest) -> dict[str, Any]:
+    """Fields of `Rows`: the names of several numbers, or of a score, which their column cannot hold, and which these
+    are. A score without a name goes by that of its column, unless that is no more than "label" or the like."""
+    scores = manifest.labels is not None and manifest.labels.task == "regression"
+    several = isinstance(manifest.features.get("label"), List)
+    names: Sequence[str] | None = manifest.label_names if several or scores else None
+    if scores and not several and names is None and manifest.label_columns[0] not in LABEL_COLUMNS:
+        names = manifest.label_columns
+    return {"label_names": names, "scores": scores and several}
+
+
+def stream_table(source: str | os.PathLike, **options: Any) -> Rows:
+    """Rows of a table in the splits that it names, one at a time; the table is read whole where options want that."""
+    if any(name in options for name in _WHOLE_TABLE):
+        return read_table(source, **options)
+    manifest = _opened(source, options)
+    skip = options.get("skip_missing", False)
+
+    def stream() -> Iterator[tuple[str, Row]]:
+        missing: list[str] = []
+        owner: dict[int, str] = {}
+        for row in manifest.rows(missing):
+            _check_leak(source, owner, row)
+            if skip or not missing:  # else the rest is looked through to count what else is missing
+                yield row["split"], {name: row[name] for name in manifest.features}
+        report_missing(source, missing, len(manifest), skip, "Give paths relative to the table")
+
+    return Rows(manifest.features, stream, len(manifest), **about_labels(manifest))
+
+
+def _check_leak(source: str | os.PathLike, owner: dict[int, str], row: Row) -> None:
+    """Refuse one file in two splits; a number is kept of each path, for there may be many."""
+    for path in cell_paths(row):
+        if owner.setdefault(hash(path), row["split"]) != row["split"]:
+            raise DataFormatError(
+                f"{source}: {path} is in both {owner[hash(path)]} and {row['split']}; a clip belongs to one split"
+            )
+
+
+def _is_table(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix.lower() in TABLE_SUFFIXES
+    named = [name + suffix for name in TABLE_NAMES for suffix in TABLE_SUFFIXES]
+    there = any(next(path.glob(f"{place}{name}"), None) is not None for place in ("", "*/") for name in named)
+    return there and not (path / MARKER).is_file()
+
+
+SOURCE = Source(
+    "manifest",
+    title="",
+    about="your own table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues",
+    read=read_table,
+    stream=stream_table,
+    parameters_of=(load_manifest, open_manifest),
+    is_file=True,
+    recognise=_is_table,
+    segments=True,
+)

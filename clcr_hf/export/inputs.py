@@ -1,0 +1,202 @@
+"""The inputs of an exported graph: names, shapes, and a batch to trace it with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ..configuration_clcr import CLCRConfig
+from ..modeling_clcr import CLCRPreTrainedModel
+
+Part = Literal["whole", "fusion"]
+_IMAGE_SIZE, _MEL_BINS = 224, 40
+# Tokens of sound that a backbone gives for the traced waveform.
+_AUDIO_TOKENS = 12
+
+
+@dataclass
+class GraphInput:
+    """One modality's input to an exported graph.
+
+    Attributes:
+        modality: its name in the model's configuration.
+        name, mask: names of the graph's inputs: the values and their mask `(B, steps)` int64 (1 = real).
+        shape: of the values, without the batch; a string is an axis of any length.
+        time: which axis of `shape` the mask runs along.
+        steps: its length when the graph was traced.
+        vocabulary: number of ids where the values are ids (int64); 0 where they are float32.
+        shortest, longest: bounds of the axis of any length; `longest` is None where there is none.
+    """
+
+    modality: str
+    name: str
+    mask: str
+    shape: tuple[str | int, ...]
+    time: int
+    steps: int
+    vocabulary: int = 0
+    shortest: int = 1
+    longest: int | None = None
+
+    def example(self, batch: int, steps: int | None, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """Random values and a mask of ragged lengths, for `batch` samples of `steps` steps."""
+        length = steps if steps is not None and isinstance(self.shape[self.time], str) else self.steps
+        shape = (batch, *(length if isinstance(size, str) else size for size in self.shape))
+        real = generator.integers(max(length // 2, 1), length + 1, (batch, 1))
+        if self.vocabulary:
+            values = generator.integers(1, self.vocabulary, shape)
+        else:
+            values = generator.standard_normal(shape).astype(np.float32)
+        return {self.name: values, self.mask: (np.arange(length) < real).astype(np.int64)}
+
+    def missing(self, batch: int) -> dict[str, np.ndarray]:
+        """What stands for the modality in a batch without it: zeros under a mask of zeros."""
+        shape = (batch, *(self.steps if isinstance(size, str) else size for size in self.shape))
+        values = np.zeros(shape, dtype=np.int64 if self.vocabulary else np.float32)
+        return {self.name: values, self.mask: np.zeros((batch, self.steps), dtype=np.int64)}
+
+
+def graph_inputs(
+    model: CLCRPreTrainedModel,
+    *,
+    part: Part = "whole",
+    modalities: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    mel_bins: int | None = None,
+) -> list[GraphInput]:
+    """
+    Inputs of the graph of `model`, in the order of `config.modalities`.
+
+    Args:
+        part: `"whole"`: raw input (`input_ids`, `pixel_values`, `input_values`, `flow_pixel_values`) where the model
+            has a backbone, features elsewhere. `"fusion"`: `<modality>_features` everywhere; behind a backbone that is
+            tapped they are `(B, L, T, C)`, its tapped hidden states (see [`fusion_inputs`]), behind one that a TCN
+            reads `(B, T, C)`, its last.
+        modalities: which of the model's modalities the graph takes; all by default. The others count as missing.
+        image_size: rows and columns of a frame; the backbone's own where its configuration says, else that of the
+            processor saved beside the model, else 224.
+        mel_bins: bands of a spectrogram, where a network for pictures reads sound; likewise, else 40.
+
+    Raises:
+        ValueError: an unknown part, or a modality that the model does not have.
+    """
+    if part not in ("whole", "fusion"):
+        raise ValueError(f"`part` must be 'whole' or 'fusion', got {part!r}")
+    known = model.config.modalities
+    names = list(known) if modalities is None else list(modalities)
+    if not names or set(names) - set(known):
+        raise ValueError(f"`modalities` must be some of {list(known)}, got {names}")
+    saved = _saved_sizes(model.name_or_path)
+    image_size = image_size or saved.get("image_size")
+    mel_bins = mel_bins or saved.get("mel_bins")
+    inputs = []
+    for index, name in enumerate(known):
+        if name not in names:
+            continue
+        if labels_each_step(model):  # all modalities then have as many steps
+            index = 0
+        encoder: Any = model.base_model.hierarchy.encoders[name]
+        if part == "fusion" or encoder.reader is None:
+            inputs.append(_feature_input(model.config, name, encoder, steps=9 + 2 * index))
+        else:
+            inputs.append(_raw_input(name, encoder.reader, index, image_size, mel_bins))
+    return inputs
+
+
+def labels_each_step(model: CLCRPreTrainedModel) -> bool:
+    return bool(model.base_model.per_segment) and model.config.num_segments is None
+
+
+def _feature_input(config: CLCRConfig, name: str, encoder: Any, steps: int) -> GraphInput:
+    widths = [projection.in_features for projection in encoder.projections]
+    taps = encoder.source == "taps"
+    width = max(widths) if taps else encoder.feature_width
+    levels = [config.num_levels] if taps else []
+    shape = (*levels, f"{name}_length", width)
+    # Two tokens at least: torch.export takes a single one for a constant.
+    shortest = 1 if encoder.tcn is None else encoder.tcn.stride + 1
+    return GraphInput(
+        name,
+        f"{name}_features",
+        f"{name}_attention_mask",
+        shape,
+        len(levels),
+        max(steps, 3 * shortest),
+        shortest=shortest,
+    )
+
+
+def _raw_input(
+    name: str, reader: Any, index: int, image_size: int | tuple[int, int] | None, mel_bins: int | None
+) -> GraphInput:
+    config = reader.backbone.config
+    axis, mask = f"{name}_length", f"{name}_attention_mask"
+    if name == "text":
+        longest = getattr(config, "max_position_embeddings", None)
+        return GraphInput(name, "input_ids", "attention_mask", (axis,), 0, 7, config.vocab_size, longest=longest)
+    if name == "audio":
+        return _sound_input(name, mask, reader, axis, mel_bins)
+    size = getattr(config, "image_size", None) or image_size or _IMAGE_SIZE
+    rows, columns = (size, size) if isinstance(size, int) else size
+    frames = config.num_frames if reader.reads_clips else 3 + index
+    shape = (frames if reader.reads_clips else axis, config.num_channels, rows, columns)
+    return GraphInput(name, "flow_pixel_values" if name == "flow" else "pixel_values", mask, shape, 0, frames)
+
+
+def _sound_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | None) -> GraphInput:
+    config = reader.backbone.config
+    if reader.time_axis == 2:  # Whisper: a spectrogram of fixed length
+        steps = 2 * config.max_source_positions
+        return GraphInput(name, "input_values", mask, (config.num_mel_bins, steps), 1, steps)
+    if hasattr(config, "frequency_stride"):  # AST: likewise
+        return GraphInput(name, "input_values", mask, (config.max_length, config.num_mel_bins), 0, config.max_length)
+    # With fewer tokens than three torch.export would have to tell apart lengths that it cannot.
+    if (
+        reader.input_name == "pixel_values"
+    ):  # a network for pictures, halved at the stem twice and at each stage but one
+        stride = 2 ** (len(config.hidden_sizes) + 1)
+        shape = (axis, mel_bins or _MEL_BINS)
+        return GraphInput(name, "input_values", mask, shape, 0, stride * _AUDIO_TOKENS, shortest=3 * stride)
+
+    def samples(tokens: int) -> int:
+        for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+            tokens = (tokens - 1) * stride + kernel
+        return tokens
+
+    return GraphInput(name, "input_values", mask, (axis,), 0, samples(_AUDIO_TOKENS), shortest=samples(3))
+
+
+def _saved_sizes(folder: str) -> dict[str, Any]:
+    """Sizes that the processor saved beside a model says its pictures and spectrograms have."""
+    path = Path(folder or ".") / "processor_config.json"
+    if not folder or not path.is_file():
+        return {}
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    size = (parts.get("image_processor") or {}).get("size") or {}
+    crop = (parts.get("image_processor") or {}).get("crop_size") or size
+    sizes: dict[str, Any] = {"mel_bins": (parts.get("feature_extractor") or {}).get("num_mel_bins")}
+    if isinstance(crop, dict) and "height" in crop:
+        sizes["image_size"] = (crop["height"], crop["width"])
+    return sizes
+
+
+def example_batch(
+    inputs: Sequence[GraphInput], batch: int = 2, lengths: Mapping[str, int] | None = None, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """
+    A random batch for a graph, with ragged lengths under its masks.
+
+    Args:
+        inputs: from [`graph_inputs`].
+        batch: samples.
+        lengths: steps of a modality, by name; those it was or will be traced with otherwise.
+    """
+    generator = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray] = {}
+    for each in inputs:
+        arrays |= each.example(batch, (lengths or {}).get(each.modality), generator)
+    return {name: torch.from_numpy(value) for name, value in arrays.items()}

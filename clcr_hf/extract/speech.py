@@ -1,0 +1,159 @@
+"""Speech without a backbone of ours: words with their times by a recogniser, and openSMILE's eGeMAPS features."""
+
+import logging
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .settings import OPENSMILE_LEVELS
+
+logger = logging.getLogger("clcr_hf.extract")
+
+# Widths of eGeMAPSv02: low-level descriptors (a frame each 10 ms), functionals (a window).
+OPENSMILE_WIDTHS = {"lld": 25, "functionals": 88}
+_OPENSMILE_STEP = 0.01
+# Low-level descriptors look over frames of 60 ms.
+_OPENSMILE_SHORTEST = 0.1
+# CTC models read long sounds in overlapping pieces of this many seconds; Whisper goes through them by itself.
+_CTC_PIECE = 30.0
+
+
+@dataclass
+class Transcript:
+    """What was said.
+
+    Attributes:
+        text: the whole.
+        words: each word without outer spaces.
+        intervals: float32 `(W, 2)`, seconds of each word from the beginning of the sound; each ends no earlier than
+            it begins and lies within the sound.
+    """
+
+    text: str
+    words: list[str]
+    intervals: np.ndarray
+
+
+class SpeechRecogniser:
+    """Words and their times by a transformers speech recogniser (Whisper, or a CTC model such as wav2vec2).
+
+    Args:
+        source: hub name or local folder.
+        language: Whisper alone, such as "en"; found by the model when None.
+        device, dtype: where and in which type it runs.
+
+    Whisper needs the `alignment_heads` of its generation configuration for word times, as all of OpenAI's hold them.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        language: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        from transformers import pipeline
+
+        self.pipeline = pipeline("automatic-speech-recognition", model=source, device=device, dtype=dtype)
+        self.sampling_rate = int(self.pipeline.feature_extractor.sampling_rate)
+        self.is_whisper = self.pipeline.type == "seq2seq_whisper"
+        self.language = language
+
+    def __call__(self, wave: np.ndarray) -> Transcript:
+        """The [`Transcript`] of `wave (samples,)`, float32 at `sampling_rate`."""
+        seconds = len(wave) / self.sampling_rate
+        options: dict[str, Any] = {"return_timestamps": "word"}
+        if self.is_whisper:
+            options["generate_kwargs"] = {"task": "transcribe", "language": self.language} if self.language else {}
+        elif seconds > _CTC_PIECE:
+            options["chunk_length_s"] = _CTC_PIECE
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = self.pipeline({"raw": wave, "sampling_rate": self.sampling_rate}, **options)
+        return tidy_transcript(found, seconds)
+
+
+def tidy_transcript(found: dict[str, Any], seconds: float) -> Transcript:
+    """A recogniser's `{"text", "chunks": [{"text", "timestamp": (start, end)}]}` as a [`Transcript`].
+
+    A time that is not given (Whisper leaves the last word's end open) becomes the next word's start or the end of the
+    sound; times outside the sound are brought into it.
+    """
+    chunks = [chunk for chunk in found.get("chunks", []) if chunk["text"].strip()]
+    times = np.full((len(chunks), 2), np.nan)
+    for index, chunk in enumerate(chunks):
+        times[index] = [np.nan if time is None else time for time in chunk["timestamp"]]
+    for index in range(len(chunks)):
+        start, end = times[index]
+        if np.isnan(start):
+            start = times[index - 1, 1] if index else 0.0
+        if np.isnan(end):
+            later = times[index + 1 :, 0]
+            later = later[~np.isnan(later)]
+            end = later[0] if len(later) else seconds
+        start = min(max(start, 0.0), seconds)
+        times[index] = start, min(max(end, start), seconds)
+    words = [chunk["text"].strip() for chunk in chunks]
+    return Transcript(found["text"].strip(), words, times.astype(np.float32))
+
+
+class OpenSmile:
+    """eGeMAPSv02 features by openSMILE.
+
+    openSMILE's licence allows research and private use, not products: a warning says so when this is made.
+
+    Args:
+        level: `"lld"` (25 low-level descriptors, one each 10 ms) or `"functionals"` (88, one for each window).
+        window: seconds of a window of functionals.
+
+    Raises:
+        ImportError: the extra `opensmile` is not installed.
+    """
+
+    sampling_rate = 16_000
+
+    def __init__(self, level: str = "lld", window: float = 1.0):
+        if level not in OPENSMILE_LEVELS:
+            raise ValueError(f"openSMILE gives {' or '.join(OPENSMILE_LEVELS)}, not {level!r}")
+        try:
+            import opensmile
+        except ImportError as error:
+            raise ImportError(
+                'eGeMAPS features need openSMILE, which is not installed: pip install "clcr-hf[opensmile]" '
+                "(its licence allows research and private use, not commercial products)"
+            ) from error
+        logger.warning("openSMILE is licensed for research and private use only, not for commercial products")
+        self.level = level
+        self.window = window
+        self.width = OPENSMILE_WIDTHS[level]
+        self._opensmile = opensmile
+        # Its objects are not made for several threads at a time: each thread has its own.
+        self._local = threading.local()
+
+    def __call__(self, wave: np.ndarray) -> tuple[np.ndarray, float]:
+        """Features float32 `(T, 25)` or `(T, 88)` of `wave (samples,)` at 16 kHz, and the seconds from one to the
+        next. Values that are not finite (a window without voice) are 0."""
+        shortest = round(_OPENSMILE_SHORTEST * self.sampling_rate)
+        if self.level == "lld":
+            return self._process(np.pad(wave, (0, max(0, shortest - len(wave))))), _OPENSMILE_STEP
+        length = round(self.window * self.sampling_rate)
+        parts = [wave[begin : begin + length] for begin in range(0, max(len(wave), 1), length)]
+        if len(parts) > 1 and len(parts[-1]) < shortest:
+            parts.pop()
+        parts[-1] = np.pad(parts[-1], (0, max(0, shortest - len(parts[-1]))))
+        return np.concatenate([self._process(part) for part in parts]), self.window
+
+    def _process(self, wave: np.ndarray) -> np.ndarray:
+        if not hasattr(self._local, "smile"):
+            level = "LowLevelDescriptors" if self.level == "lld" else "Functionals"
+            self._local.smile = self._opensmile.Smile(
+                feature_set=self._opensmile.FeatureSet.eGeMAPSv02,
+                feature_level=getattr(self._opensmile.FeatureLevel, level),
+            )
+        table = self._local.smile.process_signal(wave, self.sampling_rate)
+        return np.nan_to_num(table.to_numpy(np.float32), nan=0.0, posinf=0.0, neginf=0.0)

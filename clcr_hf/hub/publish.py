@@ -1,0 +1,143 @@
+"""Publishing a trained model: one folder with all that a user of the Hub expects, sent in one commit."""
+
+import json
+import os
+import shutil
+from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import HfApi
+from transformers import AutoProcessor
+
+from ..configuration_clcr import CLCRConfig
+from ..data.folders import write_json
+from ..modeling_clcr import CLCRPreTrainedModel
+from ..remote_code import add_remote_code
+from .card import card_from_run
+from .run_folder import RUN_FILE, copy_card_files, read_run
+
+_HANDLER = Path(__file__).parent / "handler.py"
+# What the handler needs on an Inference Endpoint, beside the torch and transformers that are there.
+_REQUIREMENTS = "transformers>=5.23\nav>=14\npillow>=10\n"
+_RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json")
+
+
+def publish(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    max_shard_size: int | str = "5GB",
+) -> str:
+    """
+    Sends the trained model in `folder` to the Hub, whole or not at all (one commit); what else the repository holds
+    stays.
+
+    Args:
+        folder: Where training left model, processor and `run.json`; see [`build_release`] for what is sent.
+        repo_id: `"org/name"`. Made when it does not exist.
+        private: For a repository made now; default the organisation's.
+        token: Default the one of `hf auth login`, or `HF_TOKEN`.
+        revision: Branch to commit to; it must exist. Default `main`.
+        create_pr: Open a pull request instead of committing.
+        commit_message: Default says what is sent.
+        max_shard_size: Weights beyond this are cut into several files.
+
+    Returns:
+        Address of the commit (or of the pull request).
+
+    Raises:
+        FileNotFoundError, ValueError: see [`build_release`]; nothing was sent.
+        huggingface_hub.errors.HfHubHTTPError: the Hub refused; its message says why.
+    """
+    api = HfApi(token=token, library_name="clcr_hf")
+    with TemporaryDirectory() as scratch:
+        release = build_release(folder, scratch, repo_id, max_shard_size=max_shard_size)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=release,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message or f"Upload {CLCRConfig.model_type} model with its processor, code and card",
+        )
+    return commit.pr_url or commit.commit_url
+
+
+def build_release(
+    folder: str | os.PathLike, target: str | os.PathLike, model_id: str, *, max_shard_size: int | str = "5GB"
+) -> Path:
+    """
+    Writes to `target` what [`publish`] sends: weights (safetensors, sharded when large), configuration, processor,
+    card, the code for `trust_remote_code`, `handler.py` and `requirements.txt` for Inference Endpoints, `run.json` and
+    the results of each split, and what the card shows (pictures, examples). Checkpoints, optimiser states and pickles
+    stay behind, and so do the folders that the run's arguments name: a path is cut to its last part.
+
+    Args:
+        folder: A model saved by `save_pretrained` or a training run.
+        target: A folder, made when absent; files in it are replaced.
+        model_id: The name that the card's examples load.
+
+    Returns:
+        `target`.
+
+    Raises:
+        FileNotFoundError: `folder` holds no model or no processor.
+        ValueError: it holds another kind of model, weights that do not fill it, or a damaged `run.json`.
+    """
+    folder, target = Path(folder), Path(target)
+    for name, what in (("config.json", "model"), ("processor_config.json", "processor")):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}: save the {what} there first (save_pretrained)")
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind != CLCRConfig.model_type:
+        raise ValueError(f"{folder} holds a model of type {kind!r}, not {CLCRConfig.model_type!r}")
+    target.mkdir(parents=True, exist_ok=True)
+    _load_whole(folder).save_pretrained(target, max_shard_size=max_shard_size)
+    AutoProcessor.from_pretrained(folder).save_pretrained(target)
+    add_remote_code(target)
+    shutil.copyfile(_HANDLER, target / "handler.py")
+    (target / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
+    for name in filter(lambda name: (folder / name).is_file(), _RESULTS):
+        shutil.copyfile(folder / name, target / name)
+    copy_card_files(folder, target)
+    _write_record(folder, target, model_id)
+    return target
+
+
+def _load_whole(folder: Path) -> Any:
+    """The model with its own head; ValueError where the file lacks weights, which would be published as noise."""
+    model, report = CLCRPreTrainedModel.load_with_head(folder, output_loading_info=True)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"{folder}: {len(missing)} weights are missing in its files (first: {missing[0]})")
+    return model
+
+
+def _write_record(folder: Path, target: Path, model_id: str) -> None:
+    """`run.json` without the folders of this machine, and the card made of it; without a record, the card as it is."""
+    if (folder / RUN_FILE).is_file():
+        record = _without_folders(read_run(folder))
+        write_json(target / RUN_FILE, record)
+        card_from_run(target, model_id).save(target / "README.md")
+    elif (folder / "README.md").is_file():
+        shutil.copyfile(folder / "README.md", target / "README.md")
+
+
+def _without_folders(value: Any) -> Any:
+    """Absolute paths, alone or as words of a command line, cut to their last part."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, str):
+        return " ".join(PurePath(word).name if os.path.isabs(word) else word for word in value.split(" "))
+    return value
+
+
+__all__ = ["build_release", "publish"]

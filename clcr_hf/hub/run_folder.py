@@ -1,0 +1,151 @@
+"""The folder of a training run: `run.json`, what the user adds in `card.json`, and what else a model card shows."""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.folders import read_json, write_json
+from .benchmarks import BENCHMARKS
+
+RUN_FILE = "run.json"
+OPTIONS_FILE = "card.json"
+WEIGHTS_FILE = "how_it_decides.json"
+PICTURE_FILE = "how_it_decides.png"
+EMISSIONS_FILE = "emissions.csv"
+EXAMPLES_FOLDER = "examples"
+EVAL_RESULTS = ".eval_results/results.yaml"
+_NOT_METRICS = ("runtime", "per_second", "loss", "epoch", "samples", "segments")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass
+class CardOptions:
+    """
+    What a run cannot know of itself.
+
+    Args:
+        license: identifier of the weights' licence on the Hub, as `"apache-2.0"`; `"other"`: the terms of the data.
+            Default: Apache-2.0 for a model of the drawn clips, the terms of the data for one of a benchmark, none
+            otherwise.
+        benchmark: key of `BENCHMARKS`, where the record does not show which it is.
+        dataset_id: name of the data set on the Hub, only where it is known to be the same data.
+        examples: for the Hub's widget, each a dict of `title`, `file` (in the folder) and `text` where there are such,
+            and `output`, a list of `{"label", "score"}` that holds for the run of that `mark` (see [`run_mark`]).
+    """
+
+    license: str | None = None
+    benchmark: str | None = None
+    dataset_id: str | None = None
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.benchmark is not None and self.benchmark not in BENCHMARKS:
+            raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {self.benchmark!r}")
+        if self.dataset_id is not None and not is_hub_id(self.dataset_id):
+            raise ValueError(f"dataset_id must be a name on the Hub such as org/name, got {self.dataset_id!r}")
+        for example in self.examples:
+            name = example.get("file")
+            if name is not None and name != f"{EXAMPLES_FOLDER}/{Path(name).name}":
+                raise ValueError(f"an example's file must lie in {EXAMPLES_FOLDER}/, got {name!r}")
+
+
+def read_run(folder: str | Path) -> dict[str, Any]:
+    """
+    The record that a training run left in `folder`.
+
+    Raises:
+        FileNotFoundError: `folder` holds no `run.json`.
+        ValueError: the file is not a JSON object.
+    """
+    path = Path(folder) / RUN_FILE
+    found = read_json(path)
+    if found is None:
+        raise FileNotFoundError(f"{path} does not exist: a card is written from the record of a training run")
+    return found
+
+
+def run_mark(run: dict[str, Any]) -> str:
+    """Twelve letters that tell one run from another by what it measured, running times among it: what was found out
+    about a model must not end up in the card of the one trained next in its folder."""
+    return hashlib.sha256(json.dumps(run["metrics"], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_card_options(folder: str | Path) -> CardOptions:
+    """What `card.json` in `folder` says, or the defaults; ValueError where it holds anything else."""
+    path = Path(folder) / OPTIONS_FILE
+    given = read_json(path) or {}
+    unknown = set(given) - set(CardOptions.__dataclass_fields__)
+    if unknown:
+        raise ValueError(f"{path} holds {', '.join(sorted(unknown))}, which a card has no use for")
+    return CardOptions(**given)
+
+
+def set_card_options(folder: str | Path, **options: Any) -> CardOptions:
+    """Adds to `card.json` in `folder`; None leaves what it says. Fields as of [`CardOptions`]; ValueError as there."""
+    kept = asdict(read_card_options(folder))
+    chosen = CardOptions(**kept | {name: value for name, value in options.items() if value is not None})
+    content = {name: value for name, value in asdict(chosen).items() if value}
+    if content:
+        write_json(Path(folder) / OPTIONS_FILE, content)
+    return chosen
+
+
+def measured_metrics(metrics: dict[str, Any], split: str) -> dict[str, float]:
+    """The figures of `split` in a Trainer's metrics, without prefix, loss and timings."""
+    prefix = f"{split}_"
+    named = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+    return {
+        key: float(value)
+        for key, value in named.items()
+        if isinstance(value, (int, float)) and not any(word in key for word in _NOT_METRICS)
+    }
+
+
+def copy_card_files(folder: str | os.PathLike, target: str | os.PathLike) -> list[Path]:
+    """Copies what a card is made of or shows, beside `run.json`, from one folder to another; returns the copies."""
+    folder, target = Path(folder), Path(target)
+    names = [OPTIONS_FILE, WEIGHTS_FILE, PICTURE_FILE, EMISSIONS_FILE, EVAL_RESULTS]
+    options = read_card_options(folder)
+    names += [example["file"] for example in options.examples if example.get("file")]
+    copies = []
+    for name in filter(lambda name: (folder / name).is_file(), names):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        copies.append(Path(shutil.copyfile(folder / name, target / name)))
+    return copies
+
+
+def is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name and not name.startswith((".", "-"))
+
+
+def measured_split(run: dict[str, Any]) -> str:
+    return "test" if measured_metrics(run["metrics"], "test") else "eval"
+
+
+def read_emissions(folder: Path) -> dict[str, Any] | None:
+    """What codecarbon wrote to `emissions.csv`, all rows together; None without the file or without a figure in it."""
+    path = folder / EMISSIONS_FILE
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("emissions")]
+    try:
+        grams = 1000 * sum(float(row["emissions"]) for row in rows)
+    except ValueError as error:
+        raise ValueError(f"{path}: the column `emissions` must hold kilograms: {error}") from error
+    if not rows or not math.isfinite(grams):
+        return None
+    last = rows[-1]
+    hardware = ", ".join(last[name] for name in ("gpu_model", "cpu_model") if last.get(name))
+    place = last.get("country_name") or last.get("country_iso_code") or ""
+    metadata = {"emissions": round(grams, 3), "source": "codecarbon"}
+    metadata |= {"geographical_location": place} if place else {}
+    metadata |= {"hardware_used": hardware} if hardware else {}
+    return {"grams": grams, "where": f" ({place})" if place else "", "metadata": metadata}

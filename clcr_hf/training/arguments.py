@@ -1,0 +1,417 @@
+"""The arguments of a training run: data, model and training, from words, recipes and defaults."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser
+
+from ..data.options import read_options
+from ..data.registry import SOURCE_NAMES
+from ..data.source import Source, find_source, recognise
+from ..modalities import STANDARD_MODALITIES
+from .trainer import CLCRTrainingArguments
+
+
+@dataclass
+class DataArguments:
+    """Which data to train on, and how clips are read."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": f"One of {', '.join(SOURCE_NAMES)}. Left out: found from --data_file (a table is manifest) or "
+            "--dataset_dir where that is certain, else talking_faces (generated clips)."
+        },
+    )
+    dataset_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the data set. talking_faces: made when absent; default: a cache folder."},
+    )
+    data_file: str | None = field(default=None, metadata={"help": "The pickle, table or npz to read."})
+    dataset_options: str | None = field(
+        default=None,
+        metadata={
+            "help": "More arguments of the data set's loader (clcr_hf.data.load_...), with commas between them, e.g. "
+            "'fold=2'; values may be JSON."
+        },
+    )
+    class_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of several labels (emotions) where the data hold numbers alone."}
+    )
+    num_train_clips: int = field(default=1000, metadata={"help": "talking_faces: clips to generate for training."})
+    num_validation_clips: int = field(default=100, metadata={"help": "talking_faces: the same for validation."})
+    num_test_clips: int = field(default=200, metadata={"help": "talking_faces: the same for test."})
+    corpus_seed: int = field(default=0, metadata={"help": "talking_faces: seed of the generator."})
+    label_column: str | None = field(default=None, metadata={"help": "manifest, utterances: name of the labels."})
+    label_columns: list[str] | None = field(
+        default=None, metadata={"help": "manifest: columns of several scores a row (regression on all of them)."}
+    )
+    missing_labels: str = field(
+        default="error",
+        metadata={"help": "manifest: a row without a label is an error, or left out.", "choices": ["error", "drop"]},
+    )
+    label_scale: str | None = field(
+        default=None,
+        metadata={
+            "help": "sentiment: a score from negative to positive, measured by Acc-2, Acc-7 and F1; none: a number, by "
+            "MAE, correlations and R2. Left out: as the data set declares, a table none.",
+            "choices": ["sentiment", "none"],
+        },
+    )
+    label_range: list[float] | None = field(
+        default=None, metadata={"help": "Lowest and highest score; left out: the data set's, or the training labels'."}
+    )
+    text_column: str | None = field(default=None, metadata={"help": "manifest: column of the transcripts."})
+    media_column: str | None = field(default=None, metadata={"help": "manifest: column of the clips' files."})
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "manifest, shards: speaker or source video; validation is carved by whole groups. Left out: by "
+            "whole files."
+        },
+    )
+    dialogue_column: str | None = field(
+        default=None,
+        metadata={"help": "manifest, shards: rows are utterances of these dialogues; each dialogue becomes one row."},
+    )
+    turn_column: str | None = field(
+        default=None, metadata={"help": "manifest, shards: an utterance's place in its dialogue; default: row order."}
+    )
+    mmsa_text: str = field(
+        default="text_bert",
+        metadata={
+            "help": "mmsa: text_bert (token ids of bert-base-uncased), text (embeddings) or raw (the transcripts, for "
+            "any other text backbone; of shards too).",
+            "choices": ["text_bert", "text", "raw"],
+        },
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of train to validate on where the data has no validation split."}
+    )
+    skip_missing: bool = field(
+        default=False, metadata={"help": "Leave out rows whose files are absent, with a warning, in place of an error."}
+    )
+    standardise: bool = field(default=True, metadata={"help": "utterances: scale features by train's mean and spread."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many only."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "The same for test."})
+    max_text_length: int = field(default=64, metadata={"help": "Tokens of a transcript that are read."})
+    video_frames: int = field(default=10, metadata={"help": "Frames of a clip that are read, evenly spread."})
+    video_fps: float | None = field(default=None, metadata={"help": "Frames a second in place of --video_frames."})
+    face_crop: str | None = field(
+        default=None,
+        metadata={"help": "Cut frames to the speaker's face by this detector: dlib, or your own as module:function."},
+    )
+    image_size: int = field(default=48, metadata={"help": "Frames are scaled to this side (backbones from scratch)."})
+    augment: bool = field(default=False, metadata={"help": "Random crops and flips of the training frames."})
+    compute_flow: bool = field(
+        default=False, metadata={"help": "Compute the clips' optical flow where the data hold none; cached."}
+    )
+    flow_cache_dir: str | None = field(default=None, metadata={"help": "Where computed flow is kept."})
+    sampling_rate: int = field(default=16_000, metadata={"help": "Samples of sound a second (audio from scratch)."})
+    audio_preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Read sound as the spectrogram of this benchmark's protocol, by an image backbone of one channel.",
+            "choices": ["cremad", "kinetics_sounds", "ave"],
+        },
+    )
+    max_audio_seconds: float | None = field(default=None, metadata={"help": "Sounds are cut after this long."})
+    check_media: bool = field(
+        default=True, metadata={"help": "Open every clip before training; leave out and list those that do not open."}
+    )
+    strict_media: bool = field(default=False, metadata={"help": "Stop at a clip that cannot be read."})
+    cache_gb: float = field(
+        default=2.0, metadata={"help": "Memory for decoded clips in each process; those beyond are read every epoch."}
+    )
+
+    def __post_init__(self) -> None:
+        limits = self.label_range
+        if limits is not None and (len(limits) != 2 or not limits[0] < limits[1]):
+            raise ValueError(f"--label_range takes the lowest and the highest score, got {limits}")
+        if self.data_file is not None and self.dataset_dir is not None:
+            raise ValueError("give --data_file or --dataset_dir, not both")
+        named = find_dataset(self.dataset, self.data_file, self.dataset_dir)
+        folder = Path(self.dataset_dir or "")
+        if named is None and self.dataset_dir is not None and folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"{self.dataset_dir}: what kind of data this is is not certain; say it with --dataset")
+        self.dataset = named or "talking_faces"
+        source = self.reader
+        if self.data_file is not None and not source.is_file:
+            raise ValueError(f"--dataset {self.dataset} does not use --data_file; its folder is given by --dataset_dir")
+        if self.source is None and not source.generated:
+            place = "--data_file (or --dataset_dir, the folder it lies in)" if source.is_file else "--dataset_dir"
+            raise ValueError(f"--dataset {self.dataset} needs {place}")
+        used = used_arguments(self.dataset)
+        unused = [name for name, usual in LOADER_ARGUMENTS.items() if name not in used and getattr(self, name) != usual]
+        if unused:
+            raise ValueError(f"--dataset {self.dataset} does not use {', '.join(f'--{name}' for name in unused)}")
+
+    @property
+    def reader(self) -> Source:
+        """What reads the data set."""
+        return find_source(str(self.dataset))
+
+    @property
+    def source(self) -> str | None:
+        """The file to read, or else the folder."""
+        return self.data_file if self.data_file is not None else self.dataset_dir
+
+    def options(self) -> dict[str, Any]:
+        """`dataset_options` as arguments of the loader; ValueError where they are no `name=value` pairs."""
+        return read_options(self.dataset_options, "--dataset_options")
+
+    def loader_options(self) -> dict[str, Any]:
+        """All that the loader is called with: the arguments that it uses, and `dataset_options`.
+
+        Raises:
+            ValueError: an option that is given as an argument too, with another value.
+        """
+        named, options = used_arguments(str(self.dataset)), self.options()
+        for name, option in named.items():
+            value = getattr(self, name)
+            if option in options and value not in (LOADER_ARGUMENTS[name], options[option]):
+                raise ValueError(f"--{name} and --dataset_options {option}={options[option]} say two things")
+        general = {option: getattr(self, name) for name, option in named.items() if getattr(self, name) is not None}
+        return general | options
+
+
+# What is passed on to the loader that has it, with the value that stands for nothing said.
+LOADER_ARGUMENTS: dict[str, Any] = {
+    name: DataArguments.__dataclass_fields__[name].default
+    for name in (
+        *("num_train_clips", "num_validation_clips", "num_test_clips", "corpus_seed", "mmsa_text", "standardise"),
+        *("label_column", "label_columns", "missing_labels", "text_column", "media_column"),
+        *("group_column", "dialogue_column", "turn_column"),
+        *("validation_fraction", "skip_missing"),
+    )
+}
+PATH_ARGUMENTS = ("dataset_dir", "data_file", "flow_cache_dir")
+
+
+def used_arguments(dataset: str) -> dict[str, str]:
+    """Those of `LOADER_ARGUMENTS` that a data set's loader uses, and what it calls them."""
+    source = find_source(dataset)
+    named = {name: source.arguments.get(name, name) for name in LOADER_ARGUMENTS}
+    return {name: option for name, option in named.items() if option in source.options}
+
+
+def find_dataset(dataset: str | None, data_file: str | None, dataset_dir: str | None) -> str | None:
+    """The data set that is meant: as named, or what the file or folder is; None where that is not certain.
+
+    Raises:
+        DataFormatError: a folder of two kinds.
+    """
+    if dataset is not None:
+        return dataset
+    if data_file is not None:
+        return recognise(data_file) or "manifest"
+    return None if dataset_dir is None else recognise(dataset_dir)
+
+
+# The paper's ablation study, each variant as fields of `CLCRConfig`.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "without_hierarchy": {"use_hierarchy": False},
+    "without_intraced": {"use_intraced": False},
+    "without_intercad": {"use_intercad": False},
+    "full_mix": {"level_mixing": "full_mix"},
+    "without_intra_loss": {"lambda_intra": 0.0},
+    "without_inter_loss": {"lambda_inter": 0.0},
+    "without_regularisers": {"lambda_intra": 0.0, "lambda_inter": 0.0},
+    "dense_budget": {"dense_budget": True},
+    "without_private": {"use_private_path": False},
+}
+IMAGE_BACKBONES = ("small", "resnet18")
+_SMALL_WIDTH, _RESNET18_WIDTH = 64, 512
+
+
+@dataclass
+class ModelArguments:
+    """Which model to train: from scratch (small), around pretrained backbones, or a saved CLCR."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Go on from this saved CLCR model."})
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={"help": "Where the labels are not those of --model_name_or_path, build a new head for them."},
+    )
+    text_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pretrained text backbone and tokenizer, e.g. bert-base-uncased."}
+    )
+    vision_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pretrained image backbone and its processor, e.g. microsoft/resnet-18."}
+    )
+    audio_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pretrained audio backbone and its extractor, e.g. facebook/wav2vec2-base."}
+    )
+    flow_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Image backbone with two input channels, for optical flow."}
+    )
+    freeze_backbones: bool = field(default=False, metadata={"help": "Keep the pretrained backbones as they are."})
+    modalities: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What the model reads: text, vision, audio, flow, or NAME where the data hold NAME_features; left "
+            "out: all that the data hold."
+        },
+    )
+    ablation: str | None = field(
+        default=None, metadata={"help": "Train a variant of the paper's ablation study.", "choices": list(ABLATIONS)}
+    )
+    hidden_size: int = field(default=64, metadata={"help": "Width of the fusion."})
+    image_backbone: str = field(
+        default="small",
+        metadata={
+            "help": "What reads frames, flow and spectrograms where no pretrained backbone is named: a small residual "
+            "network, or ResNet-18 tapped at its last stages.",
+            "choices": list(IMAGE_BACKBONES),
+        },
+    )
+    backbone_size: int | None = field(
+        default=None,
+        metadata={"help": "Width of the last layer of backbones from scratch; left out: 64, and 512 for resnet18."},
+    )
+    vocab_size: int = field(default=2000, metadata={"help": "Most entries of a tokenizer trained from scratch."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout of the fusion."})
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "More fields of CLCRConfig, e.g. 'num_levels=3,lambda_intra=0.1'."}
+    )
+
+    def __post_init__(self) -> None:
+        names = self.modalities
+        if names is not None and (not names or len(set(names)) < len(names) or not all(map(str.isidentifier, names))):
+            known = ", ".join(STANDARD_MODALITIES)
+            raise ValueError(f"--modalities takes {known} and names of your own, each at most once, got {names}")
+        if self.ablation is not None and self.ablation not in ABLATIONS:
+            raise ValueError(f"--ablation must be one of {', '.join(ABLATIONS)}, got {self.ablation!r}")
+        if self.image_backbone not in IMAGE_BACKBONES:
+            known = ", ".join(IMAGE_BACKBONES)
+            raise ValueError(f"--image_backbone must be one of {known}, got {self.image_backbone!r}")
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """Pretrained backbones named for a modality in use, by modality; an empty name is none."""
+        names = STANDARD_MODALITIES if self.modalities is None else self.modalities
+        named = {name: getattr(self, f"{name}_model_name_or_path", None) for name in names}
+        return {name: source for name, source in named.items() if source}
+
+    def fusion_fields(self) -> dict[str, Any]:
+        """Fields of `CLCRConfig` that these arguments set, the ablation's and the overrides among them."""
+        known = {"hidden_size": self.hidden_size, "dropout": self.dropout, **ABLATIONS.get(self.ablation or "", {})}
+        return known | read_options(self.config_overrides, "--config_overrides")
+
+    def width(self, kind: str) -> int:
+        """Width of the last layer of a backbone from scratch; `kind` is `"small"` or `"resnet18"`."""
+        return self.backbone_size or (_RESNET18_WIDTH if kind == "resnet18" else _SMALL_WIDTH)
+
+
+_RECIPES = (".json", ".yaml", ".yml")
+
+
+@dataclass
+class RunArguments(CLCRTrainingArguments):
+    """`CLCRTrainingArguments` with defaults that train the generated corpus in two to three minutes on two cores."""
+
+    output_dir: str = field(default="runs/talking_faces", metadata={"help": "Where checkpoints and the model go."})
+    do_train: bool = field(default=True, metadata={"help": "Train."})
+    do_eval: bool = field(default=True, metadata={"help": "Measure on validation at the end."})
+    do_predict: bool = field(default=True, metadata={"help": "Measure on test at the end."})
+    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW (the paper's, for SGD: 1e-4)."})
+    num_train_epochs: float = field(default=20, metadata={"help": "Passes over the training data."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Examples a step and device."})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "The same in evaluation."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the learning rate falls."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of rising learning rate; below 1, a share."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to measure on validation."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the epoch best on validation."})
+    metric_for_best_model: str | None = field(
+        default="auto", metadata={"help": "auto: mae for scores, accuracy for classes, map for several labels."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin the batches' memory; of use with a GPU only."}
+    )
+    early_stopping_patience: int = field(
+        default=8, metadata={"help": "Stop after so many measurements without improvement; 0 never."}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.dataloader_num_workers:  # a recipe's workers live on; without any, PyTorch takes that for a fault
+            self.dataloader_persistent_workers = False
+        super().__post_init__()
+
+
+def parse_args(
+    argv: Sequence[str] | None = None, **defaults: Any
+) -> tuple[ModelArguments, DataArguments, RunArguments]:
+    """
+    The three groups of arguments.
+
+    Args:
+        argv: the process's own by default. Its first word may be a recipe, a YAML or JSON file of arguments by name;
+            what follows on the command line goes before the recipe.
+        defaults: values where neither says anything, by name. With a `dataset` among them they are that data set's: a
+            run on another one leaves them.
+
+    Raises:
+        ValueError: a recipe that cannot be read or holds a name that is no argument; an unknown argument.
+    """
+    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments))
+    words = list(sys.argv[1:] if argv is None else argv)
+    recipe = read_recipe(words.pop(0)) if words and words[0].endswith(_RECIPES) else {}
+    known = {action.dest for action in parser._actions}
+    unknown = [name for name in recipe if name not in known]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"the recipe holds {', '.join(map(str, unknown))}, which is no argument{hint}")
+    asked = named_data(words)
+    chosen = find_dataset(*(value or recipe.get(name) for name, value in asked.items()))
+    if chosen is not None and chosen != defaults.get("dataset", chosen):
+        defaults = {}
+    chosen = chosen or defaults.get("dataset")
+    defaults = ({} if chosen is None else {"output_dir": f"runs/{chosen}"}) | defaults
+    # What is None stands for the default, which a word on the command line cannot say.
+    given = [word for name, value in (defaults | recipe).items() if value is not None for word in as_words(name, value)]
+    return parser.parse_args_into_dataclasses(args=[*given, *words])
+
+
+def named_data(words: Sequence[str]) -> dict[str, str | None]:
+    """`dataset`, `data_file` and `dataset_dir` among words of a command line; None for what they do not say."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("dataset", "data_file", "dataset_dir"):
+        parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []))
+    return vars(parser.parse_known_args(list(words))[0])
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """
+    Arguments by name from a YAML or JSON file.
+
+    Raises:
+        ValueError: no such file, not YAML or JSON, or not a mapping of names to values.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the recipe {path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"the recipe {path} must hold argument names and values, one a line, as in `seed: 1`")
+    return content
+
+
+def as_words(name: str, value: Any) -> list[str]:
+    """An argument as the command line has it."""
+    if isinstance(value, list):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]

@@ -1,0 +1,253 @@
+"""Rows of a data set as the model's inputs, decoded when they are asked for."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+
+from ..data.columns import logger
+from ..data.labels import is_raw
+from ..media import MediaError, load_media
+from ..modalities import FEATURES_END, FILE_COLUMNS, MASK_END, TOKEN_COLUMNS, modality
+from ..processing_clcr import CLCRProcessor
+from ..samples import Reading, is_missing, read_sample, source_of
+from .arguments import DataArguments
+from .augmentation import FrameAugmentation
+
+_LABEL_COLUMNS = ("label", "labels")
+_CHECK_SECONDS = 0.04  # of a clip that are decoded to see whether it opens
+_CHECK_THREADS = 8
+_NAMED = 10  # clips in a warning
+
+
+class ClipRows(torch.utils.data.Dataset):
+    """
+    Rows as the model's inputs; files are decoded when first asked for and then kept in memory. Ready features are read
+    from the rows each time, which leaves them on the disk where the data set is mapped from there.
+
+    A file that cannot be read counts as a modality that is missing from its row, and is named in a warning. In
+    training, a row with nothing left is stood in for by the next one that has something; in evaluation it stays, and
+    counts.
+
+    Args:
+        rows: the columns that `columns` names, and `label` or `labels`.
+        columns: the column of each modality, see [`modality_columns`].
+        processor: makes inputs of raw columns.
+        cache_gb: how much to keep; rows beyond are decoded every time.
+        augment: crops and flips frames and flow afresh each time a row is asked for. Then the decoded frames are
+            kept, not the inputs made of them.
+        training: whether rows with nothing to read are stood in for.
+        strict: raise on a file that cannot be read.
+        left_out: ids of clips that were found unreadable before; kept for the record of the run.
+
+    Each item is a dict of tensors and arrays without batch axis, and `label` or `labels`.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        columns: Mapping[str, str],
+        processor: CLCRProcessor,
+        *,
+        cache_gb: float = 0.0,
+        augment: FrameAugmentation | None = None,
+        training: bool = False,
+        strict: bool = False,
+        left_out: Sequence[str] = (),
+    ):
+        arrays = [name for name in rows.column_names if name.endswith((FEATURES_END, MASK_END))]
+        self.rows = rows.with_format("numpy", columns=arrays, output_all_columns=True)
+        raw = [name for name, column in columns.items() if is_raw(column)]
+        self._ready = {columns[name] for name in columns if name not in raw}
+        self._ready |= {modality(name).mask for name in columns if name not in raw}
+        self._ready |= set(TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
+        self._raw = raw_columns(columns)
+        self._absent = {modality(name).arguments[0]: [None] for name in raw if name != "flow"}
+        self._reading = Reading.of(processor, vision="vision" in raw, audio="audio" in raw)
+        self.processor = processor
+        self.augment = augment
+        self.training = training
+        self.strict = strict
+        self.left_out = list(left_out)
+        self.unreadable: set[str] = set()
+        self._kept: dict[int, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
+        self._room = cache_gb * 2**30
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self._item(index)
+        for step in range(1, len(self) if self.training else 1):
+            if _holds_something(item):
+                break
+            item = self._item((index + step) % len(self))
+        return item
+
+    def _item(self, index: int) -> dict[str, Any]:
+        kept = self._kept.get(index)
+        row = self.rows[index] if kept is None or self._ready else {}
+        if kept is None:
+            kept = self._read(row)
+            size = sum(getattr(value, "nbytes", 0) for part in kept for value in part.values())
+            if size <= self._room:
+                self._room -= size
+                self._kept[index] = kept
+        item, changing = kept
+        item = item | {name: row[name] for name in self._ready if row.get(name) is not None}
+        if changing and self.augment is not None:
+            item |= self._encode({name: [value] for name, value in self._changed(**changing).items()})
+        return item
+
+    def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """A row's label and inputs made of raw columns, and its frames and flow where they are augmented."""
+        item = {name: row[name] for name in _LABEL_COLUMNS if row.get(name) is not None}
+        raw = self._open(row)
+        changing = {}
+        if self.augment is not None:
+            changing = {name: raw.pop(name)[0] for name in ("videos", "flow") if raw.get(name, [None])[0] is not None}
+        if raw:
+            item |= self._encode(raw)
+        return item, changing
+
+    def _changed(self, videos: np.ndarray | None = None, flow: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Frames and flow under one random crop and flip; drawn from torch's generator, which workers seed apart."""
+        assert self.augment is not None
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        if videos is not None and flow is not None:
+            videos, flow = self.augment.augment_pair(videos, flow, rng)
+        elif videos is not None:
+            videos = self.augment.augment(videos, rng)
+        elif flow is not None:
+            flow = self.augment.augment_flow(flow, rng)
+        return {name: value for name, value in (("videos", videos), ("flow", flow)) if value is not None}
+
+    def _encode(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {key: value[0] for key, value in self.processor(**inputs, face_crop=False, return_tensors="pt").items()}
+
+    def _open(self, row: dict[str, Any]) -> dict[str, list[Any]]:
+        """A row's text, frames, audio and flow as arguments of the processor; a batch of one, None where missing."""
+
+        def unreadable(column: str, error: MediaError) -> None:
+            if self.strict:
+                raise error
+            name = str(row.get("id", error))
+            if name not in self.unreadable:
+                logger.warning("clip %s cannot be read and counts as missing: %s", name, error)
+            self.unreadable.add(name)
+
+        sample = read_sample({name: row[name] for name in self._raw if name in row}, self._reading, str, unreadable)
+        return self._absent | sample.arguments()
+
+
+def raw_columns(columns: Mapping[str, str]) -> list[str]:
+    """The columns that the reader of samples needs for modalities that are read raw: all those of a modality, for a
+    row may lack the first of them; and the stretch of the files that the row is."""
+    raw = [modality(name) for name, column in columns.items() if is_raw(column)]
+    return [*(column for each in raw for column in each.columns), "start", "end"] if raw else []
+
+
+def _holds_something(item: Mapping[str, Any]) -> bool:
+    """Whether any modality of a row is there."""
+    for name, value in item.items():
+        mask = name.removesuffix(FEATURES_END) + MASK_END
+        if name.endswith("attention_mask") and np.asarray(value).any():
+            return True
+        if name.endswith(FEATURES_END) and mask not in item and np.size(value):
+            return True
+    return False
+
+
+def prepare(
+    splits: DatasetDict,
+    columns: Mapping[str, str],
+    args: DataArguments,
+    processor: CLCRProcessor,
+    training: bool = True,
+) -> dict[str, ClipRows]:
+    """
+    Each split as a data set whose rows `CLCRDataCollator` can batch.
+
+    Args:
+        columns: the column of each modality, see [`modality_columns`].
+        training: whether `train` is learned from (augmented, unreadable rows stood in for) or measured like the others.
+
+    Raises:
+        MediaError: clips that do not open, with `strict_media`.
+        ValueError: a split of which no clip opens.
+    """
+    wanted = {
+        *columns.values(),
+        *raw_columns(columns),
+        *(modality(name).mask for name in columns),
+        *_LABEL_COLUMNS,
+        "id",
+    }
+    wanted |= set(TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
+    datasets = {}
+    total = sum(map(len, splits.values()))
+    for split, rows in splits.items():
+        learns = training and split == "train"
+        rows = rows.select_columns([name for name in rows.column_names if name in wanted])
+        left_out: list[str] = []
+        if args.check_media:
+            rows, left_out = _openable_rows(rows, columns, split, args.strict_media)
+        datasets[split] = ClipRows(
+            rows,
+            columns,
+            processor,
+            cache_gb=args.cache_gb * len(rows) / total,
+            augment=FrameAugmentation() if args.augment and learns else None,
+            training=learns,
+            strict=args.strict_media,
+            left_out=left_out,
+        )
+    return datasets
+
+
+def _openable_rows(rows: Dataset, columns: Mapping[str, str], split: str, strict: bool) -> tuple[Dataset, list[str]]:
+    """The rows that have something to read, and the ids of the others, whose modalities all lie in files that do not
+    open. A row with another modality stays: what cannot be read counts as missing."""
+    files = sorted(set(raw_columns(columns)) & set(FILE_COLUMNS) & set(rows.column_names))
+    if not files or (not strict and set(columns.values()) - set(files)):
+        return rows, []
+    columns_of = {name: rows.select_columns([name]) for name in files}
+    with ThreadPoolExecutor(_CHECK_THREADS) as pool:
+        # By number, for the pool takes its whole input at once, which may be the files themselves.
+        faults = {
+            name: list(pool.map(lambda row, part=part, name=name: _fault(part[row][name]), range(len(rows))))
+            for name, part in columns_of.items()
+        }
+    bad = [row for row in range(len(rows)) if all(faults[name][row] is not None for name in files)]
+    if strict:
+        bad = [row for row in range(len(rows)) if any(faults[name][row] for name in files)]
+    if not bad:
+        return rows, []
+    names = [str(rows[row]["id"]) if "id" in rows.column_names else f"row {row}" for row in bad]
+    why = next(faults[name][bad[0]] for name in files if faults[name][bad[0]] is not None)
+    text = f"{len(bad)} of {len(rows)} clips of {split} cannot be read: {', '.join(names[:_NAMED])}"
+    text += f"{', ...' if len(bad) > _NAMED else ''} (the first: {why or 'no file'})"
+    if strict:
+        raise MediaError(text)
+    if len(bad) == len(rows):
+        raise ValueError(text)
+    logger.warning("%s; they are left out", text)
+    taken = set(bad)
+    return rows.select([row for row in range(len(rows)) if row not in taken]), names
+
+
+def _fault(value: Any) -> str | None:
+    """Why a file does not open; empty where the row names none; None where it opens."""
+    if is_missing(value):
+        return ""
+    try:
+        load_media(source_of(value, "the clip"), num_frames=1, end=_CHECK_SECONDS)
+    except MediaError as error:
+        return str(error)
+    return None
+
+
+__all__ = ["ClipRows", "prepare"]

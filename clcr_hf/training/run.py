@@ -1,0 +1,331 @@
+"""Training from the command line: what the scripts in `examples/` and `clcr train` run."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+from transformers import AutoProcessor, EarlyStoppingCallback, HfArgumentParser, PreTrainedModel, set_seed
+from transformers.trainer_utils import EvalPrediction, IntervalStrategy, get_last_checkpoint
+
+from ..configuration_clcr import CLCRConfig
+from ..data import CLCRDataCollator
+from ..data.folders import write_json
+from ..data.labels import LabelKind, filled_columns, modality_columns
+from ..data.source import find_source, recognise
+from ..data.talking_faces.source import corpus_folder
+from ..faces import allow_detector, find_detector
+from ..hub.card import write_model_card
+from ..hub.run_folder import RUN_FILE, read_run
+from ..metrics import classification_metrics, score_metrics, segment_metrics
+from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
+from ..processing_clcr import CLCRProcessor
+from .arguments import (
+    LOADER_ARGUMENTS,
+    DataArguments,
+    ModelArguments,
+    as_words,
+    named_data,
+    parse_args,
+    used_arguments,
+)
+from .build import build_model, build_processor, label_fault, load_processor, problem_type_of
+from .data import LoadedData, fill_flow, load_data
+from .record import plain, record, report
+from .rows import prepare
+from .trainer import CLCRTrainer, CLCRTrainingArguments
+
+
+def main(argv: Sequence[str] | None = None, **defaults: Any) -> dict[str, float]:
+    """Parses the arguments and runs; returns the metrics. Arguments as in [`parse_args`]."""
+    return run_training(*parse_args(argv, **defaults))
+
+
+def run_training(
+    model_args: ModelArguments, data_args: DataArguments, training_args: CLCRTrainingArguments
+) -> dict[str, float]:
+    """
+    Trains, measures and saves. Writes to `training_args.output_dir`: model, processor, `README.md` (the card),
+    `run.json` (seed, versions, command, settings, metrics), `all_results.json` and one JSON a split.
+
+    Returns:
+        All metrics, prefixed with `train_`, `eval_` (validation) or `test_`.
+
+    Raises:
+        ValueError, DataFormatError: arguments or data that do not fit together; the message says which.
+        MediaError: with `strict_media`, a clip that cannot be read.
+    """
+    set_seed(training_args.seed)
+    if data_args.face_crop is not None:
+        allow_detector(data_args.face_crop)
+        find_detector(data_args.face_crop)  # what is not installed is said at once
+    with training_args.main_process_first(desc="loading the data"):
+        data = load_data(data_args, model_args.modalities, flow=False)
+    data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(training_args))
+    columns = choose_columns(model_args, data)
+    processor = build_processor(model_args, data_args, data, columns)
+    model = build_model(model_args, data_args, data, columns, processor)
+    datasets = prepare(data.splits, columns, data_args, processor)
+    labels = data.labels
+    trainer = build_trainer(model, processor, datasets, labels, training_args, pretrained=bool(model_args.backbones))
+
+    metrics: dict[str, float] = {}
+    if training_args.do_train:
+        result = trainer.train(resume_from_checkpoint=_checkpoint(training_args))
+        metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
+        trainer.save_state()
+    for wanted, split, prefix in (
+        (training_args.do_eval, "validation", "eval"),
+        (training_args.do_predict, "test", "test"),
+    ):
+        if wanted and split in datasets:
+            measured = trainer.predict(datasets[split], metric_key_prefix=prefix).metrics
+            metrics |= report(trainer, prefix, {**measured, f"{prefix}_samples": len(datasets[split])})
+    trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record
+    if trainer.is_world_process_zero():
+        entry = record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)
+        write_json(Path(training_args.output_dir) / RUN_FILE, entry, plain)
+        write_model_card(training_args.output_dir)
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def _division(args: CLCRTrainingArguments) -> tuple[tuple[int, int], Callable[[], None] | None]:
+    """Which share of work this process has among those of its machine, and what waits for all processes."""
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if args.world_size > 1 else 1
+    return (args.local_process_index % count, count), getattr(args.distributed_state, "wait_for_everyone", None)
+
+
+def choose_columns(model_args: ModelArguments, data: LoadedData) -> dict[str, str]:
+    """The column that each modality is read from; those of the saved model where the run goes on from one."""
+    if model_args.model_name_or_path is not None:
+        config = CLCRConfig.from_pretrained(model_args.model_name_or_path)
+        fault = label_fault(config, data.labels)
+        if fault is not None and not model_args.ignore_mismatched_sizes:
+            raise ValueError(f"{fault}; --ignore_mismatched_sizes True trains a new head for them")
+        return _columns_of(config, AutoProcessor.from_pretrained(model_args.model_name_or_path), data)
+    return modality_columns(filled_columns(data.splits), model_args.modalities, raw=model_args.backbones)
+
+
+def _columns_of(config: CLCRConfig, processor: CLCRProcessor, data: LoadedData) -> dict[str, str]:
+    """The column that each modality of a saved model is read from; ValueError where the data do not suit the model."""
+    raw = [name for name in config.modalities if config.modality_config(name).backbone_config is not None]
+    raw += ["audio"] if processor.feature_extractor is not None else []
+    columns = modality_columns(filled_columns(data.splits), config.modalities, raw=raw)
+    for name, column in columns.items():
+        if (name in raw) == column.endswith("_features"):
+            wanted = "raw input" if name in raw else f"a column {name}_features"
+            raise ValueError(f"this model wants {wanted}, and the data hold {column} for {name}")
+    return columns
+
+
+def evaluate_model(
+    model_dir: str, data_args: DataArguments, split: str = "test", batch_size: int = 32
+) -> dict[str, float]:
+    """
+    Metrics of a saved model on one split of a source, without prefix.
+
+    Raises:
+        ValueError: the source has no such split, or data and model do not fit together.
+    """
+    model = CLCRPreTrainedModel.load_with_head(model_dir)
+    data = load_data(data_args, model.config.modalities, flow=False)
+    if split not in data.splits:
+        raise ValueError(f"the data have no split {split!r}, only {', '.join(data.splits)}")
+    measured = fill_flow(DatasetDict({split: data.splits[split]}), data_args, model.config.modalities)
+    data.splits = DatasetDict({**measured, **{name: rows for name, rows in data.splits.items() if name != split}})
+    processor = load_processor(model_dir, data_args)
+    columns = _columns_of(model.config, processor, data)
+    fault = label_fault(model.config, data.labels)
+    if fault is not None:
+        raise ValueError(fault)
+    datasets = prepare(measured, columns, data_args, processor, training=False)
+    compute = metrics_of(model)
+    with TemporaryDirectory() as scratch:  # Trainer wants a folder, though nothing is saved
+        args = CLCRTrainingArguments(
+            output_dir=scratch, per_device_eval_batch_size=batch_size, dataloader_pin_memory=torch.cuda.is_available()
+        )
+        collator = CLCRDataCollator(tokenizer_pad_id=_pad_id(processor))
+        trainer = CLCRTrainer(model=model, args=args, data_collator=collator, compute_metrics=compute)
+        metrics = trainer.predict(datasets[split]).metrics
+    return {name.removeprefix("test_"): value for name, value in metrics.items()}
+
+
+def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
+    """
+    Which data to measure a saved model on.
+
+    Args:
+        argv: data arguments. Without `--dataset`, or with that of the model's own training, the arguments of the
+            training (in the model's `run.json`) hold where `argv` says nothing.
+
+    Raises:
+        ValueError: an unknown argument; no data named and none recorded, or those recorded are gone. Clips are never
+            generated unasked.
+    """
+    asked = named_data(argv)
+    place = asked["data_file"] or asked["dataset_dir"]
+    wanted = asked["dataset"] or (None if place is None else recognise(place))
+    path = Path(model_dir) / RUN_FILE
+    own = read_run(model_dir).get("data_arguments", {}) if path.is_file() else {}
+    if wanted not in (None, own.get("dataset")):
+        own = {}
+    elif place is not None:
+        own = {name: value for name, value in own.items() if name not in ("data_file", "dataset_dir")}
+    elif own:
+        _check_place(path, own)
+    elif wanted is None:
+        raise ValueError(f"{model_dir} does not say which data it learned from; name data with --dataset")
+    if own:
+        idle = LOADER_ARGUMENTS.keys() - used_arguments(own["dataset"]).keys()
+        own = {name: value for name, value in own.items() if name not in idle}
+    given = [word for name, value in own.items() if value is not None for word in as_words(name, value)]
+    return HfArgumentParser(DataArguments).parse_args_into_dataclasses(args=[*given, *argv])[0]
+
+
+def _check_place(path: Path, own: Mapping[str, Any]) -> None:
+    """ValueError where the data that a run was on are gone."""
+    source = find_source(own["dataset"])
+    place = own.get("data_file") or own.get("dataset_dir")
+    if place is None and source.generated:
+        place = corpus_folder(**{name: own[name] for name in source.options if name in own})
+    if place is None or not os.path.exists(place):
+        raise ValueError(
+            f"the data of {path} ({own['dataset']}, {place}) are not there; say where with --dataset_dir or --data_file"
+        )
+
+
+# -- trainer --------------------------------------------------------------------------------------------------------
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    processor: CLCRProcessor,
+    datasets: dict[str, Any],
+    labels: LabelKind,
+    args: CLCRTrainingArguments,
+    pretrained: bool = False,
+) -> CLCRTrainer:
+    """
+    A trainer with the metrics of the labels' kind and early stopping.
+
+    Args:
+        args: `metric_for_best_model="auto"` becomes that of [`best_metric`] here; `backbone_learning_rate` becomes 2e-5
+            where left out with `pretrained` backbones.
+    """
+    if args.metric_for_best_model == "auto":
+        args.metric_for_best_model = best_metric(labels)
+    if args.metric_for_best_model is not None and args.metric_for_best_model.removeprefix("eval_") == "mae":
+        args.greater_is_better = False  # transformers takes every metric but a loss for one that should rise
+    if pretrained and args.backbone_learning_rate is None:
+        args.backbone_learning_rate = 2e-5
+    if "validation" not in datasets:
+        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    patience = getattr(args, "early_stopping_patience", 0)
+    stopping = [EarlyStoppingCallback(patience)] if patience and args.load_best_model_at_end else []
+    return CLCRTrainer(
+        model=model,
+        args=args,
+        data_collator=CLCRDataCollator(tokenizer_pad_id=_pad_id(processor)),
+        train_dataset=datasets.get("train"),
+        eval_dataset=datasets.get("validation"),
+        processing_class=processor,
+        compute_metrics=metrics_of(model),
+        callbacks=stopping,
+    )
+
+
+def best_metric(labels: LabelKind) -> str:
+    """The metric of validation by which the best epoch is chosen."""
+    if labels.per_segment:
+        return "segment_accuracy"
+    return {"regression": "mae", "multi_label_classification": "map"}.get(labels.problem_type, "accuracy")
+
+
+def _pad_id(processor: CLCRProcessor) -> int:
+    return getattr(processor.tokenizer, "pad_token_id", None) or 0
+
+
+def metrics_of(model: PreTrainedModel) -> Callable[[EvalPrediction], dict[str, float]]:
+    """`compute_metrics` of Trainer for what a model learned."""
+    config = model.config
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    per_segment = isinstance(model, CLCRForTokenClassification)
+    return metrics_function(problem_type_of(config), per_segment, config.label_scale, config.label_range, names)
+
+
+def metrics_function(
+    problem_type: str | None,
+    per_segment: bool,
+    label_scale: str | None = "sentiment",
+    label_range: Sequence[Any] | None = None,
+    names: Sequence[str] | None = None,
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """`compute_metrics` of Trainer for labels of this kind; see `clcr_hf.metrics`, of scores `score_metrics` there.
+    With `batch_eval_metrics` it is called batch by batch, and at the last gives the metrics of all."""
+    batches: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def compute(prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        found = prediction.predictions
+        batches.append((_array(found[0] if isinstance(found, tuple) else found), _array(prediction.label_ids)))
+        if not compute_result:
+            return {}
+        logits, labels = (_joined(parts) for parts in zip(*batches, strict=True))
+        batches.clear()
+        return measure(logits, labels)
+
+    def measure(logits: Any, labels: Any) -> dict[str, float]:
+        if problem_type == "regression":
+            return score_metrics(logits, labels, label_scale=label_scale, label_range=label_range, names=names)
+        if problem_type == "multi_label_classification":
+            return classification_metrics((logits > 0).astype(int), labels, logits)
+        if per_segment:
+            return segment_metrics([clip.argmax(-1) for clip in logits], labels)
+        return classification_metrics(logits.argmax(-1), labels, logits)
+
+    return compute
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.is_floating_point() else value).numpy()
+    return np.asarray(value)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> Any:
+    """Batches as one array, or as rows where they are padded to different lengths."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return [row for part in parts for row in part]
+
+
+def _checkpoint(args: CLCRTrainingArguments) -> str | None:
+    """`--resume_from_checkpoint`: a folder, or `last` (or `true`) for the newest one in the output folder."""
+    wanted = args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() not in ("last", "true"):
+        return wanted
+    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    if last is None:
+        raise ValueError(f"--resume_from_checkpoint {wanted}: there is no checkpoint in {args.output_dir}")
+    return last
+
+
+# -- records --------------------------------------------------------------------------------------------------------
+
+
+__all__ = [
+    "best_metric",
+    "build_trainer",
+    "choose_columns",
+    "evaluate_model",
+    "evaluation_data",
+    "main",
+    "metrics_function",
+    "run_training",
+]
