@@ -89,9 +89,14 @@ def make_dataset(columns: Mapping[str, Any], features: Features) -> Dataset:
 
 
 def carve_groups(
-    groups: Iterable[Any], *, fraction: float | None = None, num_groups: int | None = None, seed: int = 0
+    groups: Iterable[Any],
+    *,
+    fraction: float | None = None,
+    num_groups: int | None = None,
+    seed: int = 0,
+    split: str = "validation",
 ) -> np.ndarray:
-    """Pick whole groups at random for validation.
+    """Pick whole groups of train at random for another split, and say so at the level INFO.
 
     The distinct groups are sorted, shuffled by `seed`, and taken until `num_groups` groups, or at least
     `fraction` of the rows, are reached; one group is always left behind. So the pick depends on the set of groups
@@ -99,6 +104,8 @@ def carve_groups(
 
     Args:
         groups: (N,) one label a row; rows of one group (video, speaker, actor) stay together.
+
+        split: the name of the new split.
 
     Returns:
         bool (N,), True for the rows picked.
@@ -122,7 +129,10 @@ def carve_groups(
         reached = np.cumsum(counts[order])
         num_groups = int(np.searchsorted(reached, float(fraction or 0) * counts.sum() - 1e-9)) + 1
         num_groups = min(num_groups, len(names) - 1)
-    return np.isin(index, order[:num_groups])
+    picked = np.isin(index, order[:num_groups])
+    told = "%s is %d of the %d rows of train, by whole groups (%d of %d)"
+    logger.info(told, split, picked.sum(), len(picked), num_groups, len(names), extra={"carved": split})
+    return picked
 
 
 def ordered_splits(datasets: Mapping[str, Dataset]) -> DatasetDict:

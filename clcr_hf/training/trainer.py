@@ -9,6 +9,8 @@ from torch import nn
 from transformers import ProcessorMixin, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import nested_gather
 
+from .log import shorten_log
+
 # Parameters without weight decay, by parts of their names, besides those that transformers knows. Normalisations of
 # several levels are matrices here. The map from raw parameters to bases ignores their length, so decay would only
 # shrink them towards the point where that map has no derivative.
@@ -76,6 +78,7 @@ class CLCRTrainer(Trainer):
         processor: Any = getattr(self, "processing_class", None)
         if isinstance(processor, ProcessorMixin) and processor.tokenizer is None:
             self._bare_processor, self.processing_class = processor, None
+        shorten_log(self)
 
     def compute_loss(
         self,
@@ -85,9 +88,7 @@ class CLCRTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The model's loss; in training its parts are added up for the next log."""
-        loss, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             self._add_up(outputs)
         return (loss, outputs) if return_outputs else loss

@@ -290,7 +290,7 @@ def _carve(parts: Mapping[str, list[_Clip]], new: str, fraction: float, seed: in
     if fraction == 0:
         return dict(parts)
     train = parts["train"]
-    picked = carve_groups([clip.actor for clip in train], fraction=fraction, seed=seed)
+    picked = carve_groups([clip.actor for clip in train], fraction=fraction, seed=seed, split=new)
     return {
         **parts,
         "train": [clip for clip, take in zip(train, picked, strict=True) if not take],
