@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import HfArgumentParser
 
 from ..data.options import read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
 from ..modalities import STANDARD_MODALITIES
+from .parser import RunParser
 from .trainer import CLCRTrainingArguments
 
 
@@ -365,7 +365,7 @@ def parse_args(
     Raises:
         ValueError: a recipe that cannot be read or holds a name that is no argument; an unknown argument.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments))
+    parser = RunParser((ModelArguments, DataArguments, RunArguments), prog=None if argv is None else "clcr train")
     words = list(sys.argv[1:] if argv is None else argv)
     recipe = read_recipe(words.pop(0)) if words and words[0].endswith(_RECIPES) else {}
     known = {action.dest for action in parser._actions}
