@@ -143,6 +143,15 @@ class CLCRConfig(PreTrainedConfig):
         classifier_dropout (`float`, *optional*): Dropout before and inside the head; `dropout` by default.
         regression_loss (`"l1"` or `"mse"`, defaults to `"l1"`): Task loss of regression.
         label_smoothing (`float`, defaults to 0.0): Of the cross-entropy.
+        label_scale (`"sentiment"`, `"auto"` or `None`, defaults to `"auto"`):
+            What a regression's score means. `"sentiment"`: from negative over neutral to positive, symmetric around 0;
+            it is measured by the accuracies of that literature and put into these words. `None`: a number. `"auto"`
+            becomes `"sentiment"` for a single score without a name of its own (as version 0.1 had it) or a range that
+            is not even around 0, else `None`.
+        label_range (`list[float]`, `list[list[float]]` or `"auto"`, *optional*, defaults to `"auto"`):
+            `[lowest, highest]` score of a regression, of several scores one such pair each; answers are kept in it.
+            `None`: no limits. `"auto"`: [-3, 3] on the scale of sentiment, else `None`. Training from the command line
+            sets it from the training labels.
         lambda_intra, lambda_inter (`float`, default to 1e-3): Weights of `L_Intra` and `L_Inter`; 0 leaves a term out.
             Found on data: at 0.01 and small batches their gradient drowned the task's (see docs/results.md).
         weight_inter_private, weight_inter_leakage, weight_inter_mix (`float`): Weights of `L_pr`, `L_sp`, `L_mix`
@@ -188,6 +197,8 @@ class CLCRConfig(PreTrainedConfig):
     classifier_dropout: float | int | None = None
     regression_loss: Literal["l1", "mse"] = "l1"
     label_smoothing: float | int = 0.0
+    label_scale: Literal["sentiment", "auto"] | None = "auto"
+    label_range: list | str | None = "auto"
 
     lambda_intra: float | int = 0.001
     lambda_inter: float | int = 0.001
@@ -242,6 +253,30 @@ class CLCRConfig(PreTrainedConfig):
         if self.private_rank is None:
             self.private_rank = self.hidden_size // 2
         super().__post_init__(**kwargs)
+        if self.label_scale == "auto":
+            scored = self.num_labels == 1 and self.problem_type in (None, "regression")
+            limits = self.label_range
+            even = not isinstance(limits, list) or (len(limits) == 2 and limits[0] == -limits[1])
+            named = self.id2label[0] not in ("LABEL_0", "sentiment")
+            self.label_scale = "sentiment" if scored and even and not named and limits is not None else None
+        if self.label_range == "auto":
+            self.label_range = [-3.0, 3.0] if self.label_scale == "sentiment" else None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As [`~transformers.PreTrainedConfig.from_dict`]. Another number of labels (`num_labels` or `id2label` among
+        `kwargs`) also takes back what was stored of the old ones: their names, their range and the problem type."""
+        stored = config_dict.get("id2label")
+        count = kwargs.get("num_labels", len(kwargs["id2label"]) if kwargs.get("id2label") else None)
+        if count is not None and count != (2 if stored is None else len(stored)):
+            old = ("id2label", "label2id", "problem_type", "label_scale", "label_range")
+            config_dict = {name: value for name, value in config_dict.items() if name not in old}
+            names = {name: kwargs.pop(name) for name in (*old, "num_labels") if name in kwargs}
+            if names.get("id2label"):
+                names.pop("num_labels", None)
+                names.setdefault("label2id", {name: int(index) for index, name in names["id2label"].items()})
+            config_dict |= names
+        return super().from_dict(config_dict, **kwargs)
 
     # -- what the rest of the package asks for ------------------------------------------------------------------
 
@@ -285,6 +320,14 @@ class CLCRConfig(PreTrainedConfig):
         """Whether private summaries reach the output."""
         return self.use_private_path and self.use_intraced and bool(self.private_rank)
 
+    def score_ranges(self) -> list[tuple[float, float] | None]:
+        """Lowest and highest value of each score of a regression; None where there are no limits."""
+        limits = self.label_range
+        if not isinstance(limits, list):
+            return [None] * self.num_labels
+        pairs = limits if isinstance(limits[0], list | tuple) else [limits] * self.num_labels
+        return [(float(low), float(high)) for low, high in pairs]
+
     def get_text_config(self, decoder=None, encoder=None):
         """The text backbone's configuration (it holds the vocabulary), or this one when there is none."""
         backbone = getattr(getattr(self, "text_config", None), "backbone_config", None)
@@ -327,6 +370,17 @@ class CLCRConfig(PreTrainedConfig):
             raise ValueError(f"`correlation_shrinkage` must be 'auto' or lie in [0, 1], got {shrinkage!r}")
         if self.num_segments is not None and self.num_segments < 1:
             raise ValueError(f"`num_segments` must be a positive integer or None, got {self.num_segments}")
+
+    def validate_labels(self):
+        """A range is a pair of rising numbers, or as many as there are scores."""
+        limits = self.label_range
+        if limits is None or limits == "auto":
+            return
+        pairs = limits if isinstance(limits, list) and limits and isinstance(limits[0], list | tuple) else [limits]
+        for pair in pairs:
+            numbers = isinstance(pair, list | tuple) and all(isinstance(value, int | float) for value in pair)
+            if not numbers or len(pair) != 2 or not pair[0] < pair[1]:
+                raise ValueError(f"`label_range` must be [lowest, highest], or one such pair a score, got {limits}")
 
     def validate_modalities(self):
         """Each modality must have a source, a tap or a stage for each level, and a usable name."""

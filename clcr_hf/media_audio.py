@@ -119,16 +119,22 @@ class Samples:
             self.parts.append(part[min(max(-before, 0), len(part)) :].T)
         self.done = self.length is not None and (self.position or 0) >= self.length
 
-    def close(self) -> np.ndarray:
-        """float32 `(samples,)` for mono, else `(channels, samples)`."""
+    def finish(self) -> int:
+        """Resamples what waits; returns how many samples the window has."""
         if self.form is None:
-            return np.zeros(0 if self.plan.mono else (1, 0), np.float32)
-        end = max(round(self.heard * self.rate / self.form[0]) - self.first, 0)
-        end = end if self.length is None else min(end, self.length)
+            return 0
         while self.position is not None and not self.done and self.waiting:
             self._resample()
         if self.position is not None and not self.done:
             self._resample()
+        end = max(round(self.heard * self.rate / self.form[0]) - self.first, 0)
+        return end if self.length is None else min(end, self.length)
+
+    def close(self) -> np.ndarray:
+        """float32 `(samples,)` for mono, else `(channels, samples)`."""
+        if self.form is None:
+            return np.zeros(0 if self.plan.mono else (1, 0), np.float32)
+        end = self.finish()
         whole = np.concatenate([np.zeros((self.channels, 0), np.float32), *self.parts], axis=1)[:, :end]
         whole = np.ascontiguousarray(np.pad(whole, ((0, 0), (0, end - whole.shape[1]))), dtype=np.float32)
         return whole[0] if self.plan.mono else whole

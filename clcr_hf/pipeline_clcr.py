@@ -1,7 +1,8 @@
 """`CLCRPipeline`, task "multimodal-sentiment": a clip with speech to a score or label, and what decided it."""
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,21 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.utils import logging
 
 from .collator import CLCRDataCollator
 from .modeling_clcr import CLCRPreTrainedModel
 from .pipeline_inputs import SampleReader
+from .pipeline_windows import SampleWindows, placed
 from .samples import is_file
 
 TASK = "multimodal-sentiment"
-SENTIMENT_RANGE = (-3.0, 3.0)
 _ON_ERROR = ("raise", "skip")
+_LENGTHS = ("seconds", "sound_seconds")
+_SLACK = 0.1  # seconds of a file that may be left out without a word: tracks end a little apart
+_AT_ONCE = 8  # windows of a recording in a forward pass, where no batch_size is given
+
+logger = logging.get_logger(__name__)
 
 
 class CLCRPipeline(Pipeline):
@@ -45,11 +52,18 @@ class CLCRPipeline(Pipeline):
     gives an iterator that reads as it goes. With `batch_size=`, so many clips share a forward pass; results do not
     depend on it.
 
+    A long recording is read in windows: `pipe(sample, window=10, every=5)` reads ten seconds from every fifth on, over
+    the whole file, and never holds more of it than the windows that are open. Its result has `seconds` (of the file)
+    and `windows`, a result each with `start` and `end` in seconds, `text` (of `words` with `word_intervals`, where the
+    sample has them), and `error` where the window holds nothing that the model reads. Without `window`, what is longer
+    than the model reads (`max_audio_seconds` of the processor) is cut: a warning says so, and the result then has
+    `seconds` and `read_seconds`.
+
     A result is a dict:
 
-    - regression: `score` (float, kept in `score_range`) and `label`: `"negative"`, `"neutral"` (within a sixth of the
-      half range around its middle: [-0.5, 0.5] for [-3, 3]) or `"positive"`. Without a range, `label` is the name of
-      the output. Several outputs: `scores` by name;
+    - regression: `score` (float, kept in `score_range`) and `label`: on the scale of sentiment (`config.label_scale`)
+      `"negative"`, `"neutral"` (within a sixth of the half range around its middle: [-0.5, 0.5] for [-3, 3]) or
+      `"positive"`; on no scale, or without a range, the name of the output. Several outputs: `scores` by name;
     - one label: `label`, `score` (its probability) and `probabilities` (all labels);
     - several labels: `label` and `score` of the likeliest, `labels` (those above 0.5) and `probabilities`;
     - a label a segment ([`CLCRForTokenClassification`]): `segments`, a list of dicts with `start` and `end` in seconds
@@ -62,9 +76,9 @@ class CLCRPipeline(Pipeline):
       `private_gates` (by modality), in each segment where there are segments; and `tokens`: by modality a list of dicts
       with `budget` (one float a level, how much of the token was exchanged), and `token` (text), `time` in seconds
       (frames, sound) or `index` (features);
+    - `window`, `every` (seconds, of a call): see above; each is as long as the other by default;
     - `top_k` (int): `probabilities` holds so many labels, likeliest first; segments get them too;
-    - `score_range` (two numbers or None): of a regression. Default: [-3, 3], and None for a model whose output has a
-      name of its own (`config.id2label`);
+    - `score_range` (two numbers or None): of a regression. Default: `config.label_range`;
     - `on_error` (`"raise"` or `"skip"`): what an input that cannot be read does: ends the call, or only itself fails;
     - `max_seconds` (float): only so much of the beginning of a file is read;
     - `max_bytes` (int), `timeout` (seconds): limits for addresses and base64, see [`~clcr_hf.fetch.fetch`];
@@ -102,9 +116,21 @@ class CLCRPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def __call__(
-        self, inputs: Any, *args: Any, num_workers: int | None = None, batch_size: int | None = None, **kwargs: Any
+        self,
+        inputs: Any,
+        *args: Any,
+        num_workers: int | None = None,
+        batch_size: int | None = None,
+        window: float | None = None,
+        every: float | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Results of one input, a list or a stream; see the class. `num_workers` processes read ahead."""
+        if window is not None or every is not None:
+            if not isinstance(inputs, list | tuple) and not _is_stream(inputs):
+                return self._timeline(inputs, window, every, batch_size, kwargs)
+            timelines = (self._timeline(each, window, every, batch_size, kwargs) for each in inputs)
+            return list(timelines) if isinstance(inputs, list | tuple) else timelines
         given = self._sanitize_parameters(**kwargs)
         kept = (self._preprocess_params, self._forward_params, self._postprocess_params)
         parameters = [{**old, **new} for old, new in zip(kept, given, strict=True)]
@@ -114,6 +140,42 @@ class CLCRPipeline(Pipeline):
         workers = num_workers if num_workers is not None else self._num_workers or 0
         results = self.get_iterator(inputs, workers, batch_size or self._batch_size or 1, *parameters)
         return list(results) if several else results
+
+    def windows(
+        self, sample: Any, window: float | None = None, every: float | None = None, **reading: Any
+    ) -> SampleWindows:
+        """The windows of a long recording, read as they are asked for; see [`SampleWindows`].
+
+        Args:
+            sample: an input with a media file; see the class.
+            window, every: seconds; each is as long as the other by default.
+            reading: `local_files`, `max_bytes`, `timeout`; `sampling_rate` of audio that the model does not hear.
+        """
+        length = window if window is not None else every
+        if length is None:
+            raise ValueError("give window, every, or both, in seconds")
+        return self._reader.windows(sample, length, every, **reading)
+
+    def _timeline(
+        self, sample: Any, window: float | None, every: float | None, batch_size: int | None, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The result of a recording read in windows; see the class."""
+        self._sanitize_parameters(**options)
+        if "max_seconds" in options:
+            raise ValueError("max_seconds and window contradict each other; give the sample an end instead")
+        reading = {key: options[key] for key in ("local_files", "max_bytes", "timeout") if key in options}
+        windows = self.windows(sample, window, every, **reading)
+        answers = []
+        for group in _groups(windows, batch_size or self._batch_size or _AT_ONCE):
+            answers += self.read_windows(group, **{key: options[key] for key in options.keys() - reading.keys()})
+        return {"seconds": windows.seconds, "windows": answers}
+
+    def read_windows(self, windows: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
+        """Results of some windows of `self.windows()`, in one forward pass; `options` as of a call."""
+        full = [window["sample"] for window in windows if window["sample"] is not None]
+        results = iter(self(full, batch_size=max(len(full), 1), **options) if full else ())
+        empty = {"error": "nothing in this window is read by the model"}
+        return [placed(empty if window["sample"] is None else next(results), window) for window in windows]
 
     def get_iterator(
         self,
@@ -212,7 +274,7 @@ class CLCRPipeline(Pipeline):
             if one_a_step:
                 own = own[: max(real.values())]
             explanation = self._explain(outputs, inputs, row, sample, real) if explain else None
-            made.append({"logits": own, "seconds": sample["seconds"], "explanation": explanation})
+            made.append({**{key: sample[key] for key in _LENGTHS}, "logits": own, "explanation": explanation})
         return made
 
     # -- results -------------------------------------------------------------------------------------------------
@@ -224,9 +286,8 @@ class CLCRPipeline(Pipeline):
         (output,) = model_outputs["outputs"]
         if "error" in output:
             return output
-        if isinstance(score_range, str):
-            score_range = self._own_range()
         logits, explanation = output["logits"], dict(output["explanation"] or {})
+        explanation |= _what_was_cut(output)
         if logits.dim() == 1:
             return {**self._read_logits(logits, top_k, score_range), **explanation}
         weights = explanation.pop("segments", [{}] * len(logits))[: len(logits)]
@@ -238,23 +299,22 @@ class CLCRPipeline(Pipeline):
             segments.append({**_when(index, len(logits), output["seconds"]), **read, **own})
         return {"segments": segments, **explanation}
 
-    def _own_range(self) -> tuple[float, float] | None:
-        """The range of sentiment, unless the model's output has a name of its own."""
-        return SENTIMENT_RANGE if self.model.config.id2label[0] in ("LABEL_0", "sentiment") else None
-
-    def _read_logits(self, logits: torch.Tensor, top_k: int | None, score_range: Sequence[float] | None) -> dict:
+    def _read_logits(self, logits: torch.Tensor, top_k: int | None, score_range: Any) -> dict:
         config = self.model.config
         problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
         names = [config.id2label[index] for index in range(logits.numel())]
-        if problem == "regression" and logits.numel() == 1:
-            if score_range is None:
-                return {"label": names[0], "score": logits.item()}
-            low, high = score_range
-            score = min(max(logits.item(), low), high)
-            side = round(3 * (2 * score - low - high) / (high - low))
-            return {"label": ("neutral", "positive", "negative")[int(np.sign(side))], "score": score}
         if problem == "regression":
-            return {"scores": dict(zip(names, logits.tolist(), strict=True))}
+            ranges = config.score_ranges() if isinstance(score_range, str) else [score_range] * len(names)
+            limits = [(-np.inf, np.inf) if pair is None else pair for pair in ranges]
+            scores = [min(max(x, low), high) for x, (low, high) in zip(logits.tolist(), limits, strict=True)]
+            if len(scores) > 1:
+                return {"scores": dict(zip(names, scores, strict=True))}
+            label = names[0]
+            if config.label_scale == "sentiment" and ranges[0] is not None:
+                low, high = limits[0]
+                side = round(3 * (2 * scores[0] - low - high) / (high - low))
+                label = ("neutral", "positive", "negative")[int(np.sign(side))]
+            return {"label": label, "score": scores[0]}
         several = problem == "multi_label_classification"
         values = (logits.sigmoid() if several else logits.softmax(-1)).tolist()
         probabilities = dict(zip(names, values, strict=True))
@@ -316,6 +376,22 @@ def _is_stream(value: Any) -> bool:
 def _joined(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """The samples of one batch."""
     return {"samples": [one for sample in samples for one in sample["samples"]]}
+
+
+def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items, the last one shorter."""
+    stream = iter(items)
+    while group := list(itertools.islice(stream, size)):
+        yield group
+
+
+def _what_was_cut(output: Mapping[str, Any]) -> dict[str, float]:
+    """`seconds` and `read_seconds` of a file that lasts longer than the model reads, and a warning."""
+    seconds, read = (output[key] for key in _LENGTHS)
+    if seconds is None or read is None or seconds - read < _SLACK:
+        return {}
+    logger.warning("%.1f of %.1f s of audio are read; window= reads the whole in windows", read, seconds)
+    return {"seconds": seconds, "read_seconds": read}
 
 
 def _when(index: int, count: int, seconds: float | None) -> dict[str, Any]:

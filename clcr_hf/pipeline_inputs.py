@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from .feature_files import with_feature_files
 from .fetch import MAX_BYTES, TIMEOUT, fetch, is_base64_media, is_url, read_base64, read_data_uri
 from .media import MediaError
 from .modalities import INTERVALS_END, MASK_END, RAW_COLUMNS, STANDARD, TOKEN_COLUMNS, modality, of_features
+from .pipeline_windows import SampleWindows
 from .samples import Reading, is_file, is_missing, read_sample
 
 _MEDIA_KEYS = tuple(name for name in RAW_COLUMNS if name != "text")
@@ -41,7 +43,7 @@ class SampleReader:
         """`arrays` by the model's argument names; `frame_times (F,)`, `sound_seconds` and `seconds` (of the whole clip)
         where they are known, else None."""
         source = _Source(local_files, max_bytes, timeout)
-        sample = self._checked(_as_sample(value, source))
+        sample = with_feature_files(self._checked(_as_sample(value, source)), local_files)
         if not local_files and set(sample) & set(TOKEN_COLUMNS):
             raise ValueError("token ids are not read here; send text")  # a wrong id ends all work of a GPU
         for key in _MEDIA_KEYS:
@@ -67,6 +69,25 @@ class SampleReader:
         most = self.processor.max_audio_seconds or float("inf")
         heard = None if read.audio_seconds is None else min(read.audio_seconds, most)
         return {"arrays": arrays, "frame_times": read.frame_times, "sound_seconds": heard, "seconds": read.seconds}
+
+    def windows(
+        self,
+        value: Any,
+        window: float,
+        every: float | None = None,
+        local_files: bool = True,
+        max_bytes: int = MAX_BYTES,
+        timeout: float = TIMEOUT,
+        sampling_rate: int | None = None,
+    ) -> SampleWindows:
+        """Any accepted input with a media file, in windows. `sampling_rate`: of audio that the model does not hear."""
+        source = _Source(local_files, max_bytes, timeout)
+        sample = _as_sample(value, source)
+        if self.processor.tokenizer is None:
+            sample = {key: each for key, each in sample.items() if key not in ("text", "words", "word_intervals")}
+        sample |= {key: source(sample[key]) for key in ("media", "video", "audio") if sample.get(key) is not None}
+        frames = self.reading.frames if self.reading.vision else None
+        return SampleWindows(sample, window, every, frames, self.reading.sampling_rate or sampling_rate)
 
     def _checked(self, sample: dict[str, Any]) -> dict[str, Any]:
         """The sample without what is missing or not for us; ValueError for unknown keys."""

@@ -160,8 +160,8 @@ def read_sample(
 
     Args:
         sample: any of `text` (str); `images` (an image, or a list of them in order: PIL, `(H, W, 3)` uint8 or a file);
-            `video` (a file, or frames as `images`); `audio` (a file, a waveform at `sampling_rate`, or `{"array",
-            "sampling_rate"}`); `media` (a file with frames and audio); `flow` (an array or a flow file);
+            `video` (a file, frames as `images`, or a `VideoClip`); `audio` (a file, a waveform at `sampling_rate`, or
+            `{"array", "sampling_rate"}`); `media` (a file with frames and audio); `flow` (an array or a flow file);
             `<modality>_features` (arrays). A file is a path, bytes, a binary file object or `{"path", "bytes"}`.
             `images` go before `video`, and each before `media`, whichever the sample has. `start` and `end`: the
             stretch of the files that the sample is, in seconds; they may also stand in the dict of one file. Ready
@@ -278,6 +278,8 @@ class _Parts:
         return replace(clip, video=None if clip.video is None else self._from(start, clip.video))
 
     def video(self, source: Any, where: str, start: float, end: float | None) -> Any:
+        if isinstance(source, VideoClip):  # read already, such as a window of a recording
+            return self._from(start, source)
         if not is_file(source):
             return self.images(source, where, start, end)
         return self._from(start, load_video(source, start=start, end=end, **self.reading.frames))

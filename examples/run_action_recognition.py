@@ -13,7 +13,7 @@ UCF101 has three splits; figures are the mean of all:
 What follows the recipe goes before it; `--help` lists the arguments. See examples/README.md.
 """
 
-from clcr_hf.training.run import main
+from clcr_hf.cli.learn import run_script
 
 if __name__ == "__main__":
-    main(dataset="kinetics_sounds", audio_preset="kinetics_sounds", output_dir="runs/kinetics_sounds")
+    run_script(dataset="kinetics_sounds", audio_preset="kinetics_sounds", output_dir="runs/kinetics_sounds")

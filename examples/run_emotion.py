@@ -11,7 +11,7 @@ CREMA-D without an actor in both training and test:
 What follows the recipe goes before it; `--help` lists the arguments. See examples/README.md.
 """
 
-from clcr_hf.training.run import main
+from clcr_hf.cli.learn import run_script
 
 if __name__ == "__main__":
-    main(dataset="cremad", audio_preset="cremad", output_dir="runs/cremad")
+    run_script(dataset="cremad", audio_preset="cremad", output_dir="runs/cremad")

@@ -11,7 +11,7 @@ The first reads the videos, the second the ready features. A label for each seco
 What follows the recipe goes before it; `--help` lists the arguments. See examples/README.md.
 """
 
-from clcr_hf.training.run import main
+from clcr_hf.cli.learn import run_script
 
 if __name__ == "__main__":
-    main(dataset="ave", audio_preset="ave", output_dir="runs/ave")
+    run_script(dataset="ave", audio_preset="ave", output_dir="runs/ave")

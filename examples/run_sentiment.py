@@ -19,7 +19,7 @@ Your own clips, from a table with columns media, text, label and split, or from 
 Arguments are transformers' own (HfArgumentParser); `--help` lists them. See examples/README.md.
 """
 
-from clcr_hf.training.run import main
+from clcr_hf.cli.learn import run_script
 
 if __name__ == "__main__":
-    main()
+    run_script()

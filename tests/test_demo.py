@@ -21,58 +21,25 @@ import numpy as np
 import pytest
 import yaml
 from extract_backbones import save_whisper
-from transformers import BertConfig, SeamlessM4TFeatureExtractor, pipeline, set_seed
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from model_utils import PHRASES, RATE, save_clip_model, write_clip
+from transformers import pipeline
 
-from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRProcessor
 from clcr_hf.cli.main import main
 from clcr_hf.demo.app import _Uploads, build_page
 from clcr_hf.demo.html import draw_answer, draw_reading, draw_timeline
 from clcr_hf.demo.reading import read_clip
 from clcr_hf.explain.decision import Decision, change
-from clcr_hf.media import MediaError, media_duration, write_video
-from clcr_hf.training.build import train_tokenizer
+from clcr_hf.media import MediaError, media_duration
 
 REPO = Path(__file__).resolve().parent.parent
-RATE, FPS = 16_000, 8
 SECONDS = 2.0
 MAX_SECONDS, MAX_MEGABYTES = 3, 1
-PHRASES = ("a lovely day", "a dreadful day")
 PATIENCE = 90  # seconds; the machine may be busy
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    """A tiny model of random weights that reads text, pictures and sound, with its processor."""
-    folder = str(tmp_path_factory.mktemp("model"))
-    processor = CLCRProcessor(
-        tokenizer=train_tokenizer([*PHRASES] * 2, 100, 32),
-        feature_extractor=SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16, sampling_rate=RATE),
-        image_processor=ViTImageProcessorPil(size={"height": 16, "width": 16}),
-        video_num_frames=4,
-    )
-    text = BertConfig(
-        vocab_size=len(processor.tokenizer),
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-    )
-    vision = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8, 8, 8], "depths": [1, 1, 1, 1]}
-    config = CLCRConfig(
-        text_config={"backbone_config": text, "source": "taps"},
-        vision_config={"backbone_config": {**vision, "layer_type": "basic"}, "source": "taps"},
-        audio_config={"feature_size": 32, "tcn_stride": 2},
-        hidden_size=16,
-        num_attention_heads=2,
-        num_labels=1,
-        problem_type="regression",
-    )
-    set_seed(0)
-    CLCRForSequenceClassification(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return save_clip_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +47,12 @@ def pipe(model):
     return pipeline("multimodal-sentiment", model=model, device="cpu")
 
 
-def write_clip(path: Path, seconds: float = SECONDS, sound: bool = True, seed: int = 0) -> str:
-    """Noise to see and a tone to hear."""
-    pictures = np.random.default_rng(seed).integers(0, 255, (int(FPS * seconds), 32, 32, 3), dtype=np.uint8)
-    tone = np.sin(2 * np.pi * (220 + 30 * seed) * np.arange(int(RATE * seconds)) / RATE).astype(np.float32) / 2
-    return str(write_video(path, pictures, FPS, *((tone, RATE) if sound else ())))
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
-    write_clip(folder / "good.mp4")
-    write_clip(folder / "other.mp4", seed=1)
-    write_clip(folder / "silent.mp4", sound=False)
+    write_clip(folder / "good.mp4", SECONDS)
+    write_clip(folder / "other.mp4", SECONDS, seed=1)
+    write_clip(folder / "silent.mp4", SECONDS, sound=False)
     write_clip(folder / "long.mp4", MAX_SECONDS + 1)
     with wave.open(str(folder / "tone.wav"), "wb") as sound:
         sound.setparams((1, 2, RATE, 0, "NONE", ""))

@@ -11,10 +11,9 @@ import pytest
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_utils import TINY_BERT, feature_config
+from model_utils import TINY_BERT, clip_processor, feature_config
 from PIL import Image
-from transformers import SeamlessM4TFeatureExtractor, pipeline, set_seed
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers import pipeline, set_seed
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClassification, CLCRPipeline, CLCRProcessor
 from clcr_hf.cli.main import main
@@ -25,10 +24,8 @@ from clcr_hf.hub.card import write_model_card
 from clcr_hf.hub.means import add_example, build_card_pictures, mean_weights
 from clcr_hf.hub.publish import build_release
 from clcr_hf.media import write_video
-from clcr_hf.training.build import train_tokenizer
 
 NAMES = ("text", "vision", "audio")
-RATE = 16_000
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +40,7 @@ def clip(corpus) -> str:
 
 @pytest.fixture(scope="module")
 def processor() -> CLCRProcessor:
-    return CLCRProcessor(
-        tokenizer=train_tokenizer(["a lovely day", "a dreadful day"] * 2, 100, 32),
-        feature_extractor=SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16, sampling_rate=RATE),
-        image_processor=ViTImageProcessorPil(size={"height": 16, "width": 16}),
-        video_num_frames=4,
-    )
+    return clip_processor()
 
 
 def make_pipe(processor: CLCRProcessor, head: Any = CLCRForSequenceClassification, **fields: Any) -> CLCRPipeline:

@@ -25,11 +25,10 @@ from layouts.cremad import make_cremad
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data import CLCRDataCollator, DataFormatError
-from clcr_hf.data.shards import load_shards, shard_files
+from clcr_hf.data.shards import ShardSet, load_shards, shard_files
 from clcr_hf.extract import extract_features
 from clcr_hf.extract.backbones import TextTokens, VisionBackbone, pool_to_rate
 from clcr_hf.extract.clips import ClipReader
-from clcr_hf.extract.output import ShardSet
 from clcr_hf.extract.rows import average_words, token_intervals, tokens_to_words, word_spans
 from clcr_hf.extract.sources import open_source
 from clcr_hf.extract.speech import OpenSmile, SpeechRecogniser, tidy_transcript
@@ -417,14 +416,14 @@ def test_folder(tmp_path: Path) -> None:
         list(open_source(tmp_path / "nothing" if (tmp_path / "nothing").mkdir() else tmp_path / "nothing"))
     with pytest.raises(DataFormatError, match="neither a folder nor a table"):
         open_source(tmp_path / "absent")
-    with pytest.raises(DataFormatError, match="no layout 'cremat'; there are .*cremad"):
-        open_source(tmp_path, layout="cremat")
+    with pytest.raises(DataFormatError, match="dataset 'cremat' is none of .*cremad"):
+        open_source(tmp_path, dataset="cremat")
 
 
 def test_layout(models: dict[str, str], tmp_path: Path) -> None:
     """A benchmark's own folder, with frames as pictures; its labels and further columns are carried over."""
     root = make_cremad(tmp_path / "cremad", clips=24)
-    record = extract(root, tmp_path / "out", layout="cremad", audio=models["audio"], vision=models["vision"], limit=6)
+    record = extract(root, tmp_path / "out", dataset="cremad", audio=models["audio"], vision=models["vision"], limit=6)
     rows = load_shards(tmp_path / "out")["train"]
     assert record["counts"]["rows"] == {"train": 6}
     assert rows.features["label"].names == ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
@@ -442,14 +441,14 @@ def test_names_of_several_labels_reach_training(models: dict[str, str], tmp_path
     found = load_data(DataArguments(dataset="shards", dataset_dir=str(out), validation_fraction=0))
     assert found.labels.names == record["label_names"]
     assert found.splits["train"]["label"][:2] == [[0, 0, 1], [1, 1, 0]]
-    with pytest.raises(DataFormatError, match="class names differ"):
+    with pytest.raises(DataFormatError, match="label_names was"):
         extract(table, out, text=models["text"], label_separator="|", label_names=["sad", "moved", "glad"])
 
 
 def test_layout_of_segments(models: dict[str, str], tmp_path: Path) -> None:
     """AVE: videos, a label a segment, and a `start` and `end` of the event, which do not cut the clip."""
     root = make_ave(tmp_path / "ave", clips=6)
-    extract(root, tmp_path / "out", layout="ave", audio=models["audio"], vision=models["vision"], num_frames=2)
+    extract(root, tmp_path / "out", dataset="ave", audio=models["audio"], vision=models["vision"], num_frames=2)
     for split in load_shards(tmp_path / "out").values():
         for row in split:
             assert len(row["labels"]) == 10 and {"start", "end"} <= set(row)
@@ -600,9 +599,9 @@ def assert_same_rows(found: dict[str, dict[str, Any]], wanted: dict[str, dict[st
 
 def test_other_settings_are_refused(models: dict[str, str], clips: Path, tmp_path: Path) -> None:
     extract(clips, tmp_path / "out", vision=models["vision"], num_frames=2)
-    with pytest.raises(DataFormatError, match="num_frames is 2 there and 3 here"):
+    with pytest.raises(DataFormatError, match="num_frames was 2, now 3"):
         extract(clips, tmp_path / "out", vision=models["vision"], num_frames=3)
-    with pytest.raises(DataFormatError, match="source is"):
+    with pytest.raises(DataFormatError, match="source was"):
         extract(tmp_path, tmp_path / "out", vision=models["vision"], num_frames=2)
     for wrong in ({}, {"vision": models["vision"], "fps": 1, "num_frames": 2}, {"vision": "x", "align": "frames"}):
         with pytest.raises(ValueError):

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts.ucf101 import moving_picture, write_avi
 
-import clcr_hf.data.flow
-from clcr_hf.data.flow import add_flow, cached_flow, compute_clip_flow, compute_flow, load_flow, save_flow
+import clcr_hf.flow
+from clcr_hf.flow import add_flow, cached_flow, compute_clip_flow, compute_flow, load_flow, save_flow
 from clcr_hf.media import MediaError, write_video
 
 pytest.importorskip("cv2")
@@ -261,7 +261,7 @@ def test_clips_that_do_not_decode_leave_nothing(tmp_path):
 
 def test_several_at_once(clip, tmp_path):
     """Another process and four threads on one clip and one folder: one file, whole, and no drafts."""
-    code = "import sys; from clcr_hf.data.flow import cached_flow; print(cached_flow(*sys.argv[1:], size=None))"
+    code = "import sys; from clcr_hf.flow import cached_flow; print(cached_flow(*sys.argv[1:], size=None))"
     other = subprocess.Popen([sys.executable, "-c", code, clip, tmp_path], stdout=subprocess.PIPE, text=True)
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(lambda _: cached_flow(clip, tmp_path, size=None), range(8)))
@@ -299,11 +299,9 @@ def test_processes_divide_the_clips(clip, tmp_path, monkeypatch):
         path.write_bytes(clip.read_bytes())
     clips[4].write_bytes(b"no clip")
     computed: list[str] = []
-    compute = clcr_hf.data.flow.compute_clip_flow
+    compute = clcr_hf.flow.compute_clip_flow
     monkeypatch.setattr(
-        clcr_hf.data.flow,
-        "compute_clip_flow",
-        lambda path, **options: computed.append(path) or compute(path, **options),
+        clcr_hf.flow, "compute_clip_flow", lambda path, **options: computed.append(path) or compute(path, **options)
     )
     splits = rows([*map(str, clips), str(clips[0])])
     barrier = threading.Barrier(2, timeout=60)

@@ -12,16 +12,14 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from model_utils import FPS, FRAMES, RATE, clip_model, clip_processor, write_clip
 from PIL import Image
 from transformers import (
-    BertConfig,
-    SeamlessM4TFeatureExtractor,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     pipeline,
     set_seed,
 )
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.pipelines.pt_utils import KeyDataset
 
 from clcr_hf import (
@@ -33,51 +31,19 @@ from clcr_hf import (
     CLCRProcessor,
 )
 from clcr_hf.media import MediaError, write_video
-from clcr_hf.training.build import train_tokenizer
 
-SECONDS, FPS, RATE, FRAMES = 1.0, 8, 16_000, 4
+SECONDS = 1.0
 NAMES = ("text", "vision", "audio")
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """An mp4 of one second: noise to see, a tone to hear."""
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (int(FPS * SECONDS), 32, 32, 3), dtype=np.uint8)
-    sound = np.sin(2 * np.pi * 220 * np.arange(int(RATE * SECONDS)) / RATE).astype(np.float32) / 2
-    return str(write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", frames, FPS, sound, RATE))
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", SECONDS)
 
 
 @pytest.fixture(scope="module")
 def processor() -> CLCRProcessor:
-    return CLCRProcessor(
-        tokenizer=train_tokenizer(["a lovely day", "a dreadful day"] * 2, 100, 32),
-        feature_extractor=SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16, sampling_rate=RATE),
-        image_processor=ViTImageProcessorPil(size={"height": 16, "width": 16}),
-        video_num_frames=FRAMES,
-    )
-
-
-def make_model(processor: CLCRProcessor, head=CLCRForSequenceClassification, **fields):
-    set_seed(0)
-    backbone = BertConfig(
-        vocab_size=len(processor.tokenizer),
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-    )
-    vision = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 8, 8, 8], "depths": [1, 1, 1, 1]}
-    config = CLCRConfig(
-        text_config={"backbone_config": backbone, "source": "taps"},
-        vision_config={"backbone_config": {**vision, "layer_type": "basic"}, "source": "taps"},
-        audio_config={"feature_size": 32, "tcn_stride": 2},
-        hidden_size=16,
-        num_attention_heads=2,
-        **{"num_labels": 1, "problem_type": "regression", **fields},
-    )
-    return head(config)
+    return clip_processor()
 
 
 def feature_pipe(head=CLCRForSequenceClassification, **fields) -> CLCRPipeline:
@@ -98,7 +64,7 @@ def features(steps: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def pipe(processor) -> CLCRPipeline:
-    return pipeline("multimodal-sentiment", model=make_model(processor), processor=processor, device="cpu")
+    return pipeline("multimodal-sentiment", model=clip_model(processor), processor=processor, device="cpu")
 
 
 def test_regression_gives_score_and_label(pipe, clip):
@@ -113,7 +79,7 @@ def test_regression_gives_score_and_label(pipe, clip):
     ("value", "score", "label"), [(-7.0, -3.0, "negative"), (0.4, 0.4, "neutral"), (0.6, 0.6, "positive")]
 )
 def test_score_is_kept_in_range_and_named(processor, value, score, label):
-    model = make_model(processor)
+    model = clip_model(processor)
     torch.nn.init.zeros_(model.classifier.out_proj.weight)
     torch.nn.init.constant_(model.classifier.out_proj.bias, value)
     result = CLCRPipeline(model=model, processor=processor, device="cpu")({"text": "a day"})
@@ -186,7 +152,7 @@ def test_waveform_and_frames(pipe):
 
 def test_classes_give_probabilities(processor, clip):
     names = {0: "bad", 1: "so so", 2: "good"}
-    model = make_model(processor, num_labels=3, problem_type="single_label_classification", id2label=names)
+    model = clip_model(processor, num_labels=3, problem_type="single_label_classification", id2label=names)
     result = CLCRPipeline(model=model, processor=processor, device="cpu")({"media": clip, "text": "a day"})
     assert set(result["probabilities"]) == set(names.values())
     assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
@@ -195,7 +161,7 @@ def test_classes_give_probabilities(processor, clip):
 
 def test_several_labels_at_once(processor):
     names = {0: "happy", 1: "sad", 2: "angry"}
-    model = make_model(processor, num_labels=3, problem_type="multi_label_classification", id2label=names)
+    model = clip_model(processor, num_labels=3, problem_type="multi_label_classification", id2label=names)
     torch.nn.init.zeros_(model.classifier.out_proj.weight)
     model.classifier.out_proj.bias.data = torch.tensor([2.0, -1.0, 1.0])
     result = CLCRPipeline(model=model, processor=processor, device="cpu")({"text": "a day"})
@@ -249,7 +215,7 @@ def test_saved_pipeline_reloads_by_task(pipe, clip, tmp_path):
 
 
 def test_top_k_keeps_the_likeliest_in_order(processor):
-    model = make_model(processor, num_labels=4, problem_type="single_label_classification")
+    model = clip_model(processor, num_labels=4, problem_type="single_label_classification")
     pipe = CLCRPipeline(model=model, processor=processor, device="cpu", top_k=2)
     every = pipe({"text": "a day"}, top_k=4)["probabilities"]
     assert list(every.values()) == sorted(every.values(), reverse=True) and len(every) == 4
@@ -259,7 +225,7 @@ def test_top_k_keeps_the_likeliest_in_order(processor):
 
 
 def test_score_range_scales_the_labels(processor):
-    model = make_model(processor)
+    model = clip_model(processor)
     torch.nn.init.zeros_(model.classifier.out_proj.weight)
     pipe = CLCRPipeline(model=model, processor=processor, device="cpu")
 
@@ -275,7 +241,7 @@ def test_score_range_scales_the_labels(processor):
 
 
 def test_an_output_with_a_name_of_its_own_is_no_sentiment(processor):
-    model = make_model(processor, id2label={0: "arousal"})
+    model = clip_model(processor, id2label={0: "arousal"})
     torch.nn.init.zeros_(model.classifier.out_proj.weight)
     torch.nn.init.constant_(model.classifier.out_proj.bias, 7.0)
     result = CLCRPipeline(model=model, processor=processor, device="cpu")({"text": "a day"})
@@ -296,7 +262,7 @@ def localiser(processor, tmp_path_factory) -> CLCRPipeline:
     folder = tmp_path_factory.mktemp("localiser")
     names = {0: "background", 1: "bell", 2: "dog"}
     fields = {"num_labels": 3, "num_segments": 5, "id2label": names, "problem_type": "single_label_classification"}
-    make_model(processor, CLCRForTokenClassification, **fields).save_pretrained(folder)
+    clip_model(processor, CLCRForTokenClassification, **fields).save_pretrained(folder)
     processor.save_pretrained(folder)
     return pipeline("multimodal-sentiment", model=str(folder), device="cpu")
 
@@ -367,7 +333,7 @@ def test_tokens_are_counted_after_strides():
 
 
 def test_a_model_without_a_head_is_refused(processor, tmp_path):
-    make_model(processor, CLCRModel).save_pretrained(tmp_path)
+    clip_model(processor, CLCRModel).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no head"):
         pipeline("multimodal-sentiment", model=str(tmp_path), device="cpu")
@@ -435,7 +401,7 @@ def test_frames_by_the_second_as_the_processor_takes_them(processor, clip):
         video_num_frames=None,
         video_fps=2 * FPS,
     )
-    pipe = CLCRPipeline(model=make_model(processor), processor=often, device="cpu")
+    pipe = CLCRPipeline(model=clip_model(processor), processor=often, device="cpu")
     with torch.no_grad():
         expected = pipe.model(**often(media=[clip], return_tensors="pt")).logits.item()
     assert pipe(clip)["score"] == pytest.approx(expected, abs=1e-5)
@@ -600,7 +566,7 @@ def test_padding_reaches_nobody(norm):
 
 
 def test_half_precision(processor, clip):
-    pipe = CLCRPipeline(model=make_model(processor), processor=processor, device="cpu")
+    pipe = CLCRPipeline(model=clip_model(processor), processor=processor, device="cpu")
     exact = pipe({"media": clip, "text": "a day"})["score"]
     pipe.model.to(torch.bfloat16)
     assert pipe({"media": clip, "text": "a day"}, return_explanation=True)["score"] == pytest.approx(exact, abs=0.1)

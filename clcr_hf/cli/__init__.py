@@ -1,6 +1,5 @@
 """The `clcr` command; each part of it in a file of its own."""
 
-from .app import app
-from .main import main
+from .app import app, main
 
 __all__ = ["app", "main"]

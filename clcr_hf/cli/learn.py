@@ -1,13 +1,22 @@
 """`clcr train` and `clcr evaluate`."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from .app import PASS_ON, app
+from .errors import one_line
+
+
+def run_script(**defaults: Any) -> None:
+    """What the scripts in `examples/` run: `clcr train` with other defaults, by name, and the process's arguments."""
+    with one_line():
+        from ..training.run import main
+
+        main(**defaults)
 
 
 @app.command(context_settings=PASS_ON, add_help_option=False)

@@ -1,22 +1,8 @@
-"""The `clcr` command."""
+"""Entry point of the `clcr` command."""
 
-import sys
-from collections.abc import Sequence
+from .app import main
 
-from rich.console import Console
-
-from . import learn, read, rows, share  # noqa: F401  (each adds its commands)
-from .app import app
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: an error that a user can mend is one line on the standard error, with exit code 1."""
-    try:
-        app(None if argv is None else list(argv))
-    except (ValueError, OSError, ImportError) as error:
-        Console(stderr=True, highlight=False).print("error:", str(error), markup=False, soft_wrap=True)
-        sys.exit(1)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
     main()

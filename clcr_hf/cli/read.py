@@ -1,6 +1,7 @@
-"""`clcr predict`, `clcr explain` and `clcr demo`: a clip goes in, an answer and its reasons come out."""
+"""`clcr explain` and `clcr demo`: a clip to its answer and the reasons; and what `clcr predict` shares."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,46 +9,39 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .app import app, quiet
+from .app import SPELLING, app, quiet
+from .device import Device, choose_device
 
 _BAR = 24
 
 
-@app.command()
-def predict(
-    clip: Annotated[
-        str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and sound are read.")
-    ] = None,
-    text: Annotated[str | None, typer.Option(help="What is said in the clip.")] = None,
-    model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
-    top: Annotated[int, typer.Option(help="Most exchanged tokens to show for each modality.", min=0)] = 5,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
-) -> None:
-    """Score a clip, or each of its segments, and say what decided it."""
-    pipe, sample = _reader(clip, text, model, device)
-    result = pipe(sample, return_explanation=True)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        _print_result(Console(), result, top)
+Text = Annotated[str | None, typer.Option(help="What is said in the clip.")]
+Features = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Ready features of a modality, as gaze=gaze.npy (.npy, .npz, .safetensors, .pt, .csv); may be repeated.",
+        show_default=False,
+    ),
+]
+Model = Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")]
 
 
-@app.command()
+@app.command(context_settings=SPELLING)
 def explain(
     clip: Annotated[
         str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and sound are read.")
     ] = None,
-    text: Annotated[str | None, typer.Option(help="What is said in the clip.")] = None,
-    model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
+    text: Text = None,
+    features: Features = None,
+    model: Model = "runs/talking_faces",
     output: Annotated[
         Path | None, typer.Option(help="Picture to write: png, svg or pdf. Default: explanation.png; none with --json.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
+    device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Draw what decided the score of a clip: weights, tokens over time, and what changes without each modality."""
-    pipe, sample = _reader(clip, text, model, device)
+    pipe, sample = load_reader(clip, text, features, model, device)
     from ..explain.decision import explain as read_and_compare
 
     decision = read_and_compare(pipe, sample)
@@ -62,7 +56,7 @@ def explain(
         typer.echo(json.dumps(decision.to_dict(), indent=2))
 
 
-@app.command()
+@app.command(context_settings=SPELLING)
 def demo(
     model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
@@ -71,6 +65,7 @@ def demo(
     max_size: Annotated[float, typer.Option(help="Most megabytes of an upload.")] = 50.0,
     max_seconds: Annotated[float, typer.Option(help="Length of the longest clip that is read.")] = 60.0,
     transcribe: Annotated[str | None, typer.Option(help="Speech recogniser for transcripts: Whisper or CTC.")] = None,
+    device: Device = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
@@ -87,41 +82,54 @@ def demo(
         max_size=max_size,
         max_seconds=max_seconds,
         transcribe=transcribe,
+        device=choose_device(device),
         trust_remote_code=trust_remote_code,
     )
 
 
-def _reader(clip: str | None, text: str | None, model: str, device: str) -> tuple[Any, dict[str, str]]:
+def sample_of(clip: str | None, text: str | None, features: Sequence[str] | None) -> dict[str, str]:
+    """An input of the pipeline from what the command line gives.
+
+    Raises:
+        ValueError: features that are not NAME=FILE, or given twice.
+        FileNotFoundError: no such file.
+    """
+    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
+    for given in features or ():
+        name, equals, path = given.partition("=")
+        key = f"{name.strip().removesuffix('_features')}_features"
+        if not equals or not name.strip() or not path:
+            raise ValueError(f"--features takes a modality and a file, as gaze=gaze.npy, got {given!r}")
+        if key in sample:
+            raise ValueError(f"--features {name}: given twice")
+        if not Path(path).expanduser().is_file():
+            raise FileNotFoundError(f"--features {name}: {path} is not a file")
+        sample[key] = path
+    return sample
+
+
+def load_reader(
+    clip: str | None, text: str | None, features: Sequence[str] | None, model: str, device: str | None
+) -> tuple[Any, dict[str, Any]]:
     """A pipeline, and an input of it."""
-    if clip is None and text is None:
-        raise ValueError("nothing to read: give a clip, or --text, or both")
+    sample: dict[str, Any] = dict(sample_of(clip, text, features))
+    if not sample:
+        raise ValueError("nothing to read: give a clip, or --text, or --features")
     from ..fetch import is_url
 
     if clip is not None and not is_url(clip) and not Path(clip).is_file():
         raise FileNotFoundError(f"{clip} is not a file")
-    _check_device(device)
+    where = choose_device(device)
     quiet()
     from transformers import pipeline
 
     from ..pipeline_clcr import TASK
 
-    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
-    return pipeline(TASK, model=model, device=device), sample
+    return pipeline(TASK, model=model, device=where), sample
 
 
-def _check_device(device: str) -> None:
-    """One clear line for a name that is none, and for a GPU that is not there."""
-    import torch
-
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"--device takes cpu, cuda or cuda:1, got {device!r}") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {device}: torch finds no GPU here; use --device cpu")
-
-
-def _print_result(console: Console, result: dict[str, Any], top: int) -> None:
+def print_result(console: Console, result: dict[str, Any], top: int) -> None:
+    """One answer of the pipeline with its explanation, for people; `top` tokens of each modality."""
     if "segments" in result:
         console.print(_segment_table(result["segments"]))
         _print_tokens(console, result["tokens"], top)

@@ -11,10 +11,8 @@ from rich.console import Console
 
 from ..data.registry import SOURCE_NAMES
 from ..extract.settings import ExtractSettings, flag_of
-from .app import app, quiet
-
-# `--dataset_options` is `--dataset-options`, as in `clcr train`.
-_SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-") if word.startswith("--") else word}
+from .app import SPELLING, app, quiet
+from .device import choose_device
 
 
 def _extract(
@@ -27,6 +25,7 @@ def _extract(
 ) -> None:
     """Turn clips into features by pretrained backbones. Goes on where it was stopped."""
     quiet()
+    words["device"] = choose_device(words["device"])
     settings = ExtractSettings.from_words(**words)
     from ..extract import extract_features
 
@@ -61,10 +60,10 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-app.command(name="extract", context_settings=_SPELLING)(_with_settings(_extract))
+app.command(name="extract", context_settings=SPELLING)(_with_settings(_extract))
 
 
-@app.command(context_settings=_SPELLING)
+@app.command(context_settings=SPELLING)
 def convert(
     dataset: Annotated[str, typer.Argument(help=f"{', '.join(SOURCE_NAMES)}.")],
     source: Annotated[str, typer.Argument(help="The data set: its folder, pickle, table or npz.")],

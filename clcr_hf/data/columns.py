@@ -1,4 +1,4 @@
-"""What the loaders share: typed columns of sequences, seeded grouped splits, split names, one error class."""
+"""What the loaders share: typed columns of sequences, seeded grouped splits, split names. The error class is that of `errors`."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
+
+from .errors import DataFormatError, raise_problems
 
 logger = logging.getLogger("clcr_hf.data")
 
@@ -23,20 +25,6 @@ SPLIT_ALIASES = {
     "testing": "test",
     "te": "test",
 }
-
-
-class DataFormatError(ValueError):
-    """A data file that cannot be read as the layout it claims to have; the message lists every fault found."""
-
-
-def raise_problems(where: object, problems: Sequence[str], advice: str = "") -> None:
-    """Raise one `DataFormatError` that lists `problems` (at most 10 in full); do nothing when there are none."""
-    if not problems:
-        return
-    lines = list(problems[:10])
-    if len(problems) > 10:
-        lines.append(f"and {len(problems) - 10} more")
-    raise DataFormatError(f"{where}: " + "; ".join(lines) + (f". {advice}" if advice else ""))
 
 
 def split_name(name: object) -> str:
@@ -128,3 +116,19 @@ def carve_groups(
 def ordered_splits(datasets: Mapping[str, Dataset]) -> DatasetDict:
     """A `DatasetDict` of the non-empty splits in the order train, validation, test."""
     return DatasetDict({name: datasets[name] for name in SPLITS if name in datasets and len(datasets[name])})
+
+
+__all__ = [
+    "SPLITS",
+    "SPLIT_ALIASES",
+    "DataFormatError",
+    "carve_groups",
+    "logger",
+    "make_dataset",
+    "ordered_splits",
+    "ragged_column",
+    "raise_problems",
+    "replace_non_finite",
+    "sequence_feature",
+    "split_name",
+]

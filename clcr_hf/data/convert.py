@@ -79,7 +79,7 @@ def convert(
         _write_rows(folder.path, rows, task, progress)
         record = task | {
             "rows": {split: count for split in SPLITS if (count := count_rows(folder.path, split))},
-            "label_names": None if rows.label_names is None else list(rows.label_names),
+            **rows.about_labels,
             "versions": versions("clcr-hf", "datasets", "pyarrow", "numpy"),
         }
         if not record["rows"]:

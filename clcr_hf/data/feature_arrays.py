@@ -1,5 +1,6 @@
 """Feature sequences of rows: read from files, brought to one shape, and turned into typed columns."""
 
+import csv
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +12,13 @@ from datasets import List, Value
 from .columns import DataFormatError, ragged_column, replace_non_finite, sequence_feature
 from .untrusted.arrays import load_npz_safely
 
-FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors")
+FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".csv")
 _ARRAY_NAMES = ("features", "feature", "arr_0")
 
 
 def read_feature_file(path: str | os.PathLike, name: str) -> np.ndarray:
-    """The array of features in a `.npy`, `.npz` or `.safetensors` file.
+    """The array of features in a `.npy`, `.npz`, `.safetensors`, `.pt` (a tensor, or a dict of tensors) or `.csv` file
+    (a row a step, a column a number, with or without a header).
 
     Args:
         name: of the array where a file has several, e.g. "audio_features"; else "features", "feature" or "arr_0".
@@ -25,12 +27,12 @@ def read_feature_file(path: str | os.PathLike, name: str) -> np.ndarray:
         DataFormatError: no such file, none or several arrays, object arrays (nothing is unpickled), damaged files.
     """
     suffix = os.path.splitext(os.fspath(path))[1].lower()
-    if suffix == ".npy":
-        return _read_npy(path)
+    if suffix in (".npy", ".csv"):
+        return (_read_npy if suffix == ".npy" else _read_csv)(path)
     if suffix not in FEATURE_SUFFIXES:
         raise DataFormatError(f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)} files")
     try:
-        arrays = load_npz_safely(path) if suffix == ".npz" else _read_safetensors(path)
+        arrays = {".npz": load_npz_safely, ".pt": _read_tensors}.get(suffix, _read_safetensors)(path)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path}: no such file") from error
     wanted = [key for key in (name, *_ARRAY_NAMES) if key in arrays] or (list(arrays) if len(arrays) == 1 else [])
@@ -103,3 +105,54 @@ def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise DataFormatError(f"{path}: not a readable .safetensors file ({error})") from error
+
+
+def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Tensors of a `.pt` file; torch's own reader, which runs nothing that the file asks for."""
+    import pickle
+    import warnings
+
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of how the file was pickled
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise DataFormatError(f"{path}: damaged, or it holds something else than plain tensors") from error
+    named = found if isinstance(found, dict) else {_ARRAY_NAMES[0]: found}
+    tensors = {str(name): value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    if len(tensors) < len(named):
+        raise DataFormatError(f"{path}: it holds something else than tensors; save a tensor, or a dict of tensors")
+    return {name: value.detach().float().numpy() for name, value in tensors.items()}
+
+
+def _read_csv(path: str | os.PathLike) -> np.ndarray:
+    """Numbers `(T, D)`; a first line without a number is a header."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except FileNotFoundError as error:
+        raise DataFormatError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataFormatError(f"{path}: cannot be read as CSV ({error})") from error
+    header = bool(rows) and not any(_is_number(cell) for cell in rows[0])
+    for number, row in enumerate(rows[header:], 1 + header):
+        if len(row) != len(rows[0]):
+            raise DataFormatError(f"{path}: row {number} has {len(row)} cells and the first has {len(rows[0])}")
+        wrong = next((cell for cell in row if cell.strip() and not _is_number(cell)), None)
+        if wrong is not None:
+            raise DataFormatError(f"{path}: row {number}: {wrong[:40]!r} is no number")
+    if not rows[header:]:
+        raise DataFormatError(f"{path}: no numbers in it")
+    return np.array([[float(cell) if cell.strip() else np.nan for cell in row] for row in rows[header:]], np.float32)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

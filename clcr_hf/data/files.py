@@ -1,5 +1,6 @@
 """Files and lists of a data set on disk: what is absent, what a list says, which frames a folder holds."""
 
+import csv
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +109,40 @@ def read_clips(
     if twice:
         logger.warning("%s: %d clips are listed twice and kept once: %s", path, len(twice), ", ".join(twice[:5]))
     return list(clips.values())
+
+
+def read_records(
+    path: str | os.PathLike[str], columns: Sequence[str], parse: Callable[[dict[str, str]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of a CSV file with a header.
+
+    Args:
+        columns: those that must be there.
+        parse: gives the record of a row (its cells by column), with an `id`; ValueError for a fault.
+
+    Raises:
+        DataFormatError: no such file, columns absent, faulty rows (their lines numbered), an id twice, or no rows.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    try:
+        file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115
+    except OSError as error:
+        raise DataFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        rows = csv.DictReader(file, restval="")
+        absent = [name for name in columns if name not in (rows.fieldnames or ())]
+        if absent:
+            raise DataFormatError(f"{path}: no column {', '.join(absent)}")
+        for row in rows:
+            try:
+                record = parse(row)
+                if found.setdefault(record["id"], record) is not record:
+                    raise ValueError(f"{record['id']} comes twice")
+            except ValueError as error:
+                problems.append(f"line {rows.line_num}: {error}")
+    raise_problems(path, problems if found or problems else ["no rows"])
+    return list(found.values())
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:

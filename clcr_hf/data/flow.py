@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..media import MediaError, load_flow, load_video
+from .folders import replacing
 
 logger = logging.getLogger("clcr_hf.data.flow")
 
@@ -127,14 +127,8 @@ def save_flow(path: str | os.PathLike[str], flow: np.ndarray, timestamps: np.nda
     if not (np.isfinite(stored).all() and np.isfinite(timestamps).all()):
         raise ValueError("flow and timestamps must be finite")
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            np.savez(file, flow=stored, timestamps=timestamps)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(target) as draft, open(draft, "wb") as file:
+        np.savez(file, flow=stored, timestamps=timestamps)
     return target
 
 

@@ -21,11 +21,19 @@ _FEATURES = "_features"
 
 @dataclass
 class LabelKind:
-    """What the labels of a data set are: a problem type of transformers, class names, one a clip or one a segment."""
+    """
+    What the labels of a data set are: a problem type of transformers, names, one a clip or one a segment.
+
+    Args:
+        names: of the classes or scores; None for one score without a name.
+        label_scale, label_range: of scores, as in `CLCRConfig`.
+    """
 
     problem_type: str
     names: list[str] | None
     per_segment: bool
+    label_scale: str | None = None
+    label_range: list | None = None
 
     @property
     def num_labels(self) -> int:
@@ -33,16 +41,27 @@ class LabelKind:
         return 1 if self.names is None else len(self.names)
 
 
-def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> LabelKind:
+def label_kind(
+    splits: DatasetDict,
+    names: Sequence[str] | None = None,
+    scores: bool = False,
+    label_scale: str | None = None,
+    label_range: Sequence | None = None,
+) -> LabelKind:
     """
     Reads the kind of labels off the column's type: floats mean regression, classes one label, lists of floats several
-    labels; `labels` (a sequence) one class a segment.
+    labels (or `scores`); `labels` (a sequence) one class a segment.
 
     Args:
-        names: names of several labels; their numbers when left out.
+        names: names of several labels or scores; their numbers when left out.
+        scores: whether lists of floats are scores (regression).
+        label_scale: "sentiment" where a score runs from negative to positive.
+        label_range: limits of the scores; when left out those of the training labels. On the scale of sentiment these
+            are widened to whole numbers alike on both sides, and to [-3, 3] (from more than 1).
 
     Raises:
-        ValueError: no column of labels, or a float for each segment, which no head of ours learns.
+        ValueError: no column of labels, or a float for each segment, which no head of ours learns; a scale of sentiment
+            for several scores.
     """
     train = next(iter(splits.values()))
     if "label" in train.features:
@@ -53,8 +72,14 @@ def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> Label
             count = len(train["label"][0])
             if names is not None and len(names) != count:
                 raise ValueError(f"{len(names)} names for {count} labels: {', '.join(names)}")
-            return LabelKind("multi_label_classification", list(names or map(str, range(count))), False)
-        return LabelKind("regression", None, False)
+            named = list(names or map(str, range(count)))
+            if not scores:
+                return LabelKind("multi_label_classification", named, False)
+            if label_scale is not None:
+                raise ValueError(f"label_scale={label_scale!r} is for one score a row; the data have {count}")
+            return LabelKind("regression", named, False, None, _limits(train, None, label_range))
+        own = None if label_scale is not None or not names else list(names)
+        return LabelKind("regression", own, False, label_scale, _limits(train, label_scale, label_range))
     if "labels" not in train.features:
         raise ValueError(
             f"the data hold no labels; their columns are {train.column_names}. Give them in a table of clips, or put "
@@ -67,6 +92,24 @@ def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> Label
         raise ValueError("one float a segment cannot be learned; name an array of classes with --label_column")
     found = {int(value) for split in splits.values() for row in split["labels"] for value in row if value != -100}
     return LabelKind("single_label_classification", [str(value) for value in range(max(found) + 1)], True)
+
+
+def _limits(train: Dataset, label_scale: str | None, given: Sequence | None) -> list | None:
+    """`label_range` of `CLCRConfig`: as given, or from the training labels."""
+    if given is not None:
+        return [list(pair) if isinstance(pair, list | tuple) else float(pair) for pair in given]
+    labels = np.array([label for label in train["label"] if label is not None], dtype=np.float64)
+    if not len(labels):
+        return None
+    lowest, highest = labels.min(axis=0), labels.max(axis=0)
+    if label_scale is not None:
+        widest = max(abs(lowest), abs(highest))
+        limit = 1.0 if widest <= 1 else max(3.0, float(np.ceil(widest)))
+        return [-limit, limit]
+    if not np.all(lowest < highest):  # a score that never changes has no range
+        return None
+    pairs = np.stack([lowest, highest], axis=-1).tolist()
+    return pairs
 
 
 def is_multi_label(splits: DatasetDict) -> bool:

@@ -15,6 +15,8 @@ HOMES = {
     "ave": "benchmarks.ave",
     "ave_h5": "benchmarks.ave:H5_SOURCE",
     "ucf101": "benchmarks.ucf101",
+    "meld": "benchmarks.meld",
+    "sims2": "benchmarks.sims2",
 }
 SOURCE_NAMES = tuple(HOMES)
 ROWS_PER_SHARD = 256

@@ -123,6 +123,7 @@ def serve(
     max_size: float = 50.0,
     max_seconds: float = 60.0,
     transcribe: str | None = None,
+    device: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
     """Serves the page until SIGINT (Ctrl-C) or SIGTERM. What visitors upload lies in a temporary folder of its own,
@@ -136,6 +137,7 @@ def serve(
         max_seconds: length of the longest clip that is read.
         transcribe: folder or Hub name of a speech recogniser (Whisper, or a CTC model); without it there is no
             button for it.
+        device: of both; by default a GPU where there is one.
         trust_remote_code: run code that comes with the model.
 
     Raises:
@@ -148,8 +150,8 @@ def serve(
         gr = _import_gradio()
         from transformers import pipeline
 
-        pipe = pipeline(TASK, model=model, trust_remote_code=trust_remote_code)
-        recognise = _recogniser(transcribe) if transcribe else None
+        pipe = pipeline(TASK, model=model, device=device, trust_remote_code=trust_remote_code)
+        recognise = _recogniser(transcribe, pipe.device) if transcribe else None
         page = build_page(pipe, max_seconds=max_seconds, recognise=recognise, name=Path(model).name)
         with _end_signals() as ended:  # heeded before the first visitor can come
             _, address, public = page.launch(
@@ -231,10 +233,10 @@ def _transcript(recognise: Callable[[str], str] | None, path: str | None, max_se
     return recognise(path)
 
 
-def _recogniser(source: str) -> Callable[[str], str]:
+def _recogniser(source: str, device: Any) -> Callable[[str], str]:
     from ..extract.speech import SpeechRecogniser
 
-    hear = SpeechRecogniser(source)
+    hear = SpeechRecogniser(source, device=device)
     return lambda path: hear(load_audio(path, sampling_rate=hear.sampling_rate)).text
 
 

@@ -1,17 +1,19 @@
 """Pictures of what decided, drawn with matplotlib: of one clip, and of means over a data set. See `explain.py`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.folders import replacing
 from .decision import Decision, change, token_spans
 
 # A colour each that people who do not tell red from green can tell (Okabe and Ito), and greys for levels.
 _COLOURS = {"text": "#0072B2", "vision": "#E69F00", "audio": "#009E73", "flow": "#CC79A7"}
 _OTHER_COLOUR = "#56B4E9"
+_LABEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LEVEL_COLOUR, _GATE_ALPHA = "#6b7280", 0.45
 _WIDTH, _BARS_HEIGHT, _LEVEL_HEIGHT = 11.0, 1.75, 0.24
 _LEAST_RANGE = 0.1  # budgets that differ by less are drawn as nearly alike
@@ -64,6 +66,41 @@ def draw_mean_weights(measured: Mapping[str, Any], path: str | os.PathLike) -> P
     levels = {_level(number): value for number, value in enumerate(measured["level_weights"], start=1)}
     _bars(left, "weight of each level", levels, [_LEVEL_COLOUR] * len(levels))
     _pairs(right, measured["modality_weights"], measured["private_gates"])
+    return _save(figure, path)
+
+
+def draw_timeline(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, title: str = "") -> Path:
+    """
+    Draws the answers to the windows of a recording over its time: the score (or the probability of each label), and
+    below it the weights of modalities and levels. A window stands at its middle; one without an answer leaves a gap.
+
+    Args:
+        rows: of `clcr_hf.predict`: dicts with `start`, `end`, and columns as `column_types` names them.
+        path: file to write; its suffix says the format (png, svg, pdf).
+        title: name of the recording.
+
+    Raises:
+        ValueError: no window has an answer, or a format that matplotlib does not write.
+        ImportError: matplotlib is not there.
+    """
+    windows = sorted((row for row in rows if row.get("start") is not None), key=lambda row: row["start"])
+    if all(row.get("error") for row in windows):
+        raise ValueError("no window has an answer: there is nothing to draw")
+    middles = np.array([(row["start"] + row["end"]) / 2 for row in windows])
+    figure = _figure(_WIDTH, 6.4)
+    axes = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 1, 1))
+    answered = sum(not row.get("error") for row in windows)
+    missing = f", {len(windows) - answered} of them without an answer" if answered < len(windows) else ""
+    _headline(figure, f"{len(windows)} windows{missing}", title)
+    _draw_answers(axes[0], windows, middles)
+    for drawn, start, what in ((axes[1], "modality_weight_", "modality"), (axes[2], "level_weight_", "level")):
+        shares = _columns(windows, start)
+        colours = [_colour(name) if what == "modality" else _grey(int(name), len(shares)) for name in shares]
+        names = [name if what == "modality" else _level(int(name)) for name in shares]
+        _stack(drawn, middles, shares, names, colours)
+        _plain(drawn, f"weight of each {what}", grid=False)
+    axes[2].set_xlim(min(row["start"] for row in windows), max(row["end"] for row in windows))
+    axes[2].set_xlabel("seconds", fontsize=9)
     return _save(figure, path)
 
 
@@ -125,6 +162,44 @@ def _changes(axes: Any, decision: Decision) -> None:
     what = change(decision.result, next(iter(decision.without.values())))[0]
     axes.invert_yaxis()
     _plain(axes, f"{what}\nwhen a modality is left out")
+
+
+def _draw_answers(axes: Any, windows: Sequence[Mapping[str, Any]], middles: np.ndarray) -> None:
+    """Lines of what the model answered: probabilities, several scores, or one."""
+    found = next((_columns(windows, start) for start in ("probability_", "score_") if _columns(windows, start)), None)
+    lines = found or {"score": np.array([_number(row.get("score")) for row in windows])}
+    for index, (name, values) in enumerate(lines.items()):
+        colour = _LABEL_COLOURS[index % len(_LABEL_COLOURS)]
+        style = ("-", "--", ":")[index // len(_LABEL_COLOURS) % 3]
+        axes.plot(middles, values, style, color=colour, label=name, marker="o", markersize=3, linewidth=1.4)
+    if "probability_" in "".join(windows[0]):
+        axes.set_ylim(0, 1.02)
+    elif min(map(np.nanmin, lines.values())) < 0 < max(map(np.nanmax, lines.values())):
+        axes.axhline(0, color="#999999", linewidth=0.8)
+    if len(lines) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+    _plain(axes, "score" if not found else "probability of each label" if axes.get_ylim()[1] == 1.02 else "scores")
+
+
+def _columns(windows: Sequence[Mapping[str, Any]], start: str) -> dict[str, np.ndarray]:
+    """Columns whose names begin so, by the rest of their names; NaN where a window has no value."""
+    names = [name for name in windows[0] if name.startswith(start)]
+    return {name[len(start) :]: np.array([_number(row.get(name)) for row in windows]) for name in names}
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _stack(
+    axes: Any, middles: np.ndarray, shares: Mapping[str, np.ndarray], names: Sequence[str], colours: Sequence[str]
+) -> None:
+    """Shares of one, one on top of the other."""
+    if len(middles) == 1:  # an area needs two moments
+        middles, shares = middles + [-0.5, 0.5], {name: np.repeat(values, 2) for name, values in shares.items()}
+    axes.stackplot(middles, *shares.values(), labels=names, colors=colours, linewidth=0)
+    axes.set_ylim(0, 1)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False, reverse=True)
 
 
 def _draw_segments(axes: Any, decision: Decision) -> None:
@@ -198,13 +273,8 @@ def _save(figure: Any, path: str | os.PathLike) -> Path:
     path = Path(path)
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix or '.png'}")
-    try:
-        figure.savefig(temporary, dpi=150, facecolor="white")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=150, facecolor="white", format=path.suffix[1:] or "png")
     return path
 
 
@@ -252,6 +322,11 @@ def _level(number: int) -> str:
     return f"level {number}" + (" (shallow)" if number == 1 else "")
 
 
+def _grey(number: int, count: int) -> str:
+    """Of levels, the deepest the darkest."""
+    return str(0.85 - 0.65 * (number - 1) / max(count - 1, 1))
+
+
 def _word(token: str) -> str:
     """A token as people read it, without the marks of tokenizers."""
     return token.removeprefix("##").replace("Ġ", "").replace("▁", "")
@@ -270,4 +345,4 @@ def _errors(values: Mapping[str, Any]) -> list[float] | None:
     return spreads or None
 
 
-__all__ = ["draw_decision", "draw_mean_weights"]
+__all__ = ["draw_decision", "draw_mean_weights", "draw_timeline"]

@@ -354,7 +354,7 @@ def extract_features(
         "source": clips.name,
         "settings": chosen.identity(),
         "features": json.loads(json.dumps(features.to_dict())),
-        "label_names": None if clips.label_names is None else list(clips.label_names),
+        **clips.about_labels,
     }
     folder = OutputFolder(out, "extract")
     folder.finished(task)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Features, List
+from datasets import DatasetDict, Features
 
 from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
 from ..data.source import Rows, find_source
 from ..data.table.manifest import open_manifest
 from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
+from ..data.table.source import about_labels
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp")
 SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
@@ -70,7 +71,7 @@ class ClipSource:
         kept: types of the columns carried over (`Clip.kept`).
         total: how many clips, where that is known.
         has_text, has_words: whether clips bring their transcript; its words with times.
-        label_names: names of several labels, whose column cannot hold them.
+        about_labels: what the column of the labels cannot hold of them; see `Rows`.
     """
 
     name: str
@@ -79,7 +80,7 @@ class ClipSource:
     total: int | None = None
     has_text: bool = False
     has_words: bool = False
-    label_names: Sequence[str] | None = None
+    about_labels: Mapping[str, Any] = field(default_factory=lambda: {"label_names": None})
 
     def __iter__(self) -> Iterator[Clip]:
         return self.open()
@@ -178,7 +179,7 @@ def _media_files(folder: Path) -> Iterator[tuple[str, bool]]:
 def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
     tables = find_tables(path)
     present = {name for table in tables for name in column_names(table)}
-    manifest = open_manifest(path, **{"require_label": False, **options})
+    manifest = open_manifest(path, **{"require_label": False, **options}, also_used=(*_OF_A_TABLE, *_WORDS))
     columns = _carried(manifest.features)
 
     def clips() -> Iterator[Clip]:
@@ -196,7 +197,7 @@ def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
         total=len(manifest),
         has_text="text" in manifest.features,
         has_words=present.issuperset(_WORDS),
-        label_names=manifest.label_names if isinstance(manifest.features.get("label"), List) else None,
+        about_labels=Rows(manifest.features, manifest.rows, **about_labels(manifest)).about_labels,
     )
 
 
@@ -209,7 +210,7 @@ def _rows_source(name: str, rows: Rows) -> ClipSource:
         total=rows.total,
         has_text="text" in rows.features,
         has_words=set(rows.features).issuperset(_WORDS),
-        label_names=rows.label_names,
+        about_labels=rows.about_labels,
     )
 
 

@@ -51,6 +51,24 @@ class DataArguments:
     num_test_clips: int = field(default=200, metadata={"help": "talking_faces: the same for test."})
     corpus_seed: int = field(default=0, metadata={"help": "talking_faces: seed of the generator."})
     label_column: str | None = field(default=None, metadata={"help": "manifest, utterances: name of the labels."})
+    label_columns: list[str] | None = field(
+        default=None, metadata={"help": "manifest: columns of several scores a row (regression on all of them)."}
+    )
+    missing_labels: str = field(
+        default="error",
+        metadata={"help": "manifest: a row without a label is an error, or left out.", "choices": ["error", "drop"]},
+    )
+    label_scale: str | None = field(
+        default=None,
+        metadata={
+            "help": "sentiment: a score from negative to positive, measured by Acc-2, Acc-7 and F1; none: a number, by "
+            "MAE, correlations and R2. Left out: as the data set declares, a table none.",
+            "choices": ["sentiment", "none"],
+        },
+    )
+    label_range: list[float] | None = field(
+        default=None, metadata={"help": "Lowest and highest score; left out: the data set's, or the training labels'."}
+    )
     text_column: str | None = field(default=None, metadata={"help": "manifest: column of the transcripts."})
     media_column: str | None = field(default=None, metadata={"help": "manifest: column of the clips' files."})
     group_column: str | None = field(
@@ -116,6 +134,9 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        limits = self.label_range
+        if limits is not None and (len(limits) != 2 or not limits[0] < limits[1]):
+            raise ValueError(f"--label_range takes the lowest and the highest score, got {limits}")
         if self.data_file is not None and self.dataset_dir is not None:
             raise ValueError("give --data_file or --dataset_dir, not both")
         named = find_dataset(self.dataset, self.data_file, self.dataset_dir)
@@ -168,7 +189,8 @@ LOADER_ARGUMENTS: dict[str, Any] = {
     name: DataArguments.__dataclass_fields__[name].default
     for name in (
         *("num_train_clips", "num_validation_clips", "num_test_clips", "corpus_seed", "mmsa_text", "standardise"),
-        *("label_column", "text_column", "media_column", "group_column", "dialogue_column", "turn_column"),
+        *("label_column", "label_columns", "missing_labels", "text_column", "media_column"),
+        *("group_column", "dialogue_column", "turn_column"),
         *("validation_fraction", "skip_missing"),
     )
 }
@@ -216,6 +238,10 @@ class ModelArguments:
     """Which model to train: from scratch (small), around pretrained backbones, or a saved CLCR."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Go on from this saved CLCR model."})
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={"help": "Where the labels are not those of --model_name_or_path, build a new head for them."},
+    )
     text_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Pretrained text backbone and tokenizer, e.g. bert-base-uncased."}
     )

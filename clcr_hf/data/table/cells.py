@@ -9,10 +9,13 @@ from typing import Any
 from datasets import Audio, Image, List, Value, Video
 
 from ..columns import DataFormatError
+from ..feature_arrays import FEATURE_SUFFIXES
 from ..files import file_fault, frame_files, natural_order
 from .values import is_absent, short
 
 FEATURES_SUFFIX = "_features"
+# Suffixes that transcripts may end in too; such a cell names features where there is such a file.
+_COMMON_SUFFIXES = (".csv", ".pt")
 # Columns of files, in the order in which one is taken to name a row.
 MEDIA_TYPES: dict[str, Any] = {
     "media": Video(decode=False),
@@ -58,6 +61,38 @@ def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]
             names = sorted(glob.glob(pattern), key=natural_order) or names
     found = [media_reference(folder, name, where) for name in names]
     return [reference for reference in found if reference is not None] or None
+
+
+def located(name: str, cell: Any, folder: Path, where: str) -> Any:
+    """A cell of the column of `name` (media, text, gaze_features, ...), with the paths in it made absolute; None for an
+    empty one.
+
+    Raises:
+        DataFormatError: what cannot stand in such a column.
+    """
+    if name == "text":
+        if names_features(cell, folder):
+            raise DataFormatError(f"{where}: {short(cell)} names features, and the rows before it hold transcripts")
+        return text_of(cell, where)
+    if is_absent(cell):
+        return None
+    if name == "images":
+        return image_references(folder, cell, where)
+    if name.endswith(FEATURES_SUFFIX):
+        return absolute_path(folder, cell) if isinstance(cell, str) else cell
+    reference = media_reference(folder, cell, where)
+    if name != "flow" or reference is None:
+        return reference
+    if reference["bytes"] is not None:
+        raise DataFormatError(f"{where}: optical flow is given as the name of a file")
+    return reference["path"]
+
+
+def names_features(cell: object, folder: Path) -> bool:
+    """Whether a cell is the name of a file of features."""
+    if not isinstance(cell, str) or not cell.lower().endswith(FEATURE_SUFFIXES):
+        return False
+    return not cell.lower().endswith(_COMMON_SUFFIXES) or os.path.isfile(absolute_path(folder, cell))
 
 
 def text_of(cell: Any, where: str) -> str:

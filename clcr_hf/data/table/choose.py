@@ -1,11 +1,9 @@
 """Which column of a table is read for what."""
 
-import os
 from collections.abc import Sequence
 
 from ..columns import DataFormatError
-from ..feature_arrays import FEATURE_SUFFIXES
-from .cells import FEATURES_SUFFIX, absolute_path
+from .cells import FEATURES_SUFFIX, names_features
 from .read import Table, read_rows
 from .values import is_absent
 
@@ -19,8 +17,6 @@ LABEL_COLUMNS = ("label", "labels", "score", "sentiment")
 ID_COLUMNS = ("id", "clip_id")
 # Columns that may name files of features in place of what they usually hold, and the modality of these.
 _FEATURES_OF = {"text": "text", "vision": "vision", "audio": "audio"}
-# Suffixes that transcripts may end in too; such a cell names features where there is such a file.
-_COMMON_SUFFIXES = (".csv", ".pt")
 
 
 def choose_columns(
@@ -59,13 +55,6 @@ def _holds_features(tables: Sequence[Table], column: str) -> bool:
             if not is_absent(row.get(column)):
                 return names_features(row[column], table.path.parent)
     return False
-
-
-def names_features(cell: object, folder: str | os.PathLike[str]) -> bool:
-    """Whether a cell is the name of a file of features."""
-    if not isinstance(cell, str) or not cell.lower().endswith(FEATURE_SUFFIXES):
-        return False
-    return not cell.lower().endswith(_COMMON_SUFFIXES) or os.path.isfile(absolute_path(folder, cell))
 
 
 def listed(present: Sequence[str]) -> str:

@@ -16,12 +16,9 @@ from .cells import (
     FEATURES_SUFFIX,
     MEDIA_TYPES,
     RowIds,
-    absolute_path,
     cell_paths,
     first_fault,
-    image_references,
-    media_reference,
-    text_of,
+    located,
 )
 from .choose import (
     AUDIO_COLUMNS,
@@ -31,14 +28,13 @@ from .choose import (
     VIDEO_COLUMNS,
     choose_columns,
     listed,
-    names_features,
     pick,
     require,
 )
 from .labels import LabelScan, TableLabels
 from .read import Row, Table, column_names, find_tables, read_rows
 from .scan import TableScan, feature_shape, kept_type, label_cell
-from .values import is_absent, is_missing_word, short
+from .values import is_absent, is_missing_word
 
 
 def load_manifest(
@@ -335,7 +331,7 @@ class Manifest:
                 if self.drop_unlabelled and None in label.values():
                     continue
                 cells = {
-                    name: self._locate(name, raw.get(column), table, f"{where}, {column}")
+                    name: located(name, raw.get(column), table.path.parent, f"{where}, {column}")
                     for name, column in self.columns.items()
                 }
                 split = raw.get(self.split_column) if table.split is None and self.split_column else table.split
@@ -373,26 +369,6 @@ class Manifest:
     def _naming_column(self) -> str:
         """The column of the table whose file names make ids."""
         return next((self.columns[name] for name in MEDIA_TYPES if name in self.columns), "")
-
-    def _locate(self, name: str, cell: Any, table: Table, where: str) -> Any:
-        """A cell with the paths in it made absolute."""
-        folder = table.path.parent
-        if name == "text":
-            if names_features(cell, folder):
-                raise DataFormatError(f"{where}: {short(cell)} names features, and the rows before it hold transcripts")
-            return text_of(cell, where)
-        if is_absent(cell):
-            return None
-        if name == "images":
-            return image_references(folder, cell, where)
-        if name.endswith(FEATURES_SUFFIX):
-            return absolute_path(folder, cell) if isinstance(cell, str) else cell
-        reference = media_reference(folder, cell, where)
-        if name != "flow" or reference is None:
-            return reference
-        if reference["bytes"] is not None:
-            raise DataFormatError(f"{where}: optical flow is given as the name of a file")
-        return reference["path"]
 
     def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
         if cell is None:

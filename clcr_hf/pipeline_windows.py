@@ -1,0 +1,145 @@
+"""A long recording as one sample a window: what is seen, heard and said from `start` to `end`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .media import MediaClip, VideoClip, media_duration
+from .media_windows import Span, read_windows, window_spans
+
+# Keys of a sample that are files to cut into windows, and those that go along.
+_FILES = ("media", "video", "audio")
+_BESIDE = ("words", "word_intervals", "start", "end")
+_PASSED_OVER = ("id", "label", "labels", "split")
+
+
+class SampleWindows:
+    """
+    The windows of a sample, in order, read as they are asked for: dicts with `start` and `end` in seconds of the file,
+    and `sample`, an input of [`CLCRPipeline`] (None where the window holds nothing).
+
+    Args:
+        sample: `media`, or `video` and `audio`: files as a path, bytes or an open file. `words` with `word_intervals`
+            `(W, 2)` in seconds are its transcript: a window's text is the words whose middle lies in it. `start` and
+            `end` leave out what is before and after.
+        window, every: seconds, see [`window_spans`].
+        frames: which frames of a window, see `load_media`; None sees nothing.
+        sampling_rate: of its audio; None hears nothing.
+
+    Attributes:
+        seconds: where the windows end.
+        spans: begin and end of each.
+        covered: seconds that lie in one window or more.
+
+    Raises:
+        ValueError: no file, or something that cannot be cut into windows.
+        MediaError: a file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        sample: Mapping[str, Any],
+        window: float,
+        every: float | None,
+        frames: Mapping[str, Any] | None,
+        sampling_rate: int | None,
+    ) -> None:
+        self.sample = {key: value for key, value in sample.items() if value is not None and key not in _PASSED_OVER}
+        self._check()
+        self.frames, self.sampling_rate = frames, sampling_rate
+        for key in _FILES:
+            if key in self.sample:
+                self._open(key)
+        start = float(self.sample.get("start") or 0.0)
+        self.seconds = max(media_duration(self.sample[key]) for key in _FILES if key in self.sample)
+        if self.sample.get("end"):
+            self.seconds = min(self.seconds, float(self.sample["end"]))
+        self.spans: list[Span] = window_spans(self.seconds, window, every, start)
+
+    @property
+    def covered(self) -> float:
+        ends = [self.spans[0][0], *(end for _, end in self.spans)]
+        return sum(end - max(start, before) for (start, end), before in zip(self.spans, ends, strict=False))
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for (start, end), seen, heard in zip(self.spans, self._read("video"), self._read("audio"), strict=True):
+            found: dict[str, Any] = {}
+            if seen.video is not None:
+                found["video"] = VideoClip(seen.video.frames, seen.video.timestamps - start)
+            if heard.audio is not None and heard.audio.size:
+                found["audio"] = {"array": heard.audio, "sampling_rate": heard.sampling_rate}
+            if text := self._text(start, end):
+                found["text"] = text
+            yield {"start": start, "end": end, "sample": found or None}
+
+    def _open(self, key: str) -> None:
+        """Unpacks a file and its stretch; a stream becomes bytes, as frames and audio are read apart."""
+        value = self.sample[key]
+        if isinstance(value, Mapping):
+            self.sample = {**{name: value[name] for name in ("start", "end") if name in value}, **self.sample}
+            value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+        self.sample[key] = value.read() if hasattr(value, "read") else value
+
+    def _check(self) -> None:
+        files = [key for key in _FILES if key in self.sample]
+        if not files:
+            raise ValueError(f"windows are cut of a file: give one of {', '.join(_FILES)}")
+        if "text" in self.sample and "words" not in self.sample:
+            raise ValueError(
+                "a text of the whole recording does not say what is said in each window: give words and word_intervals "
+                "(on the command line --subtitles or --transcribe)"
+            )
+        other = set(self.sample) - {*_FILES, *_BESIDE, "text"}
+        if other:
+            raise ValueError(f"{', '.join(sorted(other))} cannot be cut into windows; leave it out, or give no window")
+        if ("words" in self.sample) != ("word_intervals" in self.sample):
+            raise ValueError("words and word_intervals go together")
+
+    def _read(self, track: str) -> Iterator[MediaClip]:
+        """A track of each window, read beside the other one where both come from one file."""
+        wanted = self.frames if track == "video" else self.sampling_rate
+        source = self.sample.get(track, self.sample.get("media"))
+        if wanted is None or source is None:
+            return (MediaClip(None, None, None) for _ in self.spans)
+        return read_windows(
+            source,
+            self.spans,
+            **(self.frames if track == "video" and self.frames else {}),
+            sampling_rate=self.sampling_rate,
+            video=track == "video",
+            audio=track == "audio",
+        )
+
+    def _text(self, start: float, end: float) -> str:
+        words: Sequence[str] = self.sample.get("words", ())
+        if not len(words):
+            return ""
+        middles = np.asarray(self.sample["word_intervals"], np.float64).reshape(-1, 2).mean(axis=1)
+        return " ".join(word for word, middle in zip(words, middles, strict=True) if start <= middle < end)
+
+
+def placed(result: dict[str, Any], window: Mapping[str, Any]) -> dict[str, Any]:
+    """The pipeline's answer for a window, with its `start`, `end` and `text`, and all times in seconds of the file."""
+    begin = window["start"]
+    moved = dict(result)
+    if "segments" in moved:
+        length = (window["end"] - begin) / len(moved["segments"])
+        untimed = [{"start": index * length, "end": (index + 1) * length} for index in range(len(moved["segments"]))]
+        parts = zip(moved["segments"], untimed, strict=True)
+        moved["segments"] = [_later({**times, **part}, begin) for part, times in parts]
+    if "tokens" in moved:
+        moved["tokens"] = {name: [_later(token, begin) for token in each] for name, each in moved["tokens"].items()}
+    text = (window["sample"] or {}).get("text")
+    return {"start": begin, "end": window["end"], **({"text": text} if text else {}), **moved}
+
+
+def _later(part: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    times = {key: part[key] + seconds for key in ("time", "start", "end") if key in part}
+    return {**part, **times}
+
+
+__all__ = ["SampleWindows", "placed"]

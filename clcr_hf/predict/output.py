@@ -1,0 +1,315 @@
+"""Predictions as a table: which columns, a file that survives a kill, and the formats."""
+
+import csv
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..data.columns import DataFormatError
+from ..data.folders import read_json, replacing, versions, write_json
+
+TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
+Row = dict[str, Any]
+_BATCH_ROWS = 1024
+
+
+# -- columns and rows --------------------------------------------------------------------------------------------------
+
+
+def column_types(config: Any, *, per_segment: bool = False, windows: bool = False) -> dict[str, type]:
+    """Columns of the predictions of a model and their types, from its configuration. `per_segment`: of a model that
+    labels segments; `windows`: of recordings in windows."""
+    columns: dict[str, type] = {"id": str, "path": str}
+    if per_segment:
+        columns["segment"] = int
+    if windows or per_segment:
+        columns |= {"start": float, "end": float}
+    if windows:
+        columns["text"] = str
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    if problem == "regression" and config.num_labels > 1:
+        columns |= {f"score_{name}": float for name in names}
+    else:
+        columns |= {"score": float, "label": str}
+    if problem == "multi_label_classification":
+        columns["labels"] = str
+    if problem != "regression":
+        columns |= {f"probability_{name}": float for name in names}
+    columns |= {f"level_weight_{level}": float for level in range(1, config.effective_num_levels + 1)}
+    for kind in ("modality_weight", "private_gate"):
+        columns |= {f"{kind}_{name}": float for name in config.modalities}
+    return {**columns, "error": str}
+
+
+def result_rows(name: str, path: str | None, result: Mapping[str, Any]) -> list[Row]:
+    """The rows of one result of the pipeline, read with `top_k` of all labels: one, or one for each segment."""
+    window = {key: result[key] for key in ("start", "end", "text") if key in result}
+    head = {"id": name, "path": path, **window}
+    if "segments" not in result:
+        return [{**head, **_flat(result)}]
+    segments = enumerate(result["segments"])
+    times = ("start", "end")
+    return [
+        {**head, "segment": part.get("index", index), **{key: part.get(key) for key in times}, **_flat(part)}
+        for index, part in segments
+    ]
+
+
+def _flat(result: Mapping[str, Any]) -> Row:
+    row = {key: result[key] for key in ("score", "label", "error") if key in result}
+    if "labels" in result:
+        row["labels"] = "|".join(result["labels"])
+    for key, column in (("scores", "score"), ("probabilities", "probability")):
+        row |= {f"{column}_{name}": value for name, value in result.get(key, {}).items()}
+    for level, weight in enumerate(result.get("level_weights", ()), 1):
+        row[f"level_weight_{level}"] = weight
+    for key, column in (("modality_weights", "modality_weight"), ("private_gates", "private_gate")):
+        row |= {f"{column}_{name}": value for name, value in result.get(key, {}).items()}
+    return row
+
+
+# -- one model, one input ----------------------------------------------------------------------------------------------
+
+
+def model_digest(model: Any, processor: Any) -> str:
+    """A digest of a model's weights and settings: another model, another digest."""
+    import torch
+
+    found = hashlib.sha256()
+    for part in (model.config, processor):
+        content = {key: value for key, value in part.to_dict().items() if not key.startswith(("_", "transformers_"))}
+        found.update(json.dumps(content, sort_keys=True, default=str).encode())
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+class PredictionFile:
+    """
+    A table of predictions that survives a kill. While it grows, its rows are kept in `<path>.partial`, a line a batch;
+    what a killed run left there is kept, but for a line that is not whole. `finish` writes the table, whole or not at
+    all, and `<path>.json`, the record of what it was made of.
+
+    Args:
+        path: the table; its suffix says the format (`TABLE_FORMATS`).
+        identity: what the rows are made of: model, input, settings. A file of another identity is refused.
+        columns: of `column_types`.
+        about: what the record says besides.
+
+    Attributes:
+        done: how many inputs have their rows already.
+        complete: whether the table is there already.
+
+    Raises:
+        ValueError: another format; a table, or the beginning of one, that was made of something else.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        identity: Mapping[str, Any],
+        columns: Mapping[str, type],
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path, self.identity, self.columns = Path(path), dict(identity), dict(columns)
+        self.about = dict(about or {})
+        if self.path.suffix.lower() not in TABLE_FORMATS:
+            raise ValueError(f"{self.path}: a table of predictions ends in {', '.join(TABLE_FORMATS)}")
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.record = self.path.with_name(self.path.name + ".json")
+        self.done = 0
+        self.complete = self.path.exists()
+        if self.complete:
+            self._check(read_json(self.record))
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._continue()
+
+    def _continue(self) -> None:
+        """Takes up what an earlier run left, up to its last whole line."""
+        begun = self.partial.exists() and self.partial.stat().st_size > 0
+        self._lock = FileLock(f"{self.partial}.lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise DataFormatError(f"{self.path} is being written by another process; wait for it") from None
+        self._file = open(self.partial, "ab+")  # noqa: SIM115
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            content = _loads(line)
+            if content is None:
+                break
+            if whole == 0:
+                self._check(content)
+            else:
+                self.done += content["inputs"]
+            whole += len(line)
+        self._file.truncate(whole)
+        self._file.seek(0, os.SEEK_END)
+        if not begun or whole == 0:
+            self._line(self.identity)
+
+    def _check(self, found: Mapping[str, Any] | None) -> None:
+        if found is None:
+            raise ValueError(f"{self.path} is there already and no prediction of ours; choose another --output")
+        for key, value in self.identity.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{self.path} was begun with another {key} ({_short(found.get(key))} there, {_short(value)} here); "
+                    "choose another --output, or delete it"
+                )
+
+    def add(self, rows: Sequence[Sequence[Row]]) -> None:
+        """The rows of some more inputs, as one line: they are all there after a kill, or none of them."""
+        self._line({"inputs": len(rows), "rows": [row for each in rows for row in each]})
+        self.done += len(rows)
+
+    def _line(self, content: Any) -> None:
+        self._file.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def rows(self) -> Iterator[Row]:
+        """All rows so far, in order."""
+        if self.complete:
+            yield from _READERS[self.path.suffix.lower()](self.path, self.columns)
+            return
+        with open(self.partial, "rb") as file:
+            next(file)
+            for line in file:
+                yield from ({name: row.get(name) for name in self.columns} for row in json.loads(line)["rows"])
+
+    def finish(self) -> dict[str, int]:
+        """Writes the table and its record; returns how many rows it has, and how many of them have an error."""
+        if self.complete:
+            record = read_json(self.record) or {}
+            return {name: record[name] for name in ("rows", "errors")}
+        counts = {"rows": 0, "errors": 0}
+
+        def counted() -> Iterator[Row]:
+            for row in self.rows():
+                counts["rows"] += 1
+                counts["errors"] += row["error"] is not None
+                yield row
+
+        with replacing(self.path) as draft:
+            _WRITERS[self.path.suffix.lower()](draft, counted(), self.columns)
+            made_by = versions("clcr-hf", "torch", "transformers")
+            write_json(self.record, {**self.about, **self.identity, **counts, "versions": made_by})
+        self.close()
+        self.partial.unlink()
+        self.complete = True
+        return counts
+
+    def close(self) -> None:
+        """Leaves the file as it is, to be continued."""
+        if not self.complete:
+            self._file.close()
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+
+
+class RowList:
+    """Rows that are kept in memory, in place of a `PredictionFile`."""
+
+    complete = False
+
+    def __init__(self, columns: Mapping[str, type]) -> None:
+        self.columns, self.done, self.found = dict(columns), 0, list[Row]()
+
+    def add(self, rows: Sequence[Sequence[Row]]) -> None:
+        """The rows of some more inputs."""
+        self.found += [{name: row.get(name) for name in self.columns} for each in rows for row in each]
+        self.done += len(rows)
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, in order."""
+        return iter(self.found)
+
+    def finish(self) -> dict[str, int]:
+        """How many rows there are, and how many of them have an error."""
+        return {"rows": len(self.found), "errors": sum(row["error"] is not None for row in self.found)}
+
+    def close(self) -> None:
+        """There is no file to leave."""
+
+
+def _loads(line: bytes) -> dict[str, Any] | None:
+    """A whole line of the file; None for one that a kill cut off."""
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+# -- formats -----------------------------------------------------------------------------------------------------------
+
+
+def _write_csv(path: Path, rows: Iterator[Row], columns: Mapping[str, type]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(path: Path, rows: Iterator[Row], columns: Mapping[str, type]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: Path, rows: Iterator[Row], columns: Mapping[str, type]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {str: pa.string(), float: pa.float64(), int: pa.int64()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    with pq.ParquetWriter(path, schema) as writer:
+        while batch := list(itertools.islice(rows, _BATCH_ROWS)):
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
+def _read_csv(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield {name: kind(row[name]) if row[name] != "" else None for name, kind in columns.items()}
+
+
+def _read_jsonl(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
+    with open(path, encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _read_parquet(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH_ROWS):
+            yield from batch.to_pylist()
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+_WRITERS: dict[str, Callable[[Path, Iterator[Row], Mapping[str, type]], None]] = {
+    ".csv": _write_csv,
+    ".jsonl": _write_jsonl,
+    ".parquet": _write_parquet,
+}
+
+
+__all__ = ["TABLE_FORMATS", "PredictionFile", "RowList", "column_types", "model_digest", "result_rows"]

@@ -1,0 +1,152 @@
+"""Predicts a stream of items, batch by batch, whole or in windows."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..media import load_audio, resample_audio
+from ..pipeline_clcr import CLCRPipeline
+from ..pipeline_windows import placed
+from .output import PredictionFile, RowList, result_rows
+from .sources import Item
+
+# What one item may do wrong; all else is a fault of ours or of the installation.
+_ITEM_ERRORS = (ValueError, OSError, RuntimeError, TypeError, KeyError)
+
+
+class Recogniser(Protocol):
+    """Hears words, as [`~clcr_hf.extract.speech.SpeechRecogniser`]."""
+
+    sampling_rate: int
+
+    def __call__(self, wave: np.ndarray) -> Any: ...
+
+
+@dataclass
+class Unit:
+    """What gets one answer: an item, or a window of it."""
+
+    item: Item
+    sample: dict[str, Any] | None
+    window: dict[str, Any] | None = None
+    error: Exception | str | None = None
+
+
+@dataclass
+class Predictor:
+    """
+    Reads items with a model.
+
+    Args:
+        pipe: a pipeline "multimodal-sentiment".
+        batch_size: items, or windows, in a forward pass.
+        on_error: "skip" records what cannot be read with the reason, "raise" ends with it.
+        window, every: seconds; None reads each item as one.
+        recogniser: gives a transcript to what has none.
+        expect: called with how many windows an item has, when they are about to be read.
+
+    Attributes:
+        cut: by item, `(read, seconds)` of what lasts longer than the model reads.
+        recordings: by item, `(read, seconds, windows)` of what was read in windows.
+    """
+
+    pipe: CLCRPipeline
+    batch_size: int = 8
+    on_error: str = "skip"
+    window: float | None = None
+    every: float | None = None
+    recogniser: Recogniser | None = None
+    expect: Callable[[int], None] = lambda count: None
+    cut: dict[str, tuple[float, float]] = field(default_factory=dict)
+    recordings: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+
+    def __call__(self, items: Iterable[Item], skip: int = 0) -> Iterator[list[tuple[Unit, dict[str, Any]]]]:
+        """Results of the items, a batch at a time, in order, without those of the first `skip` units."""
+        units = itertools.islice(self._units(items), skip, None)
+        while group := list(itertools.islice(units, self.batch_size)):
+            yield self._answers(group)
+
+    def write(self, items: Iterable[Item], rows: PredictionFile | RowList, done: Callable[[int], None]) -> None:
+        """Adds to `rows` what they lack; `done` is called with how many units came with each batch."""
+        for batch in self(items, rows.done):
+            rows.add([result_rows(unit.item.id, unit.item.path, result) for unit, result in batch])
+            done(len(batch))
+
+    # -- units ---------------------------------------------------------------------------------------------------------
+
+    def _units(self, items: Iterable[Item]) -> Iterator[Unit]:
+        for item in items:
+            if item.sample is None:
+                yield Unit(item, None, error=item.error)
+            elif self.window is None and self.every is None:
+                yield Unit(item, item.sample)
+            else:
+                yield from self._windows(item)
+
+    def _windows(self, item: Item) -> Iterator[Unit]:
+        assert item.sample is not None
+        rate = None if self.recogniser is None else self.recogniser.sampling_rate
+        try:
+            windows = self.pipe.windows(item.sample, self.window, self.every, sampling_rate=rate)
+            self.expect(len(windows))
+            self.recordings[item.id] = (windows.covered, windows.seconds, len(windows))
+            for window in windows:
+                yield Unit(item, window["sample"], window)
+        except _ITEM_ERRORS as error:
+            yield Unit(item, None, error=error)
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def _answers(self, units: list[Unit]) -> list[tuple[Unit, dict[str, Any]]]:
+        for unit in units:
+            self._transcribe(unit)
+            if unit.error is not None and self.on_error == "raise":
+                raise unit.error if isinstance(unit.error, Exception) else ValueError(unit.error)
+        readable = [unit for unit in units if unit.error is None and unit.sample is not None]
+        options: dict[str, Any] = {"on_error": self.on_error, "return_explanation": True}
+        samples = [dict(unit.sample or {}) for unit in readable]
+        results = iter(self.pipe(samples, batch_size=max(len(samples), 1), **options) if samples else ())
+        return [(unit, self._answer(unit, results)) for unit in units]
+
+    def _answer(self, unit: Unit, results: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        if unit.error is not None:
+            return {"error": " ".join(str(unit.error).split())}
+        if unit.sample is None:
+            result: dict[str, Any] = {"error": "nothing in this window is read by the model"}
+        else:
+            result = next(results)
+        if "read_seconds" in result and unit.window is None:
+            self.cut[unit.item.id] = (result["read_seconds"], result["seconds"])
+        return result if unit.window is None else placed(result, {**unit.window, "sample": unit.sample})
+
+    def _transcribe(self, unit: Unit) -> None:
+        """Gives a unit without a text what the recogniser hears."""
+        if self.recogniser is None or unit.error is not None or not unit.sample or unit.sample.get("text"):
+            return
+        try:
+            wave = self._wave(unit.sample)
+            if wave is not None and wave.size:
+                text = self.recogniser(wave).text
+                unit.sample = {**unit.sample, **({"text": text} if text else {})}
+        except _ITEM_ERRORS as error:
+            unit.error = error
+
+    def _wave(self, sample: Mapping[str, Any]) -> np.ndarray | None:
+        """Audio of a sample at the recogniser's rate."""
+        assert self.recogniser is not None
+        rate = self.recogniser.sampling_rate
+        given = sample.get("audio", sample.get("media"))
+        if isinstance(given, Mapping) and "array" in given:
+            return resample_audio(given["array"], given["sampling_rate"], rate)
+        if isinstance(given, Mapping):
+            given = given.get("bytes") or given.get("path")
+        if given is None:
+            return None
+        span: dict[str, Any] = {"start": sample.get("start") or 0.0, "end": sample.get("end")}
+        return load_audio(given, sampling_rate=rate, **span)
+
+
+__all__ = ["Predictor", "Unit"]
