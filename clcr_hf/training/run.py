@@ -174,14 +174,14 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
             generated unasked.
     """
     asked = named_data(argv)
-    place = asked["data_file"] or asked["dataset_dir"]
-    wanted = asked["dataset"] or (None if place is None else recognise(place))
+    place = asked["dataset_name"] or asked["data_file"] or asked["dataset_dir"]
+    wanted = asked["dataset"] or ("hub" if asked["dataset_name"] else None if place is None else recognise(place))
     path = Path(model_dir) / RUN_FILE
     own = read_run(model_dir).get("data_arguments", {}) if path.is_file() else {}
     if wanted not in (None, own.get("dataset")):
         own = {}
     elif place is not None:
-        own = {name: value for name, value in own.items() if name not in ("data_file", "dataset_dir")}
+        own = {name: value for name, value in own.items() if name not in ("dataset_name", "data_file", "dataset_dir")}
     elif own:
         _check_place(path, own)
     elif wanted is None:
@@ -196,6 +196,8 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
 def _check_place(path: Path, own: Mapping[str, Any]) -> None:
     """ValueError where the data that a run was on are gone."""
     source = find_source(own["dataset"])
+    if source.by_name:
+        return  # its loader says whether it is there
     place = own.get("data_file") or own.get("dataset_dir")
     if place is None and source.generated:
         place = corpus_folder(**{name: own[name] for name in source.options if name in own})
