@@ -14,6 +14,7 @@ from rich.table import Table
 
 from .app import SPELLING, app, quiet
 from .device import Device, choose_device
+from .model import check_model
 from .read import Features, Model, Text, load_reader, print_result, sample_of
 
 _FIGURES = (".png", ".svg", ".pdf")
@@ -265,7 +266,7 @@ def _predict_many(asked: _Asked, model: str, device: str | None, as_json: bool) 
     from ..pipeline_clcr import TASK
     from ..predict import PredictionFile, Predictor, RowList, column_types, model_digest
 
-    pipe = pipeline(TASK, model=model, device=where)
+    pipe = pipeline(TASK, model=check_model(model), device=where)
     items = asked.with_words(items, pipe)
     asked.load_recogniser(pipe)
     if items.unread:

@@ -118,7 +118,7 @@ def open_source(
     if dataset is not None:
         _refuse(f"the data set {dataset}", given, ("dataset_options",))
         rows = find_source(dataset).open(path, streaming=True, **(dataset_options or {}))
-        return _rows_source(str(path.absolute()), rows)
+        return _rows_source(str(path.absolute() if path.exists() else path), rows)
     if path.is_dir() and not _named_tables(path):
         _refuse("a folder of clips", given, ("split",))
         return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split or "train")), Features({}))

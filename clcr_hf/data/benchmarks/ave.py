@@ -133,7 +133,7 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
     folder = _list_folder(Path(root))
     parts = {split: read_annotations(folder / name) for split, name in LISTS.items()}
     _check_splits(folder, parts)
-    rows = {split: [] for split in parts}
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in parts}
     uses: Counter[str] = Counter()
     for split, annotations in parts.items():
         for each in annotations:
@@ -153,7 +153,8 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
 def _video_row(folder: Path, name: str, annotation: Annotation) -> dict[str, Any]:
     category, video, start, end = annotation
     row: dict[str, Any] = {"id": name, "media": media_file(os.path.abspath(folder / "AVE" / f"{video}.mp4"))}
-    return row | {"label": category, "labels": segment_labels(start, end, category), "event_start": start, "event_end": end}
+    row |= {"label": category, "labels": segment_labels(start, end, category)}
+    return row | {"event_start": start, "event_end": end}
 
 
 def read_annotations(path: str | os.PathLike) -> list[Annotation]:
