@@ -75,7 +75,7 @@ def same_rows(found, expected) -> bool:
 
 
 def test_there_is_a_test_of_each_layout():
-    assert set(LAYOUTS) == set(SOURCE_NAMES) - {"talking_faces", "shards", "hub"}
+    assert set(LAYOUTS) == set(SOURCE_NAMES) - {"talking_faces", "shards", "hub"}  # hub: tests/test_data_named.py
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

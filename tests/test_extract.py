@@ -453,7 +453,7 @@ def test_layout_of_segments(models: dict[str, str], tmp_path: Path) -> None:
     extract(root, tmp_path / "out", dataset="ave", audio=models["audio"], vision=models["vision"], num_frames=2)
     for split in load_shards(tmp_path / "out").values():
         for row in split:
-            assert len(row["labels"]) == 10 and {"start", "end"} <= set(row)
+            assert len(row["labels"]) == 10 and {"event_start", "event_end"} <= set(row)
             seconds = load_video(row["path"]).timestamps[-1]
             assert row["vision_intervals"][-1][1] == pytest.approx(seconds, abs=0.6)
 

@@ -94,7 +94,7 @@ def carve_split(
     if not fraction:
         return dict(parts)
     train = parts["train"]
-    picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed)
+    picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed, split=new)
     kept = [row for row, taken in zip(train, picked, strict=True) if not taken]
     return {**parts, "train": kept, new: [row for row, taken in zip(train, picked, strict=True) if taken]}
 
@@ -105,9 +105,14 @@ def media_file(path: str | None) -> dict[str, Any] | None:
 
 
 def carve_groups(
-    groups: Iterable[Any], *, fraction: float | None = None, num_groups: int | None = None, seed: int = 0
+    groups: Iterable[Any],
+    *,
+    fraction: float | None = None,
+    num_groups: int | None = None,
+    seed: int = 0,
+    split: str = "validation",
 ) -> np.ndarray:
-    """Pick whole groups at random for validation.
+    """Pick whole groups of train at random for another split, and say so at the level INFO.
 
     The distinct groups are sorted, shuffled by `seed`, and taken until `num_groups` groups, or at least
     `fraction` of the rows, are reached; one group is always left behind. So the pick depends on the set of groups
@@ -115,6 +120,7 @@ def carve_groups(
 
     Args:
         groups: (N,) one label a row; rows of one group (video, speaker, actor) stay together.
+        split: the name of the new split.
 
     Returns:
         bool (N,), True for the rows picked.
@@ -138,7 +144,10 @@ def carve_groups(
         reached = np.cumsum(counts[order])
         num_groups = int(np.searchsorted(reached, float(fraction or 0) * counts.sum() - 1e-9)) + 1
         num_groups = min(num_groups, len(names) - 1)
-    return np.isin(index, order[:num_groups])
+    picked = np.isin(index, order[:num_groups])
+    told = "%s is %d of the %d rows of train, by whole groups (%d of %d)"
+    logger.info(told, split, picked.sum(), len(picked), num_groups, len(names), extra={"carved": split})
+    return picked
 
 
 def ordered_splits(datasets: Mapping[str, Dataset]) -> DatasetDict:

@@ -102,6 +102,7 @@ class Source:
         label_scale: "sentiment" where scores run from negative to positive.
         label_range: limits of the scores, where the reader has no option `label_range`.
         generated: whether the rows are made by this package, so that no path is needed.
+        by_name: whether what is read has a name, which need not be a path.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Source:
     label_scale: str | None = None
     label_range: tuple[float, float] | None = None
     generated: bool = False
+    by_name: bool = False
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

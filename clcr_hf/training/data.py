@@ -126,6 +126,7 @@ def recorded_arguments(args: DataArguments) -> dict[str, Any]:
     for name in PATH_ARGUMENTS:
         if kept[name] is not None and (os.path.exists(kept[name]) or name == "flow_cache_dir"):
             kept[name] = os.path.abspath(kept[name])
+    kept["dataset_name"] = _absolute(args.dataset_name)
     if args.reader.generated:
         kept["dataset_dir"] = os.path.abspath(corpus_folder(args.dataset_dir, **args.loader_options()))
     known, given = args.reader.options, args.options()

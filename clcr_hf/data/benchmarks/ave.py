@@ -122,7 +122,7 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
             media (`Video(decode=False)`, pictures and sound; some clips have no sound track),
             labels (task "segment": list of 10 ClassLabel, 28 events and Background; second i has the event where its
                 middle lies between start and end) or label (task "clip": ClassLabel, 28 events),
-            start, end (float32, seconds, as annotated).
+            event_start, event_end (float32, seconds, as annotated).
 
     Raises:
         DataFormatError: no such layout, unreadable lines (numbered), unknown categories, times that are no stretch of
@@ -133,7 +133,7 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
     folder = _list_folder(Path(root))
     parts = {split: read_annotations(folder / name) for split, name in LISTS.items()}
     _check_splits(folder, parts)
-    rows = {split: [] for split in parts}
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in parts}
     uses: Counter[str] = Counter()
     for split, annotations in parts.items():
         for each in annotations:
@@ -147,13 +147,14 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
         types["label"] = ClassLabel(names=list(AVE_EVENTS))
     else:
         types["labels"] = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
-    return typed_splits({**types, "start": Value("float32"), "end": Value("float32")}, rows)
+    return typed_splits({**types, "event_start": Value("float32"), "event_end": Value("float32")}, rows)
 
 
 def _video_row(folder: Path, name: str, annotation: Annotation) -> dict[str, Any]:
     category, video, start, end = annotation
     row: dict[str, Any] = {"id": name, "media": media_file(os.path.abspath(folder / "AVE" / f"{video}.mp4"))}
-    return row | {"label": category, "labels": segment_labels(start, end, category), "start": start, "end": end}
+    row |= {"label": category, "labels": segment_labels(start, end, category)}
+    return row | {"event_start": start, "event_end": end}
 
 
 def read_annotations(path: str | os.PathLike) -> list[Annotation]:
