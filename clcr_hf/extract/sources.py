@@ -118,7 +118,7 @@ def open_source(
     if dataset is not None:
         _refuse(f"the data set {dataset}", given, ("dataset_options",))
         rows = find_source(dataset).open(path, streaming=True, **(dataset_options or {}))
-        return _rows_source(str(path.absolute()), rows)
+        return _rows_source(str(path.absolute() if path.exists() else path), rows)
     if path.is_dir() and not _named_tables(path):
         _refuse("a folder of clips", given, ("split",))
         return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split or "train")), Features({}))
@@ -192,7 +192,7 @@ def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
         total=len(manifest),
         has_text="text" in manifest.features,
         has_words=present.issuperset(_WORDS),
-        about_labels=Rows(manifest.features, manifest.rows, **about_labels(manifest)).about_labels,
+        about_labels=Rows(manifest.features, lambda: iter(()), **about_labels(manifest)).about_labels,
     )
 
 

@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from ..configuration_clcr import CLCRConfig
 from ..objective import total_loss
+from .log import shorten_log
 
 logger = logging.getLogger("clcr_hf.training")
 
@@ -90,7 +91,8 @@ class CLCRTrainer(Trainer):
         self._passes = 0
         self._range_checked = False
         # Transformers takes the labels from the batch for either, and with them the regularisers from the loss.
-        self._task_loss, self.compute_loss_func = self.compute_loss_func, None
+        self._task_loss: Any = self.compute_loss_func  # type: ignore[has-type]
+        self.compute_loss_func = None
         if isinstance(getattr(self.model, "config", None), CLCRConfig):
             self._take_over_options(self.model.config)
         # Trainer reads special tokens off any processor, and stops at one without a tokenizer: we save such a one.
@@ -98,6 +100,7 @@ class CLCRTrainer(Trainer):
         processor: Any = getattr(self, "processing_class", None)
         if isinstance(processor, ProcessorMixin) and processor.tokenizer is None:
             self._bare_processor, self.processing_class = processor, None
+        shorten_log(self)
 
     def _take_over_options(self, config: CLCRConfig) -> None:
         """What transformers would do to a batch or model of one input and with labels taken out."""
@@ -146,7 +149,9 @@ class CLCRTrainer(Trainer):
             return
         self._range_checked = True
         config = getattr(self.model, "config", None)
-        limits = config.score_ranges()[0] if isinstance(config, CLCRConfig) and config.num_labels == 1 else None
+        if not isinstance(config, CLCRConfig) or config.num_labels != 1:
+            return
+        limits = config.score_ranges()[0]
         if limits is not None and config.problem_type in (None, "regression"):
             lowest, highest = labels.min().item(), labels.max().item()
             if lowest < limits[0] - 1e-6 or highest > limits[1] + 1e-6:

@@ -16,7 +16,7 @@ from .values import is_absent, short
 
 FEATURES_SUFFIX = "_features"
 # Suffixes that transcripts may end in too; such a cell names features where there is such a file.
-_COMMON_SUFFIXES = (".csv", ".pt")
+_COMMON_SUFFIXES = (".csv", ".pt", ".mat")
 # Columns of files, in the order in which one is taken to name a row.
 MEDIA_TYPES: dict[str, Any] = {
     "media": Video(decode=False),

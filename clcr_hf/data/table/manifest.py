@@ -45,24 +45,12 @@ _TIMED = {"media", "video", "audio", "flow"}
 def load_manifest(
     source: str | os.PathLike | Mapping[str, str | os.PathLike],
     *,
-    media_column: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    label_columns: Sequence[str] | None = None,
-    id_column: str | None = None,
-    split_column: str = "split",
-    group_column: str | None = None,
-    label_names: Sequence[str] | None = None,
-    label_separator: str | None = None,
-    task: str = "auto",
     dialogue_column: str | None = None,
     turn_column: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
     skip_missing: bool = False,
-    require_label: bool = True,
-    missing_labels: str = "error",
-    keep_columns: Sequence[str] = (),
+    **options: Any,
 ) -> DatasetDict:
     """Load clips, features or dialogues listed in a table.
 
@@ -91,6 +79,7 @@ def load_manifest(
     writes its index so) is never taken for anything.
 
     Args:
+        options: those of `open_manifest`, which are
         media_column, text_column, label_column, id_column: names; by default the first present of `MEDIA_COLUMNS`,
             `TEXT_COLUMNS`, `LABEL_COLUMNS`, `ID_COLUMNS`.
         label_columns: several columns, a score each (or 0 and 1 each, with `task="multi_label"`); they name the scores.
@@ -126,22 +115,11 @@ def load_manifest(
             come twice.
     """
     utterance_columns = [name for name in (dialogue_column, turn_column) if name is not None]
-    manifest = open_manifest(
-        source,
-        media_column=media_column,
-        text_column=text_column,
-        label_column=label_column,
-        label_columns=label_columns,
-        id_column=id_column,
-        split_column=split_column,
-        label_names=label_names,
-        label_separator=label_separator,
-        task=task,
-        require_label=require_label and dialogue_column is None,
-        missing_labels=missing_labels,
-        keep_columns=[*dict.fromkeys([*keep_columns, *utterance_columns])],
-        group_column=group_column or dialogue_column,
-    )
+    if dialogue_column is not None:
+        options["require_label"] = False
+        options["group_column"] = options.get("group_column") or dialogue_column
+    options["keep_columns"] = [*dict.fromkeys([*options.get("keep_columns", ()), *utterance_columns])]
+    manifest = open_manifest(source, **options)
     missing: list[str] = []
     rows = list(manifest.rows(missing))
     advice = "Give paths relative to the table"

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import List
+from datasets import ClassLabel, List
 
 from ..columns import DataFormatError
 from ..files import report_missing
@@ -27,7 +28,10 @@ def _opened(source: str | os.PathLike, options: dict[str, Any]) -> Manifest:
 
 def read_table(source: str | os.PathLike, **options: Any) -> Rows:
     """All rows of a table, by `load_manifest`."""
-    return Rows.of(load_manifest(source, **options), **about_labels(_opened(source, options)))
+    rows = Rows.of(load_manifest(source, **options))
+    if "label" in rows.features and not isinstance(rows.features["label"], ClassLabel):
+        rows = replace(rows, **about_labels(_opened(source, options)))
+    return rows
 
 
 def about_labels(manifest: Manifest) -> dict[str, Any]:
@@ -83,7 +87,7 @@ SOURCE = Source(
     about="your own table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues",
     read=read_table,
     stream=stream_table,
-    parameters_of=(load_manifest,),
+    parameters_of=(load_manifest, open_manifest),
     is_file=True,
     recognise=_is_table,
     segments=True,
