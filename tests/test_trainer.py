@@ -195,7 +195,7 @@ def test_a_model_without_loss_parts_trains_too(tmp_path):
     assert [entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry] == [True, True]
 
 
-# -- options of Trainer that would take the labels from the model --------------------------------------------------------
+# -- options of Trainer that would take the labels from the model ------------------------------------------------------
 
 
 def class_trainer(folder, model=None, **arguments) -> CLCRTrainer:
@@ -247,7 +247,7 @@ def test_label_smoothing_changes_nothing_but_the_task_loss(tmp_path):
 
 
 def test_label_smoothing_of_scores_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="label_smoothing_factor smooths one class a row; this model learns regression"):
+    with pytest.raises(ValueError, match="smooths one class a row; this model learns regression"):
         make_trainer(tmp_path, label_smoothing_factor=0.1)
 
 

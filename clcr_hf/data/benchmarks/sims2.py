@@ -98,9 +98,9 @@ def _score(column: str, cell: str) -> float | None:
     """The number in a cell, None where it is empty."""
     if not cell or not cell.strip():
         return None
-    value = float(cell)
-    if not -1 <= value <= 1:
-        raise ValueError(f"{column} {cell!r} does not lie between -1 and 1")
+    value = parse_number(cell)
+    if value is None or not -1 <= value <= 1:
+        raise ValueError(f"{column} {cell!r} is no number between -1 and 1")
     return value
 
 
@@ -110,4 +110,6 @@ SOURCE = Source(
     about="CH-SIMS v2: videos and meta.csv",
     read=load_sims2,
     recognise=has_files("meta.csv", "Raw"),
+    label_scale="sentiment",
+    label_range=(-1.0, 1.0),
 )
