@@ -25,7 +25,10 @@ def with_feature_files(sample: Mapping[str, Any], local_files: bool = True) -> d
         if str(key).endswith(_END) and isinstance(value, str | os.PathLike):
             if not local_files:
                 raise ValueError(f"{key} is a path; files are not read here, send the numbers")
-            read[key] = _load(os.path.expanduser(value), key)
+            try:
+                read[key] = _load(os.path.expanduser(value), key)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
     return read
 
 

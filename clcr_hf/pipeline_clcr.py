@@ -21,8 +21,6 @@ from .samples import is_file
 
 TASK = "multimodal-sentiment"
 _ON_ERROR = ("raise", "skip")
-_LENGTHS = ("seconds", "sound_seconds")
-_SLACK = 0.1  # seconds of a file that may be left out without a word: tracks end a little apart
 _AT_ONCE = 8  # windows of a recording in a forward pass, where no batch_size is given
 
 logger = logging.get_logger(__name__)
@@ -56,8 +54,8 @@ class CLCRPipeline(Pipeline):
     the whole file, and never holds more of it than the windows that are open. Its result has `seconds` (of the file)
     and `windows`, a result each with `start` and `end` in seconds, `text` (of `words` with `word_intervals`, where the
     sample has them), and `error` where the window holds nothing that the model reads. Without `window`, what is longer
-    than the model reads (`max_audio_seconds` of the processor) is cut: a warning says so, and the result then has
-    `seconds` and `read_seconds`.
+    than is read (`max_audio_seconds` of the processor, `max_seconds`) is cut: a warning says so, and the result then
+    has `seconds` and `read_seconds`.
 
     A result is a dict:
 
@@ -274,7 +272,7 @@ class CLCRPipeline(Pipeline):
             if one_a_step:
                 own = own[: max(real.values())]
             explanation = self._explain(outputs, inputs, row, sample, real) if explain else None
-            made.append({**{key: sample[key] for key in _LENGTHS}, "logits": own, "explanation": explanation})
+            made.append({"logits": own, "seconds": sample["seconds"], "cut": sample["cut"], "explanation": explanation})
         return made
 
     # -- results -------------------------------------------------------------------------------------------------
@@ -387,10 +385,10 @@ def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _what_was_cut(output: Mapping[str, Any]) -> dict[str, float]:
     """`seconds` and `read_seconds` of a file that lasts longer than the model reads, and a warning."""
-    seconds, read = (output[key] for key in _LENGTHS)
-    if seconds is None or read is None or seconds - read < _SLACK:
+    if output["cut"] is None:
         return {}
-    logger.warning("%.1f of %.1f s of audio are read; window= reads the whole in windows", read, seconds)
+    read, seconds = output["cut"]
+    logger.warning("%.1f of %.1f s are read; window= reads the whole in windows", read, seconds)
     return {"seconds": seconds, "read_seconds": read}
 
 

@@ -123,6 +123,7 @@ class Sample:
         text: a str with something to see in it.
         frames: uint8 `(F, H, W, 3)`.
         frame_times: float64 `(F,)`, when each is shown, in seconds from the sample's beginning; None where not known.
+        frame_places: int64 `(F,)`, of images and frames in memory: which of them these are.
         audio: float32 `(samples,)` at `sampling_rate`.
         flow: float32 `(F, 2, H, W)`.
         features: by key `<modality>_features`, float32 `(T, D)` or `(L, T, D)`.
@@ -132,6 +133,7 @@ class Sample:
     text: str | None = None
     frames: np.ndarray | None = None
     frame_times: np.ndarray | None = None
+    frame_places: np.ndarray | None = None
     audio: np.ndarray | None = None
     sampling_rate: int | None = None
     flow: np.ndarray | None = None
@@ -221,20 +223,21 @@ class _Parts:
             if reading.max_audio_seconds is not None:
                 found.audio = found.audio[: round(reading.max_audio_seconds * (reading.sampling_rate or 1))]
             found.audio = found.audio if found.audio.size else None
-        if video is not None:
-            timed = isinstance(video, VideoClip)
-            found.frames, found.frame_times = (video.frames, video.timestamps) if timed else (video, None)
-            if reading.face_crop is not None:
-                found.frames, found.frame_times = self.crop(found.frames, found.frame_times, sees)
+        if video is not None and reading.face_crop is not None:
+            video = self.crop(video, sees or "")
+        if isinstance(video, _Images):
+            found.frames, found.frame_places = video.frames, video.timestamps
+        elif video is not None:
+            found.frames, found.frame_times = video.frames, video.timestamps
         found.seconds = max((length for length in lengths if length), default=None)
 
-    def crop(self, frames: Any, times: np.ndarray | None, key: str | None) -> tuple[Any, np.ndarray | None]:
-        """The speaker's face of the frames and its times; None where it is in none of them."""
-        crops, kept = crop_faces(frames, str(self.reading.face_crop))
+    def crop(self, video: VideoClip, key: str) -> VideoClip | None:
+        """The speaker's face of the frames; None where it is in none of them."""
+        crops, kept = crop_faces(video.frames, str(self.reading.face_crop))
         if not len(kept):
-            say_no_face(self.sample.get(key or ""), self.label(key or ""))
-            return None, None
-        return crops, None if times is None else times[kept]
+            say_no_face(self.sample.get(key), self.label(key))
+            return None
+        return replace(video, frames=crops, timestamps=video.timestamps[kept])
 
     def first(self, *keys: str) -> str | None:
         """The first of the keys that is there."""
@@ -284,7 +287,7 @@ class _Parts:
             return self.images(source, where, start, end)
         return self._from(start, load_video(source, start=start, end=end, **self.reading.frames))
 
-    def images(self, source: Any, where: str, start: float, end: float | None) -> np.ndarray:
+    def images(self, source: Any, where: str, start: float, end: float | None) -> "_Images":
         return read_images(source, where, self.reading.num_frames)
 
     def duration(self, source: Any, where: str, start: float, end: float | None) -> float | None:
@@ -380,19 +383,23 @@ def _seconds(value: Any, name: str, where: str) -> float | None:
     return seconds
 
 
-def read_images(source: Any, where: str, num_frames: int | None = None) -> np.ndarray:
-    """Images in order as frames `(F, H, W, 3)` uint8, at most `num_frames` of them spread evenly, of which alone the
-    files are opened.
+class _Images(VideoClip):
+    """Images in order; in place of their times, which of them they are, int64 `(F,)`."""
+
+
+def read_images(source: Any, where: str, num_frames: int | None = None) -> _Images:
+    """Images as frames, at most `num_frames` of them spread evenly, of which alone the files are opened.
 
     Raises:
         MediaError, ValueError: as `read_image`; MediaError where they differ in size.
     """
     entries = source if isinstance(source, list | tuple) or getattr(source, "ndim", 0) == 4 else [source]
-    images = [read_image(entries[index], where) for index in even_indices(len(entries), num_frames)]
+    places = even_indices(len(entries), num_frames)
+    images = [read_image(entries[index], where) for index in places]
     sizes = sorted({image.shape[:2] for image in images})
     if len(sizes) > 1:
         raise MediaError(f"its images have several sizes (height, width): {sizes[:3]}; scale them to one")
-    return np.stack(images)
+    return _Images(np.stack(images), np.array(places))
 
 
 def read_image(image: Any, where: str) -> np.ndarray:

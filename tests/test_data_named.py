@@ -1,10 +1,16 @@
 """Data sets by name: columns told by their types, splits by their names; of local folders and of the Hub."""
 
+import json
 import logging
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, Video
+from stand_in_hub import Repository, StandInHub
 
 from clcr_hf.data.columns import DataFormatError
 from clcr_hf.data.labels import is_multi_label, label_kind
@@ -253,3 +259,136 @@ def test_what_is_not_there_is_one_line(own_cache):
     touch(own_cache / "empty", "readme.txt")
     with pytest.raises(DataFormatError, match="cannot be loaded"):
         load_named("videofolder", data_dir=str(own_cache / "nowhere"))
+
+
+# --- training, conversion --------------------------------------------------------------------------------------------
+
+
+def write_parquet(folder, features=True):
+    """Two splits of texts, features and labels, as a data set's repository holds them."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        rows = [
+            {"sentence": "good" if k % 2 else "bad", "gaze_features": rng.normal(size=(3, 4)).tolist(), "label": k % 2}
+            for k in range(count)
+        ]
+        types = {"sentence": Value("string"), "gaze_features": List(List(Value("float32"))), "label": CLASSES}
+        path = folder / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made(rows, (split,), **types)[split].to_parquet(path)
+    return folder
+
+
+def test_training_evaluation_and_conversion_by_name(own_cache, monkeypatch):
+    from clcr_hf.data import load_shards
+    from clcr_hf.data.convert import convert
+    from clcr_hf.training import evaluate_model, main
+    from clcr_hf.training.run import evaluation_data
+
+    folder = write_parquet(own_cache / "set")
+    monkeypatch.chdir(own_cache)
+    run = own_cache / "run"
+    words = f"--dataset_name set --output_dir {run} --max_steps 1 --hidden_size 16 --backbone_size 16 --report_to none"
+    metrics = main([*words.split(), "--use_cpu", "--modalities", "text"])
+    assert metrics["test_samples"] == 6
+    recorded = json.loads((run / "run.json").read_text())["data_arguments"]
+    assert recorded["dataset"] == "hub" and recorded["dataset_name"] == str(folder)
+    monkeypatch.chdir("/")
+    again = evaluate_model(str(run), evaluation_data(str(run), []))
+    assert again["accuracy"] == pytest.approx(metrics["test_accuracy"])
+    convert("hub", folder, own_cache / "shards", options={"validation_fraction": 0})
+    assert load_shards(own_cache / "shards")["test"]["text"][0] == "bad"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dataset_name": "a", "dataset": "mmsa"}, "--dataset_name says which data set it is"),
+        ({"dataset_name": "a", "data_file": "b"}, "--dataset_name says which data set it is"),
+        ({"dataset": "hub"}, "--dataset hub needs --dataset_name"),
+        ({"dataset_config_name": "b"}, "talking_faces does not use --dataset_config_name"),
+        ({"dataset_name": "a", "turn_column": "b"}, "hub does not use --turn_column"),
+    ],
+)
+def test_arguments_that_do_not_go_together(given, message):
+    from clcr_hf.training.arguments import DataArguments
+
+    with pytest.raises(ValueError, match=message):
+        DataArguments(**given)
+
+
+def test_dataset_dir_is_what_a_builder_reads():
+    from clcr_hf.training.arguments import DataArguments
+
+    args = DataArguments(dataset_name="videofolder", dataset_dir="clips", dataset_config_name="c")
+    assert (args.dataset, args.source) == ("hub", "videofolder")
+    options = args.loader_options()
+    assert options.pop("data_dir") == "clips" and options.pop("config_name") == "c"
+    find_source("hub").check(options)
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+LOAD = """
+import json, sys
+from clcr_hf.data import DataFormatError, load_named
+try:
+    rows = load_named(sys.argv[1], validation_fraction=0, **json.loads(sys.argv[2]))
+except DataFormatError as error:
+    print(error)
+else:
+    parts = {name: list(part) for name, part in rows.load().items()}
+    print(json.dumps([rows.title, list(rows.features), parts], default=lambda value: value.decode()))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with StandInHub() as hub:
+        folder = tmp_path_factory.mktemp("repository")
+        for config, word in (("english", "good"), ("german", "gut")):
+            rows = [{"clip": {"path": f"{k}.mp4", "bytes": b"%d" % k}, "text": word, "label": k % 2} for k in range(4)]
+            for split in ("train", "validation", "test"):
+                path = folder / config / f"{split}.parquet"
+                path.parent.mkdir(exist_ok=True)
+                part = made(rows, (split,), clip=Video(), text=Value("string"), label=CLASSES)[split]
+                part.to_parquet(path)
+        patterns = {
+            name: [{"split": split, "path": f"{name}/{split}*"} for split in ("train", "validation", "test")]
+            for name in ("english", "german")
+        }
+        card = {"configs": [{"config_name": name, "data_files": paths} for name, paths in patterns.items()]}
+        (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+        files = {str(path.relative_to(folder)): path for path in folder.rglob("*.*")}
+        for private in (False, True):
+            repository = Repository(f"org/{'private' if private else 'clips'}", private)
+            hub.repositories[repository.name] = repository
+            blobs = {name: hub.add_blob(path.read_bytes()) for name, path in files.items()}
+            repository.commit(blobs, "main")
+            repository.refs["v1"] = repository.refs["main"]
+        yield hub
+
+
+def load(hub, tmp_path, name, signed_in=True, **options):
+    """What a fresh process gets of the Hub."""
+    environment = os.environ | hub.environment(tmp_path, signed_in) | {"HF_DATASETS_OFFLINE": "0"}
+    command = [sys.executable, "-c", LOAD, name, json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+def test_a_data_set_of_the_hub(hub, tmp_path):
+    title, columns, parts = json.loads(load(hub, tmp_path, "org/clips", config_name="german", revision="v1"))
+    assert title == "org/clips" and columns == ["id", "media", "text", "label"]
+    assert list(parts) == ["train", "validation", "test"]
+    assert parts["test"][3] == {"id": "test/3", "media": {"bytes": "3", "path": "3.mp4"}, "text": "gut", "label": 1}
+    told = load(hub, tmp_path, "org/clips")
+    assert "\n" not in told and "english" in told and "german" in told
+
+
+def test_what_the_hub_does_not_show_is_one_line(hub, tmp_path):
+    for name, options in (("org/none", {}), ("org/private", {"signed_in": False}), ("org/clips", {"revision": "v9"})):
+        told = load(hub, tmp_path, name, **options)
+        assert told.startswith(f"{name}: the data set cannot be loaded: ") and "\n" not in told
+    assert json.loads(load(hub, tmp_path, "org/private", config_name="english"))[0] == "org/private"

@@ -289,6 +289,19 @@ def test_the_face_of_a_photograph_is_found_and_followed(dlib, portrait):
         assert not others and abs((left + right) / 2 - side / 2) < 0.1 * side > abs((top + bottom) / 2 - side / 2)
 
 
+def test_a_video_of_the_photograph_by_the_processor(dlib, portrait, tmp_path):
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    from clcr_hf import CLCRProcessor
+    from clcr_hf.media import write_video
+
+    places = [None, None, *((60 + 10 * k, 60) for k in range(6))]
+    path = write_video(tmp_path / "speaker.mp4", footage(portrait, places), 8)
+    processor = CLCRProcessor(image_processor=ViTImageProcessorPil(), face_crop=True, video_num_frames=8)
+    batch = processor(videos=[path])
+    assert batch["pixel_values"].shape == (1, 6, 3, 224, 224) and batch["vision_attention_mask"].sum() == 6
+
+
 def test_no_face_in_a_landscape(dlib):
     from sklearn.datasets import load_sample_images
 

@@ -18,7 +18,7 @@ import torch
 from extract_backbones import save_whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_utils import FPS, FRAMES, PHRASES, save_clip_model, write_clip
+from model_utils import FPS, FRAMES, PHRASES, RATE, save_clip_model, write_clip
 from PIL import Image
 from safetensors.numpy import save_file
 from transformers import pipeline
@@ -327,7 +327,7 @@ def test_windows_cover_a_recording_and_end_with_it(seconds, window, every):
         assert end - begin <= window + 0.1
     if every <= window:
         assert spans[-1][1] == seconds
-        assert all(after[0] <= before[1] for before, after in zip(spans, spans[1:], strict=False))
+        assert all(after[0] <= before[1] + 1e-6 for before, after in zip(spans, spans[1:], strict=False))
     else:
         assert spans[-1][0] + every > seconds - 0.1
 
@@ -361,7 +361,7 @@ def test_a_recording_is_decoded_once(talk, monkeypatch):
     add = _WindowFrames.add
     monkeypatch.setattr(_WindowFrames, "add", lambda self, *given: (decoded.append(given), add(self, *given)))
     list(read_windows(talk, window_spans(SECONDS, 3, 1), num_frames=2, audio=False))
-    assert len(decoded) == SECONDS * FPS
+    assert SECONDS * FPS - FPS < len(decoded) <= SECONDS * FPS
 
 
 WORDS = ["a", "lovely", "day", "a", "dreadful", "day"]
@@ -477,12 +477,18 @@ def test_what_is_cut_is_said(model, talk, command, tmp_path):
     processor.max_audio_seconds = 5.0
     processor.save_pretrained(tmp_path / "short")
     code, text, errors = command("predict", talk, "--model", "short", "--json")
-    assert code == 0 and "talk.mp4: 5.0 of 12.0 s of audio are read" in errors
+    assert code == 0 and "talk.mp4: 5.0 of 12.0 s are read" in errors
     assert json.loads(text)["read_seconds"] == pytest.approx(5, abs=0.1)
     errors = command("predict", talk, "--model", "short", "--window", "4s")[2]
     assert "are read;" not in errors
+    reader = pipeline("multimodal-sentiment", model=model, device="cpu")
+    cut = reader({"media": talk}, max_seconds=3)
+    assert (cut["read_seconds"], cut["seconds"]) == pytest.approx((3, SECONDS), abs=0.1)
+    assert "seconds" not in reader({"media": talk, "start": 2, "end": 4}, max_seconds=3)
+    longer = write_video(tmp_path / "longer.mp4", np.zeros((40, 32, 32, 3), np.uint8), 8, np.zeros(RATE), RATE)
+    assert "seconds" not in reader(str(longer))  # frames after the end of the audio are not cut
     (tmp_path / "t.jsonl").write_text("".join(json.dumps({"media": talk}) + "\n" for _ in range(2)))
-    assert "2 clips last longer than the 5 s" in command("predict", "t.jsonl", "--model", "short")[2]
+    assert "2 clips last longer than the 5 s that are read" in command("predict", "t.jsonl", "--model", "short")[2]
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from clcr_hf.data import shards
+from clcr_hf.data import arrow, shards
 from clcr_hf.data.columns import DataFormatError
 from clcr_hf.data.shards import (
     ShardWriter,
@@ -120,9 +120,9 @@ def test_arrays_and_lists_give_the_same_cell(data):
     ):
         kind = Features({"x": feature}).arrow_schema.field("x").type
         expected = pa.array([value.tolist()], kind)
-        assert shards._to_arrow(value, feature, kind).equals(expected)
+        assert arrow._to_arrow(value, feature, kind).equals(expected)
         if value.ndim > 1:
-            assert shards._to_arrow(list(value), feature, kind).equals(expected)
+            assert arrow._to_arrow(list(value), feature, kind).equals(expected)
 
 
 @pytest.mark.parametrize(

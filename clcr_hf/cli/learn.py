@@ -9,6 +9,7 @@ from rich.table import Table
 
 from .app import PASS_ON, app
 from .errors import one_line
+from .model import check_model
 
 
 def run_script(**defaults: Any) -> None:
@@ -40,6 +41,7 @@ def evaluate(
 ) -> None:
     """Measure a trained model on one split of a data set. Data arguments of `clcr train` may follow, such as
     `--dataset_options fold=2`; those of the model's own training hold where its data set is measured."""
+    check_model(model)
     from ..training.run import evaluate_model, evaluation_data
 
     given = {"dataset": dataset, "dataset_dir": dataset_dir, "data_file": data_file}

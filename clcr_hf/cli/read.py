@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .app import SPELLING, app, quiet
 from .device import Device, choose_device
+from .model import check_model
 
 _BAR = 24
 
@@ -71,6 +72,7 @@ def demo(
     ] = False,
 ) -> None:
     """Serve a page that scores a clip and shows what decided it. Ctrl-C ends it."""
+    check_model(model)
     quiet()
     from ..demo import serve
 
@@ -120,6 +122,7 @@ def load_reader(
     if clip is not None and not is_url(clip) and not Path(clip).is_file():
         raise FileNotFoundError(f"{clip} is not a file")
     where = choose_device(device)
+    check_model(model)
     quiet()
     from transformers import pipeline
 

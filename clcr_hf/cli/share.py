@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from .app import app, quiet
+from .model import check_model
 
 
 @app.command()
@@ -28,6 +29,7 @@ def card(
     text: Annotated[str | None, typer.Option(help="What is said in it; or an example without a clip.")] = None,
 ) -> None:
     """Write a trained model's card anew. What is said here is kept in card.json beside it."""
+    check_model(str(folder), on_hub=False)
     quiet()
     from ..hub.card import write_model_card
     from ..hub.run_folder import read_run, set_card_options
@@ -75,6 +77,7 @@ def publish(
     ] = None,
 ) -> None:
     """Send a trained model to the Hub: weights, processor, code, card, results. Takes the token of `hf auth login`."""
+    check_model(str(folder), on_hub=False)
     quiet()
     from ..hub.publish import build_release
     from ..hub.publish import publish as send
@@ -106,6 +109,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Write a trained model as one graph for other runtimes, and compare its outputs with the model's."""
+    check_model(folder)
     quiet()
     from ..export.onnx import export_model
 

@@ -6,6 +6,7 @@ options it takes. Beside them:
 | module | |
 |---|---|
 | `source` | what a source of rows is; `benchmarks`, `table`, `talking_faces` and `shard_rows` hold them |
+| `named` | `load_named`, data sets of the Hub and local folders, whatever their columns are called |
 | `convert`, `shards`, `folders` | rows as Parquet shards, written by one writer, resumed, read back |
 | `untrusted` | pickles, HDF5 and `.npz` files from strangers; the loaders read through them |
 | `clcr_hf.collator` | `CLCRDataCollator`, rows of any of them to one padded and masked batch |
@@ -26,6 +27,7 @@ _NAMES = {
     "benchmarks.mmsa": ("iter_mmsa",),
     "columns": ("DataFormatError",),
     "dialogues": ("as_dialogues",),
+    "named": ("load_named", "typed_rows"),
     "shards": ("ShardWriter", "load_shards", "written_ids"),
     "table.manifest": ("iter_manifest", "load_manifest", "open_manifest"),
     "talking_faces": ("generate_talking_faces",),

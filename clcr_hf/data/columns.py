@@ -1,7 +1,7 @@
-"""What the loaders share: typed columns of sequences, seeded grouped splits, split names. The error class is that of `errors`."""
+"""What the loaders share: typed columns of sequences, seeded grouped splits, split names."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,10 +76,43 @@ def make_dataset(columns: Mapping[str, Any], features: Features) -> Dataset:
     return Dataset(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=schema.metadata)))
 
 
+def typed_splits(types: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> DatasetDict:
+    """Rows by split, each a dict of the columns of `types` (and others, which are left), as data sets in memory."""
+    features = Features(types)
+    return ordered_splits(
+        {
+            split: make_dataset({name: [row[name] for row in rows] for name in types}, features)
+            for split, rows in parts.items()
+        }
+    )
+
+
+def carve_split(
+    parts: Mapping[str, list[Any]], group_of: Callable[[Any], str], fraction: float, seed: int, new: str = "validation"
+) -> dict[str, list[Any]]:
+    """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0."""
+    if not fraction:
+        return dict(parts)
+    train = parts["train"]
+    picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed, split=new)
+    kept = [row for row, taken in zip(train, picked, strict=True) if not taken]
+    return {**parts, "train": kept, new: [row for row, taken in zip(train, picked, strict=True) if taken]}
+
+
+def media_file(path: str | None) -> dict[str, Any] | None:
+    """A file as an undecoded column of media holds it."""
+    return None if path is None else {"path": path, "bytes": None}
+
+
 def carve_groups(
-    groups: Iterable[Any], *, fraction: float | None = None, num_groups: int | None = None, seed: int = 0
+    groups: Iterable[Any],
+    *,
+    fraction: float | None = None,
+    num_groups: int | None = None,
+    seed: int = 0,
+    split: str = "validation",
 ) -> np.ndarray:
-    """Pick whole groups at random for validation.
+    """Pick whole groups of train at random for another split, and say so at the level INFO.
 
     The distinct groups are sorted, shuffled by `seed`, and taken until `num_groups` groups, or at least
     `fraction` of the rows, are reached; one group is always left behind. So the pick depends on the set of groups
@@ -87,6 +120,7 @@ def carve_groups(
 
     Args:
         groups: (N,) one label a row; rows of one group (video, speaker, actor) stay together.
+        split: the name of the new split.
 
     Returns:
         bool (N,), True for the rows picked.
@@ -110,7 +144,10 @@ def carve_groups(
         reached = np.cumsum(counts[order])
         num_groups = int(np.searchsorted(reached, float(fraction or 0) * counts.sum() - 1e-9)) + 1
         num_groups = min(num_groups, len(names) - 1)
-    return np.isin(index, order[:num_groups])
+    picked = np.isin(index, order[:num_groups])
+    told = "%s is %d of the %d rows of train, by whole groups (%d of %d)"
+    logger.info(told, split, picked.sum(), len(picked), num_groups, len(names), extra={"carved": split})
+    return picked
 
 
 def ordered_splits(datasets: Mapping[str, Dataset]) -> DatasetDict:
@@ -123,12 +160,15 @@ __all__ = [
     "SPLIT_ALIASES",
     "DataFormatError",
     "carve_groups",
+    "carve_split",
     "logger",
     "make_dataset",
+    "media_file",
     "ordered_splits",
     "ragged_column",
     "raise_problems",
     "replace_non_finite",
     "sequence_feature",
     "split_name",
+    "typed_splits",
 ]

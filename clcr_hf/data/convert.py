@@ -64,9 +64,10 @@ def convert(
     reader.check(given)
     if rows_per_shard < 1:
         raise DataFormatError(f"rows_per_shard is {rows_per_shard}; at least 1 is wanted")
-    if not os.path.exists(source):
+    if not reader.by_name and not os.path.exists(source):
         raise FileNotFoundError(f"{source}: no such file or folder")
-    task = {"dataset": dataset, "source": os.path.abspath(source), "options": given}
+    place = os.path.abspath(source) if os.path.exists(source) else os.fspath(source)
+    task = {"dataset": dataset, "source": place, "options": given}
     task |= {"embed_media": embed_media, "rows_per_shard": rows_per_shard}
     task = json.loads(json.dumps(task, default=str))
     folder = OutputFolder(out, "convert")

@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +52,32 @@ def report_missing(where: object, missing: Sequence[str], total: int, skip_missi
     if not skip_missing or len(missing) >= total:
         raise DataFormatError(f"{text}. {advice}, or pass skip_missing=True")
     logger.warning("%s; their rows are skipped", text)
+
+
+def present_rows(
+    where: str | os.PathLike[str],
+    parts: Mapping[str, Sequence[Clip]],
+    path_of: Callable[[Clip], str],
+    skip_missing: bool,
+    advice: str,
+) -> dict[str, list[Clip]]:
+    """The rows of each split whose file, by `path_of`, can be used; what becomes of the others: `report_missing`.
+
+    Args:
+        where: the folder of the files.
+    """
+    kept: dict[str, list[Clip]] = {split: [] for split in parts}
+    missing = []
+    for split, rows in parts.items():
+        for row in rows:
+            path = path_of(row)
+            fault = file_fault(path)
+            if fault is None:
+                kept[split].append(row)
+            else:
+                missing.append(os.path.relpath(path, where) + ("" if fault == "absent" else f" ({fault})"))
+    report_missing(where, missing, sum(map(len, parts.values())), skip_missing, advice)
+    return kept
 
 
 def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:

@@ -6,17 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from ..configuration_clcr import STANDARD_MODALITIES
-
-# Columns that a modality may be read from, the one that says most about it first.
-_RAW_COLUMNS = {
-    "text": ("text",),
-    "vision": ("images", "video", "media"),
-    "audio": ("audio", "media"),
-    "flow": ("flow",),
-}
-TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
-_FEATURES = "_features"
+from ..modalities import FEATURES_END, STANDARD_MODALITIES, TOKEN_COLUMNS, in_features, modality
 
 
 @dataclass
@@ -123,7 +113,8 @@ def modality_columns(
     """
     The column that each modality is read from.
 
-    Ready features go first, then token ids, then raw text and media; `images` before `video` before `media`.
+    Ready features go first, then token ids, then raw text and media; `images` before `video` before `media`. A modality
+    of a user's own name has ready features alone.
 
     Args:
         available: columns of the data.
@@ -134,8 +125,9 @@ def modality_columns(
         ValueError: a wanted modality without a column, or none at all.
     """
     found = {}
-    for name in STANDARD_MODALITIES if modalities is None else modalities:
-        ready, rest = [name + _FEATURES], ["input_ids"] * (name == "text") + list(_RAW_COLUMNS[name])
+    for name in (*STANDARD_MODALITIES, *in_features(available)) if modalities is None else modalities:
+        each = modality(name)
+        ready, rest = [each.features], [*each.tokens[:1], *each.columns]
         choices = rest + ready if name in raw else ready + rest
         column = next((column for column in choices if column in available), None)
         if column is not None:
@@ -159,7 +151,7 @@ def filled_columns(splits: DatasetDict) -> list[str]:
 
 def is_raw(column: str) -> bool:
     """Whether a column holds text or files, which a processor has to read, rather than numbers."""
-    return not column.endswith(_FEATURES) and column != "input_ids"
+    return not column.endswith(FEATURES_END) and column != "input_ids"
 
 
 def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
@@ -168,11 +160,11 @@ def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
     that has any; a modality that no row has is left out.
     """
     shapes = {}
-    for name in (name for name in dataset.column_names if name.endswith(_FEATURES)):
+    for name in (name for name in dataset.column_names if name.endswith(FEATURES_END)):
         rows = dataset.select_columns([name])
         first = next((np.asarray(row[name]) for row in rows if row[name] is not None and len(row[name])), None)
         if first is not None:
-            shapes[name.removesuffix(_FEATURES)] = first.shape
+            shapes[name.removesuffix(FEATURES_END)] = first.shape
     return shapes
 
 

@@ -355,8 +355,9 @@ def _typed(
     if "images" in plain and not isinstance(typed.features["images"], List):
         frames = _each_in_a_list(typed.data.column("images"))
         typed = typed.rename_column("images", "image").add_column("images", frames, feature=MEDIA_TYPES["images"])
-    for key in {"text", "start", "end"} & set(plain):
-        typed = typed.cast_column(key, Value("string" if key == "text" else "float64"))
+    for key, kind in {"text": "string", "start": "float64", "end": "float64"}.items():
+        if key in plain and _scalar(typed.features[key]) != kind:
+            typed = typed.cast_column(key, Value(kind))
     made: dict[str, tuple[Any, Any]] = {"id": (_ids(name, split, rows, typed, identity), Value("string"))}
     made[labels.read.column] = (labels.values(rows), labels.read.type)
     for key, shape in shapes.items():
@@ -413,5 +414,7 @@ SOURCE = Source(
     about="a data set by name (--dataset_name): of the Hub, or a local folder that `datasets` can load",
     read=load_named,
     parameters_of=(typed_rows,),
+    arguments={"dataset_config_name": "config_name"},
     segments=True,
+    by_name=True,
 )

@@ -42,6 +42,8 @@ def read_shards(
         DataFormatError, FileNotFoundError: as `load_shards`; a column that there is not.
     """
     splits = load_shards(folder)
+    if (read_json(Path(folder) / "convert.json") or {}).get("layout") == "ave":  # as version 0.1 called its event
+        splits = splits.rename_columns({"start": "event_start", "end": "event_end"})
     present = next(iter(splits.values())).column_names
     splits = splits.remove_columns([name for name in TOKEN_COLUMNS if name in present and mmsa_text == "raw"])
     if not {"label", "labels"} & set(present):

@@ -73,8 +73,11 @@ class Rows:
         return {"label_names": names, **{name: value for name, value in found.items() if value}}
 
     def load(self) -> DatasetDict:
-        """All rows in memory, by split."""
-        return self.splits if self.splits is not None else gather_rows(self.features, self)
+        """All rows in memory, by split; DataFormatError where there are none."""
+        found = self.splits if self.splits is not None else gather_rows(self.features, self)
+        if not found:
+            raise DataFormatError(f"{self.title or 'the data'}: no rows are left; the warnings say why")
+        return found
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Source:
         label_scale: "sentiment" where scores run from negative to positive.
         label_range: limits of the scores, where the reader has no option `label_range`.
         generated: whether the rows are made by this package, so that no path is needed.
+        by_name: whether what is read has a name, which need not be a path.
     """
 
     name: str
@@ -115,6 +119,7 @@ class Source:
     label_scale: str | None = None
     label_range: tuple[float, float] | None = None
     generated: bool = False
+    by_name: bool = False
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

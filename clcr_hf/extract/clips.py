@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from ..faces import crop_faces, say_no_face
 from ..media import resample_audio, track_lengths
-from ..samples import Reading, even_indices, read_images, read_sample
+from ..samples import Reading, read_sample
 from .backbones import AudioBackbone, VisionBackbone
 from .sources import Clip
 from .speech import OpenSmile
@@ -216,7 +215,7 @@ class ClipReader:
         clip, seconds = job.clip, job.begin - job.clip.start
         rate = (self.sound_rate if job.sound else self.speech_rate) if job.sound or job.speech else None
         if job.frames is not None and clip.video is None:
-            self._use_images(piece, clip.images or [])
+            self._use_images(piece, clip)
             return
         # A backbone that reads clips wants so many frames; else one token a frame is enough.
         repeats = self.vision is not None and self.vision.clip_frames > 1
@@ -229,14 +228,13 @@ class ClipReader:
         if sample.audio is not None and rate is not None:
             self._use_sound(piece, sample.audio, rate)
 
-    def _use_images(self, piece: Piece, paths: list[str]) -> None:
-        frames, times, end = _read_images(paths, self.fps, self.num_frames)
-        if self.face_crop is not None:
-            frames, kept = crop_faces(frames, self.face_crop)
-            times = times[kept]
-            if not len(kept):
-                return say_no_face(paths[0], "images")
-        self._use_frames(piece, frames, times, end)
+    def _use_images(self, piece: Piece, clip: Clip) -> None:
+        """Images, taken `fps` a second (1 by default)."""
+        sample = {"images": clip.images, "start": clip.start, "end": clip.end}
+        read = read_sample(sample, Reading(num_frames=self.num_frames, face_crop=self.face_crop))
+        if read.frames is not None and read.frame_places is not None:
+            step = 1 / (self.fps or 1.0)
+            self._use_frames(piece, read.frames, step * read.frame_places, step * len(clip.images or []))
 
     def _use_frames(self, piece: Piece, frames: np.ndarray, times: np.ndarray, end: float) -> None:
         assert self.vision is not None
@@ -267,14 +265,6 @@ def _stretch(clip: Clip, length: float | None) -> float:
     if length is None:
         return 0.0
     return (length if clip.end is None else min(clip.end, length)) - clip.start
-
-
-def _read_images(paths: list[str], fps: float | None, num_frames: int | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Frames `(F, H, W, 3)`, their seconds `(F,)` and the end, of images taken `fps` a second (1 by default);
-    at most `num_frames` of them, spread evenly."""
-    step = 1 / fps if fps else 1.0
-    times = step * np.array(even_indices(len(paths), num_frames))
-    return read_images(paths, "images", num_frames), times, len(paths) * step
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

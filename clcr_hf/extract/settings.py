@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from ..data.options import read_options
-from ..data.registry import ROWS_PER_SHARD, SOURCE_NAMES
+from ..data.registry import ROWS_PER_SHARD
 
 # Tokens of sound a second: a syllable lasts about 0.2 s, and speech backbones give 50 tokens a second.
 AUDIO_RATE = 5.0
@@ -60,7 +60,7 @@ class ExtractSettings:
     language: str | None = _setting(None, "Language for Whisper, such as en.", "features")
     align: str | None = _setting(None, "words: one token a word in every modality; needs word times.", "features")
     dtype: str = _setting("float32", f"{', '.join(DTYPES)}, of the backbones.", "features")
-    dataset: str | None = _setting(None, f"Benchmark whose folder is read: {', '.join(SOURCE_NAMES)}.", "rows")
+    dataset: str | None = _setting(None, "Benchmark whose folder is read, a name as in `clcr train`.", "rows")
     dataset_options: Mapping[str, Any] | None = _setting(
         None, "Options of its loader, as fold=2,seed=1.", "rows", word=str | None
     )

@@ -24,6 +24,7 @@ from ..configuration_clcr import CLCRConfig
 from ..data.columns import logger
 from ..data.labels import LabelKind, feature_shapes, is_raw
 from ..feature_extraction_clcr import CLCRFeatureExtractor
+from ..modalities import STANDARD_MODALITIES, modality
 from ..modeling_clcr import (
     CLCRForSequenceClassification,
     CLCRForTokenClassification,
@@ -69,7 +70,8 @@ def build_model(
     if starved:
         raise ValueError(f"--dataset {data_args.dataset} gives features of {starved}, which no backbone reads")
     for name, column in columns.items():
-        given = fields.get(f"{name}_config") or {}
+        own = fields.setdefault("extra_configs", {})
+        place, key = (fields, f"{name}_config") if name in STANDARD_MODALITIES else (own, name)
         if name in backbones:
             made: dict[str, Any] = {"freeze_backbone": model_args.freeze_backbones}
         elif column.endswith("_features"):
@@ -79,7 +81,7 @@ def build_model(
                 fields.setdefault("num_levels", levels[0])
         else:
             made = _scratch_config(name, model_args, data_args, processor)
-        fields[f"{name}_config"] = {**made, **given}
+        place[key] = {**made, **(place.get(key) or {})}
     return head.from_backbones(backbones, **fields)
 
 
@@ -152,12 +154,11 @@ def _scratch_config(
     if name == "audio" and data_args.audio_preset is None:
         # A token for every 80 ms: with one every 20 ms nothing was learned in the time given.
         return {"feature_size": _MEL_BINS * _MEL_STRIDE, "tcn_stride": 4}
-    channels = {"vision": 3, "audio": 1, "flow": 2}[name]
     resnet18 = model_args.image_backbone == "resnet18"
     # Stages as levels (our reconstruction for raw audio-visual input); the small network's map is read by a TCN, but a
     # spectrogram has its time inside the map and is tapped in any case.
     source = "taps" if resnet18 or name == "audio" else "tcn"
-    return {"backbone_config": _residual_network(model_args, channels), "source": source}
+    return {"backbone_config": _residual_network(model_args, modality(name).channels), "source": source}
 
 
 def _residual_network(model_args: ModelArguments, channels: int) -> ResNetConfig:

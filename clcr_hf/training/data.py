@@ -124,8 +124,9 @@ def recorded_arguments(args: DataArguments) -> dict[str, Any]:
     """The arguments by name as `run.json` keeps them: paths are absolute, so that they are found from anywhere."""
     kept = asdict(args)
     for name in PATH_ARGUMENTS:
-        if kept[name] is not None:
+        if kept[name] is not None and (os.path.exists(kept[name]) or name == "flow_cache_dir"):
             kept[name] = os.path.abspath(kept[name])
+    kept["dataset_name"] = _absolute(args.dataset_name)
     if args.reader.generated:
         kept["dataset_dir"] = os.path.abspath(corpus_folder(args.dataset_dir, **args.loader_options()))
     known, given = args.reader.options, args.options()

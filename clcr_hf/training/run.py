@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import DatasetDict
-from transformers import AutoProcessor, EarlyStoppingCallback, HfArgumentParser, PreTrainedModel, set_seed
+from transformers import AutoProcessor, EarlyStoppingCallback, PreTrainedModel, set_seed
 from transformers.trainer_utils import EvalPrediction, IntervalStrategy, get_last_checkpoint
 
 from ..configuration_clcr import CLCRConfig
@@ -35,6 +35,8 @@ from .arguments import (
 )
 from .build import build_model, build_processor, label_fault, load_processor, problem_type_of
 from .data import LoadedData, fill_flow, load_data
+from .log import CarvedSplits, outcome, plan
+from .parser import RunParser
 from .record import plain, record, report
 from .rows import prepare
 from .trainer import CLCRTrainer, CLCRTrainingArguments
@@ -63,7 +65,7 @@ def run_training(
     if data_args.face_crop is not None:
         allow_detector(data_args.face_crop)
         find_detector(data_args.face_crop)  # what is not installed is said at once
-    with training_args.main_process_first(desc="loading the data"):
+    with CarvedSplits() as carved, training_args.main_process_first(desc="loading the data"):
         data = load_data(data_args, model_args.modalities, flow=False)
     data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(training_args))
     columns = choose_columns(model_args, data)
@@ -72,6 +74,8 @@ def run_training(
     datasets = prepare(data.splits, columns, data_args, processor)
     labels = data.labels
     trainer = build_trainer(model, processor, datasets, labels, training_args, pretrained=bool(model_args.backbones))
+    if trainer.is_world_process_zero():
+        print(plan(data.title, datasets, carved.found, columns, model, training_args), flush=True)
 
     metrics: dict[str, float] = {}
     if training_args.do_train:
@@ -90,6 +94,7 @@ def run_training(
         entry = record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)
         write_json(Path(training_args.output_dir) / RUN_FILE, entry, plain)
         write_model_card(training_args.output_dir)
+        print(outcome(training_args.output_dir, columns), flush=True)
     if training_args.push_to_hub:
         trainer.push_to_hub()
     return metrics
@@ -169,14 +174,14 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
             generated unasked.
     """
     asked = named_data(argv)
-    place = asked["data_file"] or asked["dataset_dir"]
-    wanted = asked["dataset"] or (None if place is None else recognise(place))
+    place = asked["dataset_name"] or asked["data_file"] or asked["dataset_dir"]
+    wanted = asked["dataset"] or ("hub" if asked["dataset_name"] else None if place is None else recognise(place))
     path = Path(model_dir) / RUN_FILE
     own = read_run(model_dir).get("data_arguments", {}) if path.is_file() else {}
     if wanted not in (None, own.get("dataset")):
         own = {}
     elif place is not None:
-        own = {name: value for name, value in own.items() if name not in ("data_file", "dataset_dir")}
+        own = {name: value for name, value in own.items() if name not in ("dataset_name", "data_file", "dataset_dir")}
     elif own:
         _check_place(path, own)
     elif wanted is None:
@@ -185,12 +190,14 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
         idle = LOADER_ARGUMENTS.keys() - used_arguments(own["dataset"]).keys()
         own = {name: value for name, value in own.items() if name not in idle}
     given = [word for name, value in own.items() if value is not None for word in as_words(name, value)]
-    return HfArgumentParser(DataArguments).parse_args_into_dataclasses(args=[*given, *argv])[0]
+    return RunParser(DataArguments).parse_args_into_dataclasses(args=[*given, *argv])[0]
 
 
 def _check_place(path: Path, own: Mapping[str, Any]) -> None:
     """ValueError where the data that a run was on are gone."""
     source = find_source(own["dataset"])
+    if source.by_name:
+        return  # its loader says whether it is there
     place = own.get("data_file") or own.get("dataset_dir")
     if place is None and source.generated:
         place = corpus_folder(**{name: own[name] for name in source.options if name in own})

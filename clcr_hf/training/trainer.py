@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from ..configuration_clcr import CLCRConfig
 from ..objective import total_loss
+from .log import shorten_log
 
 logger = logging.getLogger("clcr_hf.training")
 
@@ -99,6 +100,7 @@ class CLCRTrainer(Trainer):
         processor: Any = getattr(self, "processing_class", None)
         if isinstance(processor, ProcessorMixin) and processor.tokenizer is None:
             self._bare_processor, self.processing_class = processor, None
+        shorten_log(self)
 
     def _take_over_options(self, config: CLCRConfig) -> None:
         """What transformers would do to a batch or model of one input and with labels taken out."""

@@ -15,10 +15,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, DatasetDict, Features, Value, Video
+from datasets import ClassLabel, DatasetDict, Value, Video
 
-from ..columns import DataFormatError, logger, make_dataset, ordered_splits
-from ..files import file_fault, find_file, read_records, report_missing
+from ..columns import DataFormatError, logger, media_file, typed_splits
+from ..files import find_file, present_rows, read_records
 from ..source import Source, has_files
 
 MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
@@ -68,29 +68,36 @@ def load_meld(root: str | os.PathLike, *, labels: str = "emotion", skip_missing:
     folder = Path(os.path.abspath(root))
     folder = folder / "MELD.Raw" if (folder / "MELD.Raw").is_dir() else folder
     parts = {split: _read_list(folder, split) for split in PARTS}
-    parts = _with_clips(folder, parts, skip_missing)
+    gaps = [row for rows in parts.values() for row in rows if row["id"] in KNOWN_GAPS]
+    for row in gaps:
+        row["media"] = None
+    if gaps:
+        names = ", ".join(row["id"] for row in gaps)
+        logger.warning("%s: the release has no clip that plays of %s; their texts are kept", folder, names)
+    parts = present_rows(folder, parts, _path_of, skip_missing, _ADVICE)
     other = "sentiment" if labels == "emotion" else "emotion"
-    names = ("id", "text", "media", "label", other, "dialogue", "utterance", "speaker", "season", "episode", *_TIMES)
-    types: dict[str, Any] = dict.fromkeys(names, Value("string"))
-    types |= {
-        "media": Video(decode=False),
-        "utterance": Value("int64"),
-        "label": ClassLabel(names=list(CLASSES[labels])),
-    }
-    made = {}
-    for split, rows in parts.items():
-        columns = {name: [row[labels if name == "label" else name] for row in rows] for name in types}
-        columns["label"] = [CLASSES[labels].index(name) for name in columns["label"]]
-        made[split] = make_dataset(columns, Features(types))
-    return ordered_splits(made)
+    types: dict[str, Any] = {"id": Value("string"), "text": Value("string"), "media": Video(decode=False)}
+    types |= {"label": ClassLabel(names=list(CLASSES[labels])), other: Value("string"), "dialogue": Value("string")}
+    types |= {"utterance": Value("int64"), **dict.fromkeys(("speaker", "season", "episode", *_TIMES), Value("string"))}
+    for rows in parts.values():
+        for row in rows:
+            row["label"] = CLASSES[labels].index(row[labels])
+    return typed_splits(types, parts)
+
+
+def _path_of(row: dict[str, Any]) -> str:
+    """The clip's file; of a row without, its list, which is there."""
+    return row["list"] if row["media"] is None else row["media"]["path"]
 
 
 def _read_list(folder: Path, split: str) -> list[dict[str, Any]]:
-    name = PARTS[split][0]
+    name, place = PARTS[split]
     path = find_file(folder, (f"{name}_sent_emo.csv", f"{name}/{name}_sent_emo.csv"))
     if path is None:
         raise DataFormatError(f"{folder}: no {name}_sent_emo.csv; give the folder MELD.Raw")
-    return read_records(path, (*COLUMNS, *_TIMES.values()), lambda line: _row(split, line))
+    rows = read_records(path, (*COLUMNS, *_TIMES.values()), lambda line: _row(split, line))
+    clips = folder / name / place if (folder / name / place).is_dir() else folder / place
+    return [row | {"list": str(path), "media": media_file(str(clips / row["clip"]))} for row in rows]
 
 
 def _row(split: str, line: dict[str, str]) -> dict[str, Any]:
@@ -105,31 +112,6 @@ def _row(split: str, line: dict[str, str]) -> dict[str, Any]:
         if row[kind] not in classes:
             raise ValueError(f"{kind} {row[kind]!r} is none of {', '.join(classes)}")
     return row
-
-
-def _with_clips(
-    folder: Path, parts: dict[str, list[dict[str, Any]]], skip_missing: bool
-) -> dict[str, list[dict[str, Any]]]:
-    """The rows with their clips; those without are dropped or an error, but for the known gaps."""
-    kept: dict[str, list[dict[str, Any]]] = {split: [] for split in parts}
-    missing, gaps = [], []
-    for split, rows in parts.items():
-        name, place = PARTS[split]
-        clips = folder / name / place if (folder / name / place).is_dir() else folder / place
-        for row in rows:
-            path = str(clips / row["clip"])
-            fault = file_fault(path)
-            if row["id"] in KNOWN_GAPS:
-                gaps.append(row["id"])
-                path, fault = "", None
-            if fault is not None:
-                missing.append(f"{place}/{row['clip']}" + ("" if fault == "absent" else f" ({fault})"))
-                continue
-            kept[split].append(row | {"media": {"path": path, "bytes": None} if path else None})
-    report_missing(folder, missing, sum(map(len, parts.values())), skip_missing, _ADVICE)
-    if gaps:
-        logger.warning("%s: the release has no clip that plays of %s; their texts are kept", folder, ", ".join(gaps))
-    return kept
 
 
 SOURCE = Source(

@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, Features, Value, Video
+from datasets import DatasetDict, Value, Video
 
-from ..columns import DataFormatError, make_dataset, ordered_splits, split_name
-from ..files import file_fault, read_records, report_missing
+from ..columns import DataFormatError, media_file, split_name, typed_splits
+from ..files import present_rows, read_records
 from ..source import Source, has_files
 
 # What each label of the list is of.
@@ -54,28 +54,16 @@ def load_sims2(root: str | os.PathLike, *, labels: str = "all", skip_missing: bo
     unlabelled = sum(row["label"] is None for row in rows)
     if 0 < unlabelled < len(rows):
         raise DataFormatError(f"{folder / 'meta.csv'}: {unlabelled} of {len(rows)} clips have no {LABELS[labels]}")
-    files = [_clip_file(folder / "Raw" / row["video"], row["clip"]) for row in rows]
-    faults = [file_fault(path) for path in files]
-    missing = [
-        f"Raw/{row['id']}.mp4" + ("" if fault == "absent" else f" ({fault})")
-        for row, fault in zip(rows, faults, strict=True)
-        if fault is not None
-    ]
-    report_missing(folder, missing, len(rows), skip_missing, _ADVICE)
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        path = _clip_file(folder / "Raw" / row["video"], row["clip"])
+        parts.setdefault(row["split"], []).append(row | {"media": media_file(path)})
+    parts = present_rows(folder, parts, lambda row: row["media"]["path"], skip_missing, _ADVICE)
     others = [f"label_{name}" for name in LABELS if name != labels]
     types: dict[str, Any] = {"id": Value("string"), "text": Value("string"), "media": Video(decode=False)}
     types |= {"label": Value("float32")} if rows[0]["label"] is not None else {}
     types |= {**dict.fromkeys(others, Value("float32")), "annotation": Value("string"), "video": Value("string")}
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for row, path, fault in zip(rows, files, faults, strict=True):
-        if fault is None:
-            parts.setdefault(row["split"], []).append(row | {"media": {"path": path, "bytes": None}})
-    return ordered_splits(
-        {
-            split: make_dataset({name: [row[name] for row in part] for name in types}, Features(types))
-            for split, part in parts.items()
-        }
-    )
+    return typed_splits(types, parts)
 
 
 def _row(line: dict[str, str], labels: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Audio, Image, List, Value, Video
 
+from ...samples import is_missing
 from ..columns import DataFormatError
 from ..feature_arrays import FEATURE_SUFFIXES
 from ..files import file_fault, frame_files, natural_order
@@ -95,10 +96,10 @@ def names_features(cell: object, folder: Path) -> bool:
     return not cell.lower().endswith(_COMMON_SUFFIXES) or os.path.isfile(absolute_path(folder, cell))
 
 
-def text_of(cell: Any, where: str) -> str:
-    """A text; "" for an empty cell (None, NaN, blanks), and numbers as they are written."""
-    if is_absent(cell):
-        return ""
+def text_of(cell: Any, where: str) -> str | None:
+    """A text; None for a cell that is missing, and numbers as they are written."""
+    if is_missing(cell):
+        return None
     if not isinstance(cell, str | int | float):
         raise DataFormatError(f"{where}: {short(cell)} is no text")
     return str(cell)

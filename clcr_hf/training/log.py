@@ -1,0 +1,126 @@
+"""What a run says on the terminal: what it is about to do, a short line of the log, and what it left where."""
+
+import logging
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+
+from ..data.columns import logger as data_logger
+
+_TRAINING = ("loss", "loss_task", "learning_rate", "epoch")
+
+
+class CarvedSplits(logging.Handler):
+    """A context that gathers what loaders carve from train while it is open: `found`, by the name of the new split."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.found: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "carved"):
+            self.found[record.carved] = record.getMessage()
+
+    def __enter__(self) -> "CarvedSplits":
+        self._level = data_logger.level
+        data_logger.setLevel(logging.INFO)
+        data_logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        data_logger.removeHandler(self)
+        data_logger.setLevel(self._level)
+
+
+def plan(
+    title: str,
+    datasets: Mapping[str, Any],
+    carved: Mapping[str, str],
+    columns: Mapping[str, str],
+    model: PreTrainedModel,
+    args: TrainingArguments,
+) -> str:
+    """
+    What a run is about to do, some lines.
+
+    Args:
+        title: what people call the data.
+        datasets: rows by split, each with `left_out`.
+        carved: sentences about splits that were carved from others, see [`CarvedSplits`].
+        columns: the column that each modality is read from.
+    """
+    left_out = {name: len(rows.left_out) for name, rows in datasets.items()}
+    counts = [
+        f"{name} {len(rows)}" + f" ({left_out[name]} left out)" * (left_out[name] > 0)
+        for name, rows in datasets.items()
+    ]
+    weights = sum(each.numel() for each in model.parameters())
+    learning = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    frozen = f", of which {learning:,} learn" if learning < weights else ""
+    labels = ", ".join(map(str, model.config.id2label.values())) if model.config.problem_type != "regression" else ""
+    lines = {
+        "data": f"{title}: {', '.join(counts)}",
+        "carved": "; ".join(text for name, text in carved.items() if name in datasets),
+        "inputs": ", ".join(f"{name} from {column}" for name, column in columns.items()),
+        "labels": f"{model.config.problem_type or 'regression'}{f': {labels}' if labels else ''}",
+        "model": f"{type(model).__name__}, {weights:,} parameters{frozen}",
+        "device": f"{args.device}" + f", {args.world_size} processes" * (args.world_size > 1),
+        "output": f"{args.output_dir}",
+    }
+    return "\n".join(f"{name + ':':<9}{text}" for name, text in lines.items() if text)
+
+
+def outcome(folder: str, columns: Mapping[str, str]) -> str:
+    """What was saved where, and the commands to use it."""
+    where = shlex.quote(folder)
+    size = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")) / 1e6
+    features = [name for name, column in columns.items() if column.endswith("_features") or column == "input_ids"]
+    words = [f"--features {name}=FILE.npy" for name in features]
+    words += ['--text "WHAT IS SAID"'] if "text" in columns and "text" not in features else []
+    words = (["CLIP.mp4"] if set(columns) - set(features) - {"text"} else []) + words
+    return "\n".join(
+        (
+            f"saved:   {folder}: the model ({size:.1f} MB) and its processor, README.md (the card), run.json (settings "
+            "and figures), trainer_state.json (all curves)",
+            f"use:     clcr predict {' '.join(words)} --model {where}",
+            f"measure: clcr evaluate --model {where}",
+        )
+    )
+
+
+def short(logs: Mapping[str, Any], metric: str | None) -> dict[str, Any]:
+    """The entries of a log that are worth a line; the rest is in `trainer_state.json` and with the tracker.
+
+    Args:
+        metric: the one by which the best epoch is chosen.
+    """
+    if "loss" in logs:
+        names: tuple[str, ...] = _TRAINING
+    elif "eval_loss" in logs:
+        names = ("eval_loss", f"eval_{(metric or 'loss').removeprefix('eval_')}", "epoch")
+    else:
+        return dict(logs)
+    return {name: logs[name] for name in names if name in logs}
+
+
+class _ShortProgress(ProgressCallback):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        super().on_log(args, state, control, logs=short(logs or {}, args.metric_for_best_model), **kwargs)
+
+
+class _ShortPrinter(PrinterCallback):
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        super().on_log(args, state, control, logs=short(logs or {}, args.metric_for_best_model), **kwargs)
+
+
+def shorten_log(trainer: Trainer) -> None:
+    """Has a trainer print [`short`] logs, where it prints transformers' own lines."""
+    for long, brief in ((ProgressCallback, _ShortProgress), (PrinterCallback, _ShortPrinter)):
+        if trainer.pop_callback(long) is not None:
+            trainer.add_callback(brief)
+
+
+__all__ = ["CarvedSplits", "outcome", "plan", "short", "shorten_log"]
