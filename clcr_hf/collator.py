@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-# Raw inputs already turned into arrays: their mask, and the axis of time in one row.
-_RAW_INPUTS = {
-    "pixel_values": "vision_attention_mask",
-    "flow_pixel_values": "flow_attention_mask",
-    "input_values": "audio_attention_mask",
-}
-_TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids")
+from .modalities import MASK_END, STANDARD, TOKEN_COLUMNS, of_features
+from .samples import is_missing
+
+# Raw inputs already turned into arrays, and their mask.
+_RAW_INPUTS = {each.inputs[0]: each.mask for each in STANDARD.values() if each.channels}
 
 
 @dataclass
@@ -22,8 +20,8 @@ class CLCRDataCollator:
 
     What a row may hold, by column:
         text, media: a string, and the path of a clip or `{"path", "bytes"}` as `datasets` has it undecoded; `processor`
-            makes them into tokens, frames and sound. Without a processor they are left out, as are all other columns
-            not named here (ids, transcripts).
+            makes them into tokens, frames and sound. `start` and `end` beside `media`: the stretch of it, in seconds.
+            Without a processor they are left out, as are all other columns not named here (ids, transcripts).
         input_ids, attention_mask, token_type_ids: (T,) ints.
         <modality>_features: (T, D), (D,) for one vector a clip, or (L, T, D) for taps of L levels.
         <modality>_attention_mask: (T,), optional; all ones by default.
@@ -63,9 +61,9 @@ class CLCRDataCollator:
         batch.update(self._token_ids(rows))
         names = sorted({key for row in rows for key in row})
         for name in names:
-            if name.endswith("_features"):
-                mask = name.removesuffix("_features") + "_attention_mask"
-                batch.update(self._features(name, mask, rows, self.pad_to_multiple_of))
+            modality = of_features(name)
+            if modality is not None:
+                batch.update(self._features(name, modality + MASK_END, rows, self.pad_to_multiple_of))
             elif name in _RAW_INPUTS:
                 batch.update(self._raw(name, _RAW_INPUTS[name], rows))
         labels = self._labels(rows)
@@ -77,11 +75,15 @@ class CLCRDataCollator:
 
     def _process(self, key: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Run the processor on the rows that have `key`; rows that lack it become zeros with a zero mask."""
-        present = [i for i, row in enumerate(rows) if not _is_absent(row.get(key))]
+        present = [i for i, row in enumerate(rows) if not is_missing(row.get(key))]
         if not present:
             return {}
         assert self.processor is not None
-        encoded = self.processor(**{key: [rows[i][key] for i in present]}, return_tensors="pt")
+        given = {key: [rows[i][key] for i in present]}
+        if key == "media":
+            windows = {name: [rows[i].get(name) for i in present] for name in ("start", "end")}
+            given |= {name: values for name, values in windows.items() if not all(map(is_missing, values))}
+        encoded = self.processor(**given, return_tensors="pt")
         tensors = {name: value for name, value in encoded.items() if isinstance(value, torch.Tensor)}
         if len(present) == len(rows):
             return tensors
@@ -101,7 +103,7 @@ class CLCRDataCollator:
         if not length:
             return {}
         batch = {}
-        for key in _TOKEN_KEYS:
+        for key in TOKEN_COLUMNS:
             if key == "token_type_ids" and not any(row.get(key) is not None for row in rows):
                 continue
             fill = self.tokenizer_pad_id if key == "input_ids" else 0
@@ -183,16 +185,9 @@ class CLCRDataCollator:
         return labels
 
 
-def _is_absent(value: Any) -> bool:
-    """Whether a text or clip is not there: None, "", or a reference of `datasets` to nothing."""
-    if isinstance(value, Mapping) and set(value) <= {"path", "bytes"}:
-        return value.get("path") in (None, "") and value.get("bytes") is None
-    return value is None or (isinstance(value, str) and value == "")
-
-
 def _array(value: Any, dtype: type) -> np.ndarray | None:
-    """`value` as an array; None where it is None or empty."""
-    if value is None:
+    """`value` as an array; None where it is missing."""
+    if is_missing(value):
         return None
     array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     return array.astype(dtype, copy=False) if array.size else None

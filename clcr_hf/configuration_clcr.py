@@ -146,7 +146,8 @@ class CLCRConfig(PreTrainedConfig):
         label_scale (`"sentiment"`, `"auto"` or `None`, defaults to `"auto"`):
             What a regression's score means. `"sentiment"`: from negative over neutral to positive, symmetric around 0;
             it is measured by the accuracies of that literature and put into these words. `None`: a number. `"auto"`
-            becomes `"sentiment"` for a single score without a name of its own (as version 0.1 had it), else `None`.
+            becomes `"sentiment"` for a single score without a name of its own (as version 0.1 had it) or a range that
+            is not even around 0, else `None`.
         label_range (`list[float]`, `list[list[float]]` or `"auto"`, *optional*, defaults to `"auto"`):
             `[lowest, highest]` score of a regression, of several scores one such pair each; answers are kept in it.
             `None`: no limits. `"auto"`: [-3, 3] on the scale of sentiment, else `None`. Training from the command line
@@ -254,7 +255,10 @@ class CLCRConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.label_scale == "auto":
             scored = self.num_labels == 1 and self.problem_type in (None, "regression")
-            self.label_scale = "sentiment" if scored and self.id2label[0] in ("LABEL_0", "sentiment") else None
+            limits = self.label_range
+            even = not isinstance(limits, list) or (len(limits) == 2 and limits[0] == -limits[1])
+            named = self.id2label[0] not in ("LABEL_0", "sentiment")
+            self.label_scale = "sentiment" if scored and even and not named and limits is not None else None
         if self.label_range == "auto":
             self.label_range = [-3.0, 3.0] if self.label_scale == "sentiment" else None
 

@@ -13,8 +13,8 @@ def with_feature_files(sample: Mapping[str, Any], local_files: bool = True) -> d
     """
     The sample with the arrays that its `<modality>_features` name by path, float32 `(T, D)` or `(L, T, D)`.
 
-    `.npy` is read with NumPy alone; `.npz`, `.safetensors`, `.pt` and `.csv` by the package `clcr_hf`. Nothing is
-    unpickled.
+    `.npy` is read with NumPy alone; `.npz`, `.safetensors`, `.pt`, `.csv` and `.mat` by the package `clcr_hf`. Nothing
+    is unpickled.
 
     Raises:
         ValueError: no such file, a file that holds no such array, or a path where `local_files` is False.
@@ -25,7 +25,10 @@ def with_feature_files(sample: Mapping[str, Any], local_files: bool = True) -> d
         if str(key).endswith(_END) and isinstance(value, str | os.PathLike):
             if not local_files:
                 raise ValueError(f"{key} is a path; files are not read here, send the numbers")
-            read[key] = _load(os.path.expanduser(value), key)
+            try:
+                read[key] = _load(os.path.expanduser(value), key)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
     return read
 
 

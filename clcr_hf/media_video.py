@@ -9,6 +9,7 @@ import numpy as np
 from .media_files import MediaError
 from .media_scan import CLOSE, RESTART, Plan, Track
 
+_TICK = 1e-3  # seconds; a moment this shortly before a frame is the frame's, where stamps are rounded to it (Matroska)
 _LEAST_FRAME_BYTES = 1024  # a kept frame counts as this much at least: its time and its place in a list weigh too
 
 
@@ -92,6 +93,7 @@ class Frames:
     def __init__(self, plan: Plan, clock: FrameClock, video_end: float, certain: bool, name: str):
         self.plan, self.clock, self.video_end, self.certain, self.name = plan, clock, video_end, certain, name
         self.end = plan.end if plan.end is not None else float("inf")
+        self.close_by = CLOSE + min(float(clock.unit), _TICK)
         self.moments = _moments(plan, video_end, name)
         self.moment = next(self.moments, None) if self.moments is not None else None
         self.last: tuple[Any, float] | None = None
@@ -114,7 +116,7 @@ class Frames:
     def _settle(self, now: float) -> None:
         """Moments before `now` show the frame before it; a moment before the first frame waits for that frame."""
         picture: np.ndarray | None = None
-        while self.last is not None and self.moment is not None and self.moment < now - CLOSE:
+        while self.last is not None and self.moment is not None and self.moment < now - self.close_by:
             picture = self._keep(*self.last, picture)
             self.moment = next(self.moments, None) if self.moments is not None else None
 

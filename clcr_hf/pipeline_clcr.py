@@ -20,10 +20,7 @@ from .pipeline_windows import SampleWindows, placed
 from .samples import is_file
 
 TASK = "multimodal-sentiment"
-SENTIMENT_RANGE = (-3.0, 3.0)
 _ON_ERROR = ("raise", "skip")
-_LENGTHS = ("seconds", "sound_seconds")
-_SLACK = 0.1  # seconds of a file that may be left out without a word: tracks end a little apart
 _AT_ONCE = 8  # windows of a recording in a forward pass, where no batch_size is given
 
 logger = logging.get_logger(__name__)
@@ -57,14 +54,14 @@ class CLCRPipeline(Pipeline):
     the whole file, and never holds more of it than the windows that are open. Its result has `seconds` (of the file)
     and `windows`, a result each with `start` and `end` in seconds, `text` (of `words` with `word_intervals`, where the
     sample has them), and `error` where the window holds nothing that the model reads. Without `window`, what is longer
-    than the model reads (`max_audio_seconds` of the processor) is cut: a warning says so, and the result then has
-    `seconds` and `read_seconds`.
+    than is read (`max_audio_seconds` of the processor, `max_seconds`) is cut: a warning says so, and the result then
+    has `seconds` and `read_seconds`.
 
     A result is a dict:
 
-    - regression: `score` (float, kept in `score_range`) and `label`: `"negative"`, `"neutral"` (within a sixth of the
-      half range around its middle: [-0.5, 0.5] for [-3, 3]) or `"positive"`. Without a range, `label` is the name of
-      the output. Several outputs: `scores` by name;
+    - regression: `score` (float, kept in `score_range`) and `label`: on the scale of sentiment (`config.label_scale`)
+      `"negative"`, `"neutral"` (within a sixth of the half range around its middle: [-0.5, 0.5] for [-3, 3]) or
+      `"positive"`; on no scale, or without a range, the name of the output. Several outputs: `scores` by name;
     - one label: `label`, `score` (its probability) and `probabilities` (all labels);
     - several labels: `label` and `score` of the likeliest, `labels` (those above 0.5) and `probabilities`;
     - a label a segment ([`CLCRForTokenClassification`]): `segments`, a list of dicts with `start` and `end` in seconds
@@ -79,8 +76,7 @@ class CLCRPipeline(Pipeline):
       (frames, sound) or `index` (features);
     - `window`, `every` (seconds, of a call): see above; each is as long as the other by default;
     - `top_k` (int): `probabilities` holds so many labels, likeliest first; segments get them too;
-    - `score_range` (two numbers or None): of a regression. Default: [-3, 3], and None for a model whose output has a
-      name of its own (`config.id2label`);
+    - `score_range` (two numbers or None): of a regression. Default: `config.label_range`;
     - `on_error` (`"raise"` or `"skip"`): what an input that cannot be read does: ends the call, or only itself fails;
     - `max_seconds` (float): only so much of the beginning of a file is read;
     - `max_bytes` (int), `timeout` (seconds): limits for addresses and base64, see [`~clcr_hf.fetch.fetch`];
@@ -276,7 +272,7 @@ class CLCRPipeline(Pipeline):
             if one_a_step:
                 own = own[: max(real.values())]
             explanation = self._explain(outputs, inputs, row, sample, real) if explain else None
-            made.append({**{key: sample[key] for key in _LENGTHS}, "logits": own, "explanation": explanation})
+            made.append({"logits": own, "seconds": sample["seconds"], "cut": sample["cut"], "explanation": explanation})
         return made
 
     # -- results -------------------------------------------------------------------------------------------------
@@ -288,8 +284,6 @@ class CLCRPipeline(Pipeline):
         (output,) = model_outputs["outputs"]
         if "error" in output:
             return output
-        if isinstance(score_range, str):
-            score_range = self._own_range()
         logits, explanation = output["logits"], dict(output["explanation"] or {})
         explanation |= _what_was_cut(output)
         if logits.dim() == 1:
@@ -303,23 +297,22 @@ class CLCRPipeline(Pipeline):
             segments.append({**_when(index, len(logits), output["seconds"]), **read, **own})
         return {"segments": segments, **explanation}
 
-    def _own_range(self) -> tuple[float, float] | None:
-        """The range of sentiment, unless the model's output has a name of its own."""
-        return SENTIMENT_RANGE if self.model.config.id2label[0] in ("LABEL_0", "sentiment") else None
-
-    def _read_logits(self, logits: torch.Tensor, top_k: int | None, score_range: Sequence[float] | None) -> dict:
+    def _read_logits(self, logits: torch.Tensor, top_k: int | None, score_range: Any) -> dict:
         config = self.model.config
         problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
         names = [config.id2label[index] for index in range(logits.numel())]
-        if problem == "regression" and logits.numel() == 1:
-            if score_range is None:
-                return {"label": names[0], "score": logits.item()}
-            low, high = score_range
-            score = min(max(logits.item(), low), high)
-            side = round(3 * (2 * score - low - high) / (high - low))
-            return {"label": ("neutral", "positive", "negative")[int(np.sign(side))], "score": score}
         if problem == "regression":
-            return {"scores": dict(zip(names, logits.tolist(), strict=True))}
+            ranges = config.score_ranges() if isinstance(score_range, str) else [score_range] * len(names)
+            limits = [(-np.inf, np.inf) if pair is None else pair for pair in ranges]
+            scores = [min(max(x, low), high) for x, (low, high) in zip(logits.tolist(), limits, strict=True)]
+            if len(scores) > 1:
+                return {"scores": dict(zip(names, scores, strict=True))}
+            label = names[0]
+            if config.label_scale == "sentiment" and ranges[0] is not None:
+                low, high = limits[0]
+                side = round(3 * (2 * scores[0] - low - high) / (high - low))
+                label = ("neutral", "positive", "negative")[int(np.sign(side))]
+            return {"label": label, "score": scores[0]}
         several = problem == "multi_label_classification"
         values = (logits.sigmoid() if several else logits.softmax(-1)).tolist()
         probabilities = dict(zip(names, values, strict=True))
@@ -392,10 +385,10 @@ def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 def _what_was_cut(output: Mapping[str, Any]) -> dict[str, float]:
     """`seconds` and `read_seconds` of a file that lasts longer than the model reads, and a warning."""
-    seconds, read = (output[key] for key in _LENGTHS)
-    if seconds is None or read is None or seconds - read < _SLACK:
+    if output["cut"] is None:
         return {}
-    logger.warning("%.1f of %.1f s of audio are read; window= reads the whole in windows", read, seconds)
+    read, seconds = output["cut"]
+    logger.warning("%.1f of %.1f s are read; window= reads the whole in windows", read, seconds)
     return {"seconds": seconds, "read_seconds": read}
 
 

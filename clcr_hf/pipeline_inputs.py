@@ -9,11 +9,21 @@ import numpy as np
 
 from .feature_files import with_feature_files
 from .fetch import MAX_BYTES, TIMEOUT, fetch, is_base64_media, is_url, read_base64, read_data_uri
-from .media import MediaError
-from .modalities import INTERVALS_END, MASK_END, RAW_COLUMNS, STANDARD, TOKEN_COLUMNS, modality, of_features
+from .media import MediaError, media_duration
+from .modalities import (
+    FILE_COLUMNS,
+    INTERVALS_END,
+    MASK_END,
+    RAW_COLUMNS,
+    STANDARD,
+    TOKEN_COLUMNS,
+    modality,
+    of_features,
+)
 from .pipeline_windows import SampleWindows
-from .samples import Reading, is_file, is_missing, read_sample
+from .samples import Reading, Sample, is_file, is_missing, read_sample, source_of, window_of
 
+_SLACK = 0.1  # seconds of a file that may be left out without a word
 _MEDIA_KEYS = tuple(name for name in RAW_COLUMNS if name != "text")
 _KNOWN_KEYS = (*RAW_COLUMNS, "sampling_rate", "start", "end", *TOKEN_COLUMNS)
 _SETTINGS = {"sampling_rate", "start", "end"}  # keys that are nothing to read by themselves
@@ -60,7 +70,7 @@ class SampleReader:
         for key, (value,) in arguments.items():
             if of_features(key) is not None:
                 arguments[key] = [np.atleast_2d(value)]  # one vector a clip
-        batch = self.processor(**arguments, return_tensors="np") if arguments else {}
+        batch = self.processor(**arguments, face_crop=False, return_tensors="np") if arguments else {}
         arrays = {key: value[0] for key, value in batch.items()}
         ready = (key for key in sample if key in TOKEN_COLUMNS or key.endswith(MASK_END))
         arrays |= {key: np.asarray(sample[key]) for key in ready}
@@ -68,7 +78,24 @@ class SampleReader:
             raise ValueError(f"nothing in the input is read by this model, which reads {', '.join(self.modalities)}")
         most = self.processor.max_audio_seconds or float("inf")
         heard = None if read.audio_seconds is None else min(read.audio_seconds, most)
-        return {"arrays": arrays, "frame_times": read.frame_times, "sound_seconds": heard, "seconds": read.seconds}
+        times = {"frame_times": read.frame_times, "sound_seconds": heard, "seconds": read.seconds}
+        return {"arrays": arrays, **times, "cut": self._cut(sample, heard, read, max_seconds)}
+
+    def _cut(
+        self, sample: Mapping[str, Any], heard: float | None, read: Sample, max_seconds: float | None
+    ) -> tuple[float, float] | None:
+        """Seconds that are read, and seconds there are, of a file of which a part is left out; None of all others."""
+        cut = None
+        if heard is not None and read.audio_seconds is not None and read.audio_seconds - heard > _SLACK:
+            cut = (heard, read.audio_seconds)
+        if max_seconds is not None and read.seconds is not None and read.seconds > max_seconds - _SLACK:
+            files = [source_of(sample[key], key) for key in FILE_COLUMNS if key in sample]
+            start, end = window_of([sample], "the input")
+            whole = max((media_duration(file) for file in files if is_file(file)), default=0.0)
+            whole = (whole if end is None else min(whole, end)) - start
+            if whole - read.seconds > _SLACK:
+                cut = (read.seconds if heard is None else min(heard, read.seconds), whole)
+        return cut
 
     def windows(
         self,

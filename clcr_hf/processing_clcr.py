@@ -11,6 +11,7 @@ Layout and names are our reconstruction (the paper fixes the model, not its inpu
 import inspect
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .faces import DEFAULT_DETECTOR
 from .modalities import FEATURES_END, MASK_END, MEDIA, STANDARD, of_features
 from .remote_code import add_remote_code
 from .samples import Reading, read_sample, to_numpy
@@ -74,6 +76,8 @@ class CLCRProcessor(ProcessorMixin):
         max_audio_seconds: sounds are cut after this many seconds. None keeps them whole.
         max_text_length: texts are cut after this many tokens, special tokens included. None (as before version 0.2)
             cuts at the tokenizer's own limit alone.
+        face_crop: the detector (`"dlib"`, or your own, see `docs/faces.md`) by which videos and images are cut to the
+            speaker's face; frames without it are left out. True is `"dlib"`; None and False take whole frames.
         flow_size: height and width (or one number for both) that optical flow is resized to, in pixels; its vectors
             are scaled alike. None leaves it as it is.
 
@@ -96,6 +100,7 @@ class CLCRProcessor(ProcessorMixin):
         flow_size: int | list[int] | None = None,
         chat_template: str | None = None,
         max_text_length: int | None = None,
+        face_crop: str | bool | None = None,
     ):
         if image_processor is not None and video_processor is not None:
             raise ValueError("both an image_processor and a video_processor were given; pass one of them")
@@ -109,6 +114,7 @@ class CLCRProcessor(ProcessorMixin):
         self.video_fps = video_fps
         self.max_audio_seconds = max_audio_seconds
         self.max_text_length = max_text_length
+        self.face_crop = _detector_name(face_crop)
         self.flow_size = _two_sides(flow_size)
         present = {name: getattr(self, name) for name in self.get_attributes()}
         super().__init__(**present, chat_template=chat_template)
@@ -193,6 +199,7 @@ class CLCRProcessor(ProcessorMixin):
         text_kwargs: Mapping[str, Any] | None = None,
         audio_kwargs: Mapping[str, Any] | None = None,
         images_kwargs: Mapping[str, Any] | None = None,
+        face_crop: str | bool | None = None,
         **features: Any,
     ) -> BatchFeature:
         """Makes one batch of B samples. A list is a batch, all else is a single sample (B = 1).
@@ -223,7 +230,8 @@ class CLCRProcessor(ProcessorMixin):
             num_frames: overrides `video_num_frames` for this call. Clips with more frames are thinned evenly; clips
                 with fewer are padded.
             fps: frames a second instead, for files; frames in memory are then all kept.
-            max_audio_seconds: overrides the option of that name.
+            max_audio_seconds, face_crop: override the options of these names; `face_crop=False` takes frames whole, as
+                those that are crops already.
             padding: True or "longest" pads to the longest sample; "max_length" also pads text to `max_length`;
                 False refuses samples of different lengths.
             truncation, max_length: for the text, in tokens. Text is cut to `max_text_length` and to the tokenizer's
@@ -260,6 +268,8 @@ class CLCRProcessor(ProcessorMixin):
         if padding == "max_length" and max_length is None:
             raise ValueError("padding='max_length' needs max_length, the number of text tokens to pad to")
         reading = self._reading(num_frames, fps, max_audio_seconds)
+        if face_crop is not None:
+            reading = replace(reading, face_crop=_detector_name(face_crop))
         given = {"text": text, "videos": videos, "audio": audio, "media": media, "flow": flow, "images": images}
         given = {name: value for name, value in (given | features).items() if value is not None}
         self._check_inputs(given, features)
@@ -540,6 +550,12 @@ def _stack(
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
+
+
+def _detector_name(face_crop: str | bool | None) -> str | None:
+    if not isinstance(face_crop, str | bool | None) or face_crop == "":
+        raise ValueError(f"face_crop is the name of a face detector, such as {DEFAULT_DETECTOR!r}, got {face_crop!r}")
+    return (DEFAULT_DETECTOR if face_crop else None) if isinstance(face_crop, bool) else face_crop
 
 
 def _check_positive(**options: float | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .faces import crop_faces, say_no_face
 from .media import (
     MediaClip,
     MediaError,
@@ -77,6 +78,8 @@ class Reading:
         sampling_rate: of the audio that is wanted, samples a second; None reads none.
         max_audio_seconds: how much of the audio is kept, from its beginning.
         max_seconds: how much of a file is read, from the beginning of the sample.
+        face_crop: the detector by which frames are cut to the speaker's face ([`~faces.find_detector`]); frames without
+            it are left out. None takes them whole.
         timed: whether `Sample.seconds` is wanted where that takes one more look at the file.
     """
 
@@ -87,6 +90,7 @@ class Reading:
     sampling_rate: int | None = None
     max_audio_seconds: float | None = None
     max_seconds: float | None = None
+    face_crop: str | None = None
     timed: bool = False
 
     @classmethod
@@ -100,6 +104,7 @@ class Reading:
             "fps": fps,
             "sampling_rate": getattr(extractor, "sampling_rate", None) if audio else None,
             "max_audio_seconds": getattr(processor, "max_audio_seconds", None),
+            "face_crop": getattr(processor, "face_crop", None),
         }
         return cls(**{**given, **options})
 
@@ -118,6 +123,7 @@ class Sample:
         text: a str with something to see in it.
         frames: uint8 `(F, H, W, 3)`.
         frame_times: float64 `(F,)`, when each is shown, in seconds from the sample's beginning; None where not known.
+        frame_places: int64 `(F,)`, of images and frames in memory: which of them these are.
         audio: float32 `(samples,)` at `sampling_rate`.
         flow: float32 `(F, 2, H, W)`.
         features: by key `<modality>_features`, float32 `(T, D)` or `(L, T, D)`.
@@ -127,6 +133,7 @@ class Sample:
     text: str | None = None
     frames: np.ndarray | None = None
     frame_times: np.ndarray | None = None
+    frame_places: np.ndarray | None = None
     audio: np.ndarray | None = None
     sampling_rate: int | None = None
     flow: np.ndarray | None = None
@@ -216,10 +223,21 @@ class _Parts:
             if reading.max_audio_seconds is not None:
                 found.audio = found.audio[: round(reading.max_audio_seconds * (reading.sampling_rate or 1))]
             found.audio = found.audio if found.audio.size else None
-        if video is not None:
-            timed = isinstance(video, VideoClip)
-            found.frames, found.frame_times = (video.frames, video.timestamps) if timed else (video, None)
+        if video is not None and reading.face_crop is not None:
+            video = self.crop(video, sees or "")
+        if isinstance(video, _Images):
+            found.frames, found.frame_places = video.frames, video.timestamps
+        elif video is not None:
+            found.frames, found.frame_times = video.frames, video.timestamps
         found.seconds = max((length for length in lengths if length), default=None)
+
+    def crop(self, video: VideoClip, key: str) -> VideoClip | None:
+        """The speaker's face of the frames; None where it is in none of them."""
+        crops, kept = crop_faces(video.frames, str(self.reading.face_crop))
+        if not len(kept):
+            say_no_face(self.sample.get(key), self.label(key))
+            return None
+        return replace(video, frames=crops, timestamps=video.timestamps[kept])
 
     def first(self, *keys: str) -> str | None:
         """The first of the keys that is there."""
@@ -269,7 +287,7 @@ class _Parts:
             return self.images(source, where, start, end)
         return self._from(start, load_video(source, start=start, end=end, **self.reading.frames))
 
-    def images(self, source: Any, where: str, start: float, end: float | None) -> np.ndarray:
+    def images(self, source: Any, where: str, start: float, end: float | None) -> "_Images":
         return read_images(source, where, self.reading.num_frames)
 
     def duration(self, source: Any, where: str, start: float, end: float | None) -> float | None:
@@ -365,19 +383,23 @@ def _seconds(value: Any, name: str, where: str) -> float | None:
     return seconds
 
 
-def read_images(source: Any, where: str, num_frames: int | None = None) -> np.ndarray:
-    """Images in order as frames `(F, H, W, 3)` uint8, at most `num_frames` of them spread evenly, of which alone the
-    files are opened.
+class _Images(VideoClip):
+    """Images in order; in place of their times, which of them they are, int64 `(F,)`."""
+
+
+def read_images(source: Any, where: str, num_frames: int | None = None) -> _Images:
+    """Images as frames, at most `num_frames` of them spread evenly, of which alone the files are opened.
 
     Raises:
         MediaError, ValueError: as `read_image`; MediaError where they differ in size.
     """
     entries = source if isinstance(source, list | tuple) or getattr(source, "ndim", 0) == 4 else [source]
-    images = [read_image(entries[index], where) for index in even_indices(len(entries), num_frames)]
+    places = even_indices(len(entries), num_frames)
+    images = [read_image(entries[index], where) for index in places]
     sizes = sorted({image.shape[:2] for image in images})
     if len(sizes) > 1:
         raise MediaError(f"its images have several sizes (height, width): {sizes[:3]}; scale them to one")
-    return np.stack(images)
+    return _Images(np.stack(images), np.array(places))
 
 
 def read_image(image: Any, where: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A stand-in for the Hub on loopback: the HTTP that huggingface_hub really sends, for models and Spaces.
+"""A stand-in for the Hub on loopback: the HTTP that huggingface_hub really sends, for models, data sets and Spaces.
 
 Repositories live in memory as Git would have them: blobs by their hash, commits as a mapping of paths to blobs,
 branches and tags as names of commits. `StandInHub.environment` gives the variables (the newer storage, xet, needs a
@@ -136,9 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"errors": [], "warnings": []})
         if parts[0] == "lfs":
             return self._lfs_object(parts[1])
-        if parts[0] == "api" and parts[1] in ("models", "spaces"):
+        if parts[0] == "api" and parts[1] in ("models", "spaces", "datasets"):
             return self._repository_api("/".join(parts[2:4]), parts[4:], parts[1])
-        if parts[0] == "spaces":
+        if parts[0] in ("spaces", "datasets"):
             parts = parts[1:]
         if len(parts) > 2 and parts[1].endswith(".git"):
             return self._lfs_batch()

@@ -15,17 +15,21 @@ from layouts.ave import make_ave, make_ave_h5
 from layouts.cremad import make_cremad
 from layouts.csd import make_csd
 from layouts.kinetics_sounds import make_kinetics_sounds
+from layouts.meld import make_meld
 from layouts.mmsa import make_mmsa
+from layouts.sims2 import make_sims2
 from layouts.ucf101 import make_ucf101
 from typer.testing import CliRunner
 
+import clcr_hf.cli.rows  # noqa: F401  (adds the commands)
 import clcr_hf.data as loaders
 from clcr_hf.cli.app import app
-from clcr_hf.data import convert as module
 from clcr_hf.data import load_shards, shards
 from clcr_hf.data.columns import DataFormatError
 from clcr_hf.data.convert import convert
 from clcr_hf.data.options import read_options
+from clcr_hf.data.registry import SOURCE_NAMES
+from clcr_hf.data.table import source as table_source
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +64,8 @@ LAYOUTS = {
     "ucf101": (lambda root: make_ucf101(root, classes=2, groups=3), {"fold": 2}),
     "manifest": (make_table, {"validation_fraction": 0.2}),
     "utterances": (make_utterances, {}),
+    "meld": (lambda root: make_meld(root), {"labels": "sentiment"}),
+    "sims2": (lambda root: make_sims2(root), {"labels": "vision"}),
 }
 
 
@@ -69,7 +75,7 @@ def same_rows(found, expected) -> bool:
 
 
 def test_there_is_a_test_of_each_layout():
-    assert set(LAYOUTS) == set(module.LAYOUTS)
+    assert set(LAYOUTS) == set(SOURCE_NAMES) - {"talking_faces", "shards", "hub"}  # hub: tests/test_data_named.py
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -92,20 +98,11 @@ def test_shards_hold_what_the_loader_gives(tmp_path, layout):
     assert record["rows"] == {name: len(expected[name]) for name in expected}
     assert seen == list(range(1, sum(record["rows"].values()) + 1))
     assert json.loads((tmp_path / "out" / "convert.json").read_text()) == record
-    media = any(module.is_media(kind) for kind in expected["train"].features.values())
-    if media:
-        with pytest.raises(DataFormatError, match="safetensors hold features"):
-            convert(layout, source, tmp_path / "tensors", options=options, format="safetensors")
-        assert not (tmp_path / "tensors").exists()
-    else:
-        convert(layout, source, tmp_path / "tensors", options=options, format="safetensors", rows_per_shard=3)
-        assert same_rows(load_shards(tmp_path / "tensors"), expected)
 
 
 def test_tables_are_streamed_in_their_own_splits(tmp_path, monkeypatch):
     source = make_table(tmp_path)
-    monkeypatch.setattr(loaders, "load_manifest", None)  # not needed
-    monkeypatch.setattr(module.inspect, "signature", lambda _: type("S", (), {"parameters": {}}))
+    monkeypatch.setattr(table_source, "read_table", None)  # not needed
     assert convert("manifest", source, tmp_path / "out")["rows"] == {"train": 8, "test": 2}
 
 
@@ -157,8 +154,8 @@ def test_a_finished_folder_is_left_alone_and_another_task_refused(tmp_path):
     (out / "convert.partial.json").write_text((out / "convert.json").read_text())  # stopped just before its end
     assert convert("utterances", source, out) == record
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
-    for changes in ({"options": {"standardise": True}}, {"rows_per_shard": 7}, {"format": "safetensors"}):
-        with pytest.raises(DataFormatError, match="holds another conversion"):
+    for changes in ({"options": {"standardise": True}}, {"rows_per_shard": 7}):
+        with pytest.raises(DataFormatError, match="holds rows of other settings"):
             convert("utterances", source, out, **changes)
     other = tmp_path / "v.npz"
     other.write_bytes(source.read_bytes())
@@ -172,10 +169,9 @@ def test_a_finished_folder_is_left_alone_and_another_task_refused(tmp_path):
 def test_wrong_arguments_leave_nothing(tmp_path):
     source = make_utterances(tmp_path)
     for arguments, options, message in (
-        (("nothing", source), {}, "layout 'nothing' is none of mmsa"),
-        (("utterances", source), {"format": "csv"}, "format 'csv'"),
+        (("nothing", source), {}, "dataset 'nothing' is none of .*mmsa"),
         (("utterances", source), {"rows_per_shard": 0}, "rows_per_shard"),
-        (("utterances", source), {"options": {"fold": 1}}, "no option fold; it has label"),
+        (("utterances", source), {"options": {"fold": 1}}, "no option 'fold'; it takes label"),
         (("utterances", source), {"options": {"label": "absent"}}, "no array absent"),
         (("mmsa", source), {}, "not a pickle but a zip"),
     ):
@@ -188,14 +184,14 @@ def test_wrong_arguments_leave_nothing(tmp_path):
 
 def test_a_source_that_changed_is_noticed(tmp_path, monkeypatch):
     source = make_table(tmp_path)
-    rows = module.ShardWriter.write
+    rows = shards.ShardWriter.write
 
     def stop(self, row):
         if row["text"] == "said 8":
             raise KeyboardInterrupt
         rows(self, row)
 
-    monkeypatch.setattr(module.ShardWriter, "write", stop)
+    monkeypatch.setattr(shards.ShardWriter, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         convert("manifest", source, tmp_path / "out", rows_per_shard=2)
     monkeypatch.undo()
@@ -212,26 +208,27 @@ def test_a_source_that_changed_is_noticed(tmp_path, monkeypatch):
     assert same_rows(load_shards(tmp_path / "out"), load_shards(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("broken", ["save_file", "replace_durably"])
-def test_tensors_stopped_in_the_middle_of_a_shard(tmp_path, monkeypatch, broken):
-    source = make_mmsa(tmp_path, clips=(8, 4, 4))
-    options = {"options": {"text": "text"}, "format": "safetensors", "rows_per_shard": 3}
-    real, calls = getattr(shards, broken), []
+def test_a_folder_has_one_writer(tmp_path):
+    source = make_table(tmp_path)
+    refused = []
 
-    def fail_once(*arguments):
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise OSError("No space left on device")
-        real(*arguments)
+    def second(done, total):
+        if not refused:
+            with pytest.raises(DataFormatError, match="being written by another process") as error:
+                convert("manifest", source, tmp_path / "out")
+            refused.append(error)
 
-    monkeypatch.setattr(shards, broken, fail_once)
-    with pytest.raises(OSError, match="No space"):
-        convert("mmsa", source, tmp_path / "out", **options)
-    with pytest.raises(DataFormatError, match="has not finished"):
-        load_shards(tmp_path / "out")
-    convert("mmsa", source, tmp_path / "out", **options)
-    assert same_rows(load_shards(tmp_path / "out"), loaders.load_mmsa(source, text="text"))
-    assert not list(tmp_path.glob("out/*/*.tmp"))
+    convert("manifest", source, tmp_path / "out", progress=second)
+    assert refused and {path.name for path in (tmp_path / "out").iterdir()} == {"train", "test", "convert.json"}
+
+
+def test_a_folder_of_version_01_is_known(tmp_path):
+    """It calls the data set a layout, and the kind of shard was a choice."""
+    source = make_utterances(tmp_path)
+    record = convert("utterances", source, tmp_path / "out")
+    old = {"layout": record.pop("dataset"), "format": "parquet", **record}
+    (tmp_path / "out" / "convert.json").write_text(json.dumps(old))
+    assert convert("utterances", source, tmp_path / "out")["rows"] == record["rows"]
 
 
 # -- in a process of its own -------------------------------------------------------------------------------------------
@@ -239,7 +236,7 @@ def test_tensors_stopped_in_the_middle_of_a_shard(tmp_path, monkeypatch, broken)
 # Peak of the memory that is the process's own or mapped, above what imports take, while it converts.
 SCRIPT = """
 import resource, sys
-from clcr_hf.data.convert import LAYOUTS, convert
+from clcr_hf.data.convert import convert
 import clcr_hf.data.benchmarks.mmsa, clcr_hf.data.benchmarks.ave, h5py, datasets, pyarrow.parquet
 import time
 def peak():
@@ -342,28 +339,29 @@ def test_command(tmp_path):
     source = make_utterances(tmp_path)
     out = tmp_path / "out"
     result = CliRunner().invoke(
-        app, ["convert", "utterances", str(source), str(out), "--option", "num_validation_videos=1"]
+        app, ["convert", "utterances", str(source), str(out), "--dataset_options", "num_validation_videos=1"]
     )
     assert result.exit_code == 0, result.output
     assert "train 1, validation 1, test 1" in result.output
     again = CliRunner().invoke(
-        app, ["convert", "utterances", str(source), str(out), "--option", "num_validation_videos=1", "--json"]
+        app, ["convert", "utterances", str(source), str(out), "--dataset-options", "num_validation_videos=1", "--json"]
     )
     assert json.loads(again.stdout)["rows"] == {"train": 1, "validation": 1, "test": 1}
     wrong = CliRunner().invoke(app, ["convert", "utterances", str(source), str(out)])
-    assert wrong.exit_code == 1 and "another conversion" in str(wrong.exception)
+    assert wrong.exit_code == 1 and "other settings" in str(wrong.exception)
 
 
 def test_options_are_json_or_text():
-    pairs = ["fold=2", "a=[1, 2]", "text=text_bert", "skip=true", "name=x=y", "none=null"]
-    assert read_options(pairs) == {
+    text = "fold=2,a=[1, 2],text=text_bert,skip=true,name=x=y,none=null,names=b,c"
+    assert read_options(text, "--dataset_options") == {
         "fold": 2,
         "a": [1, 2],
         "text": "text_bert",
         "skip": True,
         "name": "x=y",
         "none": None,
+        "names": "b,c",
     }
-    for wrong in (["fold"], ["=1"], ["a=1", "a=2"]):
-        with pytest.raises(DataFormatError, match="name=value"):
-            read_options(wrong)
+    for wrong in ("fold", "=1", "a=1,a=2"):
+        with pytest.raises(ValueError, match="--dataset_options wants name=value"):
+            read_options(wrong, "--dataset_options")

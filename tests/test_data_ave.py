@@ -58,7 +58,7 @@ def test_segments(made):
 
 
 def test_an_event_without_length_is_background_and_its_clip_has_no_sound(made):
-    row = next(row for row in load_ave(made)["train"] if row["start"] == row["end"])
+    row = next(row for row in load_ave(made)["train"] if row["event_start"] == row["event_end"])
     assert row["labels"] == [BACKGROUND] * 10
     clip = load_media(row["media"]["path"], num_frames=2)
     assert clip.audio is None and clip.video is not None

@@ -232,7 +232,7 @@ def test_faults_are_named(tmp_path):
     assert "line 1" in fault(tmp_path, "{", "m.jsonl")
     assert "line 1: not a JSON object" in fault(tmp_path, "[1]", "m.jsonl")
     assert "not a Parquet file" in fault(tmp_path, "PAR", "m.parquet")
-    assert "a table ends in" in fault(tmp_path, "x", "m.xlsx")
+    assert "a table ends in" in fault(tmp_path, "x", "m.ods")
     assert "split 'later'" in fault(tmp_path, "text,label,split\na,1,later\n")
     assert "row 2 has no split" in fault(tmp_path, "text,label,split\na,1,train\nb,1,\n")
     assert "ids come twice" in fault(tmp_path, "id,text,label\na,x,1\na,y,1\n", validation_fraction=0)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from layouts.cremad import make_cremad
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data import CLCRDataCollator, DataFormatError
-from clcr_hf.data.shards import load_shards, shard_files
+from clcr_hf.data.shards import ShardSet, load_shards, shard_files
 from clcr_hf.extract import extract_features
 from clcr_hf.extract.backbones import TextTokens, VisionBackbone, pool_to_rate
 from clcr_hf.extract.clips import ClipReader
-from clcr_hf.extract.output import ShardSet
 from clcr_hf.extract.rows import average_words, token_intervals, tokens_to_words, word_spans
+from clcr_hf.extract.settings import ExtractSettings, flag_of, table
 from clcr_hf.extract.sources import open_source
 from clcr_hf.extract.speech import OpenSmile, SpeechRecogniser, tidy_transcript
 from clcr_hf.media import load_audio, load_video, write_video
@@ -417,14 +418,14 @@ def test_folder(tmp_path: Path) -> None:
         list(open_source(tmp_path / "nothing" if (tmp_path / "nothing").mkdir() else tmp_path / "nothing"))
     with pytest.raises(DataFormatError, match="neither a folder nor a table"):
         open_source(tmp_path / "absent")
-    with pytest.raises(DataFormatError, match="no layout 'cremat'; there are .*cremad"):
-        open_source(tmp_path, layout="cremat")
+    with pytest.raises(DataFormatError, match="dataset 'cremat' is none of .*cremad"):
+        open_source(tmp_path, dataset="cremat")
 
 
 def test_layout(models: dict[str, str], tmp_path: Path) -> None:
     """A benchmark's own folder, with frames as pictures; its labels and further columns are carried over."""
     root = make_cremad(tmp_path / "cremad", clips=24)
-    record = extract(root, tmp_path / "out", layout="cremad", audio=models["audio"], vision=models["vision"], limit=6)
+    record = extract(root, tmp_path / "out", dataset="cremad", audio=models["audio"], vision=models["vision"], limit=6)
     rows = load_shards(tmp_path / "out")["train"]
     assert record["counts"]["rows"] == {"train": 6}
     assert rows.features["label"].names == ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
@@ -442,17 +443,17 @@ def test_names_of_several_labels_reach_training(models: dict[str, str], tmp_path
     found = load_data(DataArguments(dataset="shards", dataset_dir=str(out), validation_fraction=0))
     assert found.labels.names == record["label_names"]
     assert found.splits["train"]["label"][:2] == [[0, 0, 1], [1, 1, 0]]
-    with pytest.raises(DataFormatError, match="class names differ"):
+    with pytest.raises(DataFormatError, match="label_names was"):
         extract(table, out, text=models["text"], label_separator="|", label_names=["sad", "moved", "glad"])
 
 
 def test_layout_of_segments(models: dict[str, str], tmp_path: Path) -> None:
     """AVE: videos, a label a segment, and a `start` and `end` of the event, which do not cut the clip."""
     root = make_ave(tmp_path / "ave", clips=6)
-    extract(root, tmp_path / "out", layout="ave", audio=models["audio"], vision=models["vision"], num_frames=2)
+    extract(root, tmp_path / "out", dataset="ave", audio=models["audio"], vision=models["vision"], num_frames=2)
     for split in load_shards(tmp_path / "out").values():
         for row in split:
-            assert len(row["labels"]) == 10 and {"start", "end"} <= set(row)
+            assert len(row["labels"]) == 10 and {"event_start", "event_end"} <= set(row)
             seconds = load_video(row["path"]).timestamps[-1]
             assert row["vision_intervals"][-1][1] == pytest.approx(seconds, abs=0.6)
 
@@ -549,6 +550,22 @@ def test_a_setting_at_fault_ends_the_run(models: dict[str, str], tmp_path: Path)
     assert len((tmp_path / "out" / "failures-000.jsonl").read_text().splitlines()) == 20
 
 
+# Takes the clips, the folder of the features and the options as JSON, and kills itself at the fourth row.
+KILLED = """
+import json, os, signal, sys
+from clcr_hf.data.shards import ShardSet
+from clcr_hf.extract import extract_features
+write, seen = ShardSet.write, []
+def write_three(self, split, row):
+    if len(seen) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    seen.append(row["id"])
+    write(self, split, row)
+ShardSet.write = write_three
+extract_features(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))
+"""
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["interrupted", "killed"])
 def test_stopped_and_resumed(
     killed: bool, models: dict[str, str], clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -561,20 +578,16 @@ def test_stopped_and_resumed(
 
     def write_three(self: ShardSet, split: str, row: Any) -> None:
         if len(seen) == 3:
-            if killed:
-                os.kill(os.getpid(), signal.SIGKILL)
             raise KeyboardInterrupt
         seen.append(row["id"])
         write(self, split, row)
 
-    monkeypatch.setattr(ShardSet, "write", write_three)
     if killed:
-        child = os.fork()
-        if child == 0:
-            extract(clips, tmp_path / "out", batch_size=1, **options)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        words = json.dumps({**options, "batch_size": 1, "device": "cpu", "num_workers": 0})
+        child = subprocess.run([sys.executable, "-c", KILLED, str(clips), str(tmp_path / "out"), words], timeout=240)
+        assert child.returncode == -signal.SIGKILL
     else:
+        monkeypatch.setattr(ShardSet, "write", write_three)
         with pytest.raises(KeyboardInterrupt):
             extract(clips, tmp_path / "out", batch_size=1, **options)
     monkeypatch.undo()
@@ -600,9 +613,9 @@ def assert_same_rows(found: dict[str, dict[str, Any]], wanted: dict[str, dict[st
 
 def test_other_settings_are_refused(models: dict[str, str], clips: Path, tmp_path: Path) -> None:
     extract(clips, tmp_path / "out", vision=models["vision"], num_frames=2)
-    with pytest.raises(DataFormatError, match="num_frames is 2 there and 3 here"):
+    with pytest.raises(DataFormatError, match="num_frames was 2, now 3"):
         extract(clips, tmp_path / "out", vision=models["vision"], num_frames=3)
-    with pytest.raises(DataFormatError, match="source is"):
+    with pytest.raises(DataFormatError, match="source was"):
         extract(tmp_path, tmp_path / "out", vision=models["vision"], num_frames=2)
     for wrong in ({}, {"vision": models["vision"], "fps": 1, "num_frames": 2}, {"vision": "x", "align": "frames"}):
         with pytest.raises(ValueError):
@@ -671,3 +684,48 @@ def test_from_a_folder_of_clips_to_training(
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert torch.isfinite(loss)
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_an_option_of_the_command_and_a_row_of_the_docs(tmp_path: Path) -> None:
+    from typer.main import get_command
+
+    import clcr_hf.cli.rows  # noqa: F401  (adds the commands)
+    from clcr_hf.cli.app import app
+
+    options = {word for each in get_command(app).commands["extract"].params for word in each.opts}  # type: ignore[attr-defined]
+    assert {flag_of(each) for each in fields(ExtractSettings)} <= options
+    docs = Path(__file__).resolve().parents[1] / "docs" / "extract.md"
+    assert table() in docs.read_text(encoding="utf-8")
+
+
+def test_words_of_the_command_are_settings() -> None:
+    words = {each.name: each.default for each in fields(ExtractSettings)} | {"keep_columns": None}
+    given = {"vision": "x", "taps": "4,8", "audio_rate": 0.0, "label_names": "sad,glad", "dataset_options": "fold=2"}
+    found = ExtractSettings.from_words(**words | given)
+    assert (found.taps, found.audio_rate, found.label_names) == ([4, 8], None, ["sad", "glad"])
+    assert found.dataset_options == {"fold": 2} and found.keep_columns == ()
+    assert ExtractSettings(opensmile="functionals") == ExtractSettings(opensmile=True, opensmile_level="functionals")
+    assert ExtractSettings(opensmile=True).identity()["opensmile"] == "lld"
+    with pytest.raises(ValueError, match="limit must be positive"):
+        ExtractSettings(vision="x", limit=0)
+    with pytest.raises(TypeError, match="layout"):
+        ExtractSettings(vision="x", layout="cremad")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("clips", {"label_column": "mood"}, "a folder of clips does not use label_column"),
+        ("clips.csv", {"split": "test"}, "a table does not use split"),
+        ("clips", {"dataset": "cremad", "task": "regression"}, "the data set cremad does not use task"),
+        ("clips", {"dataset_options": {"fold": 1}}, "a folder of clips does not use dataset_options"),
+    ],
+)
+def test_options_that_a_source_does_not_use(tmp_path: Path, name: str, given: dict[str, Any], message: str) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips.csv").write_text("text,label\nhello,1\n")
+    with pytest.raises(ValueError, match=message):
+        open_source(tmp_path / name, **given)

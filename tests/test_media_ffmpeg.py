@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from media import make
 
-from clcr_hf.media import MediaClip, load_media, track_lengths
+from clcr_hf.media import MediaClip, load_audio, load_media, load_video, track_lengths
 
 pytest.importorskip("av")
 
@@ -77,3 +79,58 @@ def test_files_made_now_read_as_ffmpeg_reads_them(name: str, tmp_path_factory: p
     except RuntimeError as error:
         pytest.skip(f"NOT COMPARED WITH FFMPEG: this one cannot make {name} ({error})")
     compare(path, make.read(path))
+
+
+# --- properties ---
+
+
+@settings(max_examples=80, deadline=None)
+@given(name=st.sampled_from(MADE), begin=st.floats(0, 1.9), length=st.floats(0.01, 1.5) | st.none())
+def test_a_window_is_that_part_of_the_whole(name: str, begin: float, length: float | None) -> None:
+    clip, end = whole(name), None if length is None else begin + length
+    if clip.video is not None:
+        shown = clip.video.timestamps >= begin
+        shown &= clip.video.timestamps < (np.inf if end is None else end)
+        if shown.any():
+            part = load_video(FILES / name, start=begin, end=end)
+            np.testing.assert_array_equal(part.timestamps, clip.video.timestamps[shown])
+            np.testing.assert_array_equal(part.frames, clip.video.frames[shown])
+    if clip.audio is not None and clip.sampling_rate is not None:
+        for rate in (clip.sampling_rate, 16_000):
+            all_of_it = clip.audio if rate == clip.sampling_rate else resampled(name, rate)
+            wanted = all_of_it[round(begin * rate) : None if end is None else round(end * rate)]
+            np.testing.assert_array_equal(load_audio(FILES / name, sampling_rate=rate, start=begin, end=end), wanted)
+
+
+@lru_cache
+def resampled(name: str, rate: int) -> np.ndarray:
+    return load_audio(FILES / name, sampling_rate=rate)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    name=st.sampled_from([name for name in MADE if "frames" in expected()[name]]),
+    wanted=st.integers(1, 60) | st.floats(0.5, 40.0),
+    begin=st.just(0.0) | st.floats(0, 0.9),
+    length=st.none() | st.floats(0.2, 1.5),
+)
+def test_of_each_moment_the_frame_on_screen(name: str, wanted: int | float, begin: float, length: float | None) -> None:
+    every = whole(name).video
+    assert every is not None
+    end = track_lengths(FILES / name)[0] if length is None else begin + length
+    assert end is not None
+    how = {"num_frames": wanted} if isinstance(wanted, int) else {"fps": wanted}
+    clip = load_video(FILES / name, start=begin, end=None if length is None else end, **how)  # type: ignore[arg-type]
+    assert (np.diff(clip.timestamps) >= 0).all()
+    places = np.searchsorted(every.timestamps, clip.timestamps)
+    np.testing.assert_array_equal(every.timestamps[places], clip.timestamps)
+    np.testing.assert_array_equal(every.frames[places], clip.frames)
+    if isinstance(wanted, int):
+        end = min(end, track_lengths(FILES / name)[0] or 0.0)
+        moments = begin + (np.arange(wanted) + 0.5) * (end - begin) / wanted
+        first, last = (
+            np.maximum(np.searchsorted(every.timestamps, moments + shift, side="right") - 1, 0) for shift in (0, 1.1e-3)
+        )
+        assert ((first <= places) & (places <= last)).all(), (first, places)
+    once = clip.distinct()
+    assert once.timestamps.tolist() == sorted(set(clip.timestamps.tolist()))

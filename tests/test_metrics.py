@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import pearsonr
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, r2_score
 
-from clcr_hf.metrics import METRICS, classification_metrics, load_metric, segment_metrics, sentiment_metrics
+from clcr_hf.metrics import (
+    METRICS,
+    classification_metrics,
+    load_metric,
+    regression_metrics,
+    score_metrics,
+    segment_metrics,
+    sentiment_metrics,
+    sims_metrics,
+)
 
 scores = st.floats(-5, 5).map(lambda x: round(x, 2))
 
@@ -47,11 +56,12 @@ def test_zero_predictions_in_the_two_conventions():
 
 
 def test_degenerate_sentiment():
-    constant = sentiment_metrics([0.3, 0.3], [1.0, -1.0])
-    assert constant["corr"] == 0.0 and constant["mae"] == pytest.approx(1.0)
+    constant = sentiment_metrics([0.3, 0.3, 0.3], [1.0, -1.0, 1.0])
+    assert constant["corr"] == 0.0 and constant["mae"] == pytest.approx(2.7 / 3)
     zeros = sentiment_metrics([0.3, -0.3], [0.0, 0.0])
     assert zeros["acc_2_non0"] == 0.0 and zeros["f1_non0"] == 0.0 and zeros["acc_2_has0"] == 0.5
-    assert sentiment_metrics([[1.0], [2.0]], [[1.0], [2.0]])["corr"] == pytest.approx(1.0)
+    assert sentiment_metrics([[1.0], [2.0], [4.0]], [[1.0], [2.0], [4.0]])["corr"] == pytest.approx(1.0)
+    assert "corr" not in sentiment_metrics([1.0, 2.0], [1.0, 2.0])  # a line goes through any two points
 
 
 @pytest.mark.parametrize(
@@ -84,9 +94,53 @@ def test_sentiment_as_the_usual_code_has_it(pairs):
     if kept.any():
         assert result["acc_2_non0"] == pytest.approx(accuracy_score(true[kept] > 0, pred[kept] > 0))
         assert result["f1_non0"] == pytest.approx(f1_score(true[kept] > 0, pred[kept] > 0, average="weighted"))
-    if np.ptp(pred) and np.ptp(true):
+    if len(pred) > 2 and np.ptp(pred) and np.ptp(true):
         assert result["corr"] == pytest.approx(np.corrcoef(pred, true)[0, 1], abs=1e-9)
-    assert -1 <= result["corr"] <= 1 and all(0 <= v <= 1 for k, v in result.items() if k not in ("mae", "corr"))
+    assert ("corr" in result) == (len(pred) > 2) and -1 <= result.get("corr", 0) <= 1
+    assert all(0 <= v <= 1 for k, v in result.items() if k not in ("mae", "corr"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(scores, scores), min_size=3, max_size=30))
+def test_regression_as_scipy_and_sklearn_have_it(pairs):
+    pred, true = np.array(pairs).T
+    result = regression_metrics(pred, true)
+    assert result["mae"] == pytest.approx(np.mean(np.absolute(pred - true)))
+    if np.ptp(pred) and np.ptp(true):
+        assert result["corr"] == pytest.approx(pearsonr(pred, true)[0], abs=1e-9)
+        assert result["spearman"] == pytest.approx(spearmanr(pred, true)[0], abs=1e-9)
+    assert ("r2" in result) == (np.ptp(true) > 0)
+    if "r2" in result:
+        assert result["r2"] == pytest.approx(r2_score(true, pred), rel=1e-6, abs=1e-6)
+    assert set(regression_metrics(pred[:2], true[:2])) == {"mae"}
+
+
+def test_sims_by_hand():
+    # MMSA's classes: (-1.01, 0] (0, 1]; cuts at -0.1, 0.1; at -0.7, -0.1, 0.1, 0.7, each closed above.
+    pred = [0.05, -0.05, 0.9, -2.0, 0.0]
+    true = [0.2, 0.0, 0.8, -0.8, 0.4]
+    result = sims_metrics(pred, true)
+    assert result["mae"] == pytest.approx((0.15 + 0.05 + 0.1 + 0.2 + 0.4) / 5)  # -2 counts as -1
+    assert result["acc_2"] == pytest.approx(4 / 5)  # + - + - - against + - + - +
+    assert result["acc_3"] == pytest.approx(3 / 5)  # 0 0 + - 0 against + 0 + - +
+    assert result["acc_5"] == pytest.approx(3 / 5)
+    assert result["f1"] == pytest.approx(0.6 * 4 / 5 + 0.4 * 4 / 5)
+    assert result["corr"] == pytest.approx(pearsonr(np.clip(pred, -1, 1), true)[0])
+
+
+def test_metrics_follow_the_scale():
+    rng = np.random.default_rng(0)
+    pred, true = rng.normal(size=(2, 9))
+    assert score_metrics(pred, true, label_scale="sentiment") == sentiment_metrics(pred, true)
+    assert score_metrics(pred, true, label_scale="sentiment", label_range=[-1, 1]) == sims_metrics(pred, true)
+    wide = score_metrics(pred, true, label_scale="sentiment", label_range=[-5, 5])
+    assert set(sentiment_metrics(pred, true)) - set(wide) == {"acc_5", "acc_7"}
+    assert score_metrics(pred[:, None], true, label_range=[0, 9]) == regression_metrics(pred, true)
+    several = score_metrics(rng.normal(size=(9, 3)), np.stack([true, pred, 0 * true], 1), names=["a", "b", "c"])
+    assert several["mae"] == pytest.approx(np.mean([several[f"mae_{name}"] for name in "abc"]))
+    assert "r2_c" not in several and several["r2"] == pytest.approx((several["r2_a"] + several["r2_b"]) / 2)
+    with pytest.raises(ValueError, match="shape"):
+        score_metrics(np.zeros((9, 2)), np.zeros((9, 3)))
 
 
 def test_classification_by_hand():

@@ -1,7 +1,5 @@
 """Shards: rows come back typed as written, from whole files alone, whatever interrupts the writer."""
 
-import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +10,14 @@ from datasets import Audio, ClassLabel, Features, Image, List, Value, Video
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from safetensors.numpy import load_file
 
-from clcr_hf.data import shards
+from clcr_hf.data import arrow, shards
 from clcr_hf.data.columns import DataFormatError
 from clcr_hf.data.shards import (
     ShardWriter,
-    TensorShardWriter,
     count_rows,
     load_shards,
     shard_files,
-    shard_ids,
     written_ids,
 )
 
@@ -125,9 +120,9 @@ def test_arrays_and_lists_give_the_same_cell(data):
     ):
         kind = Features({"x": feature}).arrow_schema.field("x").type
         expected = pa.array([value.tolist()], kind)
-        assert shards._to_arrow(value, feature, kind).equals(expected)
+        assert arrow._to_arrow(value, feature, kind).equals(expected)
         if value.ndim > 1:
-            assert shards._to_arrow(list(value), feature, kind).equals(expected)
+            assert arrow._to_arrow(list(value), feature, kind).equals(expected)
 
 
 @pytest.mark.parametrize(
@@ -263,72 +258,8 @@ def test_splits_of_other_types_are_refused(tmp_path):
         load_shards(tmp_path)
 
 
-# -- safetensors -------------------------------------------------------------------------------------------------------
-
-TENSOR_FEATURES = Features({name: FEATURES[name] for name in FEATURES if name not in ("media", "audio", "images")})
-
-
-def write_tensors(folder: Path, numbers, split: str = "train", **options) -> None:
-    with TensorShardWriter(folder, split, TENSOR_FEATURES, **options) as writer:
-        for i in numbers:
-            changes = dict.fromkeys(("vision_features", "audio_features", "words")) if i % 5 == 4 else {}
-            whole = row(i, **changes)
-            writer.write({name: whole[name] for name in TENSOR_FEATURES})
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_tensors_hold_what_parquet_holds(tmp_path, streaming):
-    write_tensors(tmp_path / "a", range(10), rows_per_shard=4)
-    write_tensors(tmp_path / "a", [10, 14], "test")
-    with ShardWriter(tmp_path / "b", "train", TENSOR_FEATURES) as writer:
-        for example in load_shards(tmp_path / "a")["train"]:
-            writer.write(example)
-    data = load_shards(tmp_path / "a", streaming=streaming)
-    assert data["train"].features == TENSOR_FEATURES
-    rows = list(data["train"])
-    assert rows == list(load_shards(tmp_path / "b")["train"]) and len(rows) == 10
-    assert rows[3]["vision_features"] == [[3.0] * 3] * 3 and rows[4]["vision_features"] is None
-    assert rows[9]["words"] is None and rows[9]["audio_features"] is None and rows[0]["vision_features"] == []
-    assert [example["id"] for example in data["test"]] == ["clip 10", "clip 14"]
-    assert written_ids(tmp_path / "a", "train") == {f"clip {i}" for i in range(10)}
-    assert count_rows(tmp_path / "a", "train") == 10 and list(shard_ids(tmp_path / "a", "test")) == [
-        "clip 10",
-        "clip 14",
-    ]
-
-
-def test_tensors_are_readable_without_this_package(tmp_path):
-    write_tensors(tmp_path, range(4))
-    (file,) = shard_files(tmp_path, "train")
-    tensors = load_file(file)
-    offsets = tensors["vision_features.offsets"]
-    assert tensors["vision_features.values"].shape == (6, 3) and offsets.tolist() == [0, 0, 1, 3, 6]
-    assert tensors["audio_features.values"].shape == (4 * 12,) and tensors["audio_features.1.offsets"].shape == (
-        4 * 2 + 1,
-    )
-    assert json.loads(file.with_suffix(".json").read_text())["columns"]["id"] == [f"clip {i}" for i in range(4)]
-
-
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_damaged_tensors_give_one_error_or_a_whole_table(data, tmp_path):
-    folder = Path(tempfile.mkdtemp(dir=tmp_path))
-    write_tensors(folder, range(3))
-    (file,) = shard_files(folder, "train")
-    content = bytearray(file.read_bytes())
-    for _ in range(3):
-        content[data.draw(st.integers(0, 2**16)) % len(content)] = data.draw(st.integers(0, 255))
-    file.write_bytes(content[: int(len(content) * data.draw(st.sampled_from([1, 0.5, 0.001])))])
-    try:
-        rows = list(load_shards(folder)["train"])
-    except DataFormatError:
-        return
-    assert len(rows) == 3
-
-
-def test_tensors_refuse_media_and_another_kind_of_folder(tmp_path):
-    with pytest.raises(DataFormatError, match="media, audio, images"):
-        TensorShardWriter(tmp_path, "train", FEATURES)
-    write_tensors(tmp_path, range(2))
-    with pytest.raises(DataFormatError, match="one kind"):
-        ShardWriter(tmp_path, "train", TENSOR_FEATURES)
+def test_safetensors_of_version_01_are_named(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "train-000-00000.safetensors").write_bytes(b"")
+    with pytest.raises(DataFormatError, match="of version 0.1, convert anew"):
+        load_shards(tmp_path)

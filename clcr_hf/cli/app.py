@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 # `--batch_size` is `--batch-size`, as in `clcr train`.
-SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-") if word.startswith("--") else word}
+SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-")}
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

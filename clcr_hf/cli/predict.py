@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -191,8 +191,8 @@ class _Asked:
             return {**sample, "text": heard.text}
         return sample
 
-    def items(self, pipe: Any) -> Any:
-        """The items to read; of one clip with its words and features."""
+    def items(self) -> Any:
+        """The items to read; of one clip with its text and features."""
         from ..predict.sources import Item, Items, open_items
 
         if self.sources:
@@ -202,10 +202,18 @@ class _Asked:
         if self.one_clip:
             (item,) = found
             given = sample_of(None, self.text, self.features)
-            item.sample = self.completed({**(item.sample or {}), **given}, pipe)
+            item.sample = {**(item.sample or {}), **given}
             files = [_stamp(value) for key, value in given.items() if key.endswith("_features")]
             found = Items(found.name, json.dumps([found.digest, *files]), lambda: iter([item]), 1)
         return found
+
+    def with_words(self, items: Any, pipe: Any) -> Any:
+        """The items, a single one with the words of its subtitles."""
+        if not self.one_clip:
+            return items
+        (item,) = items
+        item.sample = self.completed(item.sample, pipe)
+        return replace(items, open=lambda: iter([item]))
 
 
 def _stamp(path: str) -> str:
@@ -237,7 +245,7 @@ def _print_one(pipe: Any, sample: dict[str, Any], top: int, as_json: bool) -> No
 
 
 def _cut_line(name: str, read: float, seconds: float) -> str:
-    return f"{name}: {read:.1f} of {seconds:.1f} s of audio are read; --window 10s reads the whole in windows"
+    return f"{name}: {read:.1f} of {seconds:.1f} s are read; --window 10s reads the whole in windows"
 
 
 def _say(line: str) -> None:
@@ -251,7 +259,7 @@ def _say(line: str) -> None:
 def _predict_many(asked: _Asked, model: str, device: str | None, as_json: bool) -> None:
     asked.check()
     table, figure = asked.table(as_json), asked.figure
-    where = choose_device(device)
+    where, items = choose_device(device), asked.items()
     quiet()
     from transformers import pipeline
 
@@ -259,7 +267,7 @@ def _predict_many(asked: _Asked, model: str, device: str | None, as_json: bool) 
     from ..predict import PredictionFile, Predictor, RowList, column_types, model_digest
 
     pipe = pipeline(TASK, model=check_model(model), device=where)
-    items = asked.items(pipe)
+    items = asked.with_words(items, pipe)
     asked.load_recogniser(pipe)
     if items.unread:
         _say(f"columns that are not read: {', '.join(items.unread)}")
@@ -330,7 +338,7 @@ def _report(predictor: Any, name: str, windows: dict[str, float | None]) -> list
         lines.append(_cut_line(which, read, seconds))
     elif cut:
         longest = max(read for read, _ in cut.values())
-        lines.append(f"{len(cut)} clips last longer than the {longest:g} s of audio that are read; --window reads all")
+        lines.append(f"{len(cut)} clips last longer than the {longest:g} s that are read; --window reads them whole")
     return lines
 
 

@@ -1,12 +1,14 @@
-"""What the loaders share: typed columns of sequences, seeded grouped splits, split names, one error class."""
+"""What the loaders share: typed columns of sequences, seeded grouped splits, split names."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, List, Value
+
+from .errors import DataFormatError, raise_problems
 
 logger = logging.getLogger("clcr_hf.data")
 
@@ -23,20 +25,6 @@ SPLIT_ALIASES = {
     "testing": "test",
     "te": "test",
 }
-
-
-class DataFormatError(ValueError):
-    """A data file that cannot be read as the layout it claims to have; the message lists every fault found."""
-
-
-def raise_problems(where: object, problems: Sequence[str], advice: str = "") -> None:
-    """Raise one `DataFormatError` that lists `problems` (at most 10 in full); do nothing when there are none."""
-    if not problems:
-        return
-    lines = list(problems[:10])
-    if len(problems) > 10:
-        lines.append(f"and {len(problems) - 10} more")
-    raise DataFormatError(f"{where}: " + "; ".join(lines) + (f". {advice}" if advice else ""))
 
 
 def split_name(name: object) -> str:
@@ -88,6 +76,34 @@ def make_dataset(columns: Mapping[str, Any], features: Features) -> Dataset:
     return Dataset(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=schema.metadata)))
 
 
+def typed_splits(types: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> DatasetDict:
+    """Rows by split, each a dict of the columns of `types` (and others, which are left), as data sets in memory."""
+    features = Features(types)
+    return ordered_splits(
+        {
+            split: make_dataset({name: [row[name] for row in rows] for name in types}, features)
+            for split, rows in parts.items()
+        }
+    )
+
+
+def carve_split(
+    parts: Mapping[str, list[Any]], group_of: Callable[[Any], str], fraction: float, seed: int, new: str = "validation"
+) -> dict[str, list[Any]]:
+    """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0."""
+    if not fraction:
+        return dict(parts)
+    train = parts["train"]
+    picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed, split=new)
+    kept = [row for row, taken in zip(train, picked, strict=True) if not taken]
+    return {**parts, "train": kept, new: [row for row, taken in zip(train, picked, strict=True) if taken]}
+
+
+def media_file(path: str | None) -> dict[str, Any] | None:
+    """A file as an undecoded column of media holds it."""
+    return None if path is None else {"path": path, "bytes": None}
+
+
 def carve_groups(
     groups: Iterable[Any],
     *,
@@ -104,7 +120,6 @@ def carve_groups(
 
     Args:
         groups: (N,) one label a row; rows of one group (video, speaker, actor) stay together.
-
         split: the name of the new split.
 
     Returns:
@@ -138,3 +153,22 @@ def carve_groups(
 def ordered_splits(datasets: Mapping[str, Dataset]) -> DatasetDict:
     """A `DatasetDict` of the non-empty splits in the order train, validation, test."""
     return DatasetDict({name: datasets[name] for name in SPLITS if name in datasets and len(datasets[name])})
+
+
+__all__ = [
+    "SPLITS",
+    "SPLIT_ALIASES",
+    "DataFormatError",
+    "carve_groups",
+    "carve_split",
+    "logger",
+    "make_dataset",
+    "media_file",
+    "ordered_splits",
+    "ragged_column",
+    "raise_problems",
+    "replace_non_finite",
+    "sequence_feature",
+    "split_name",
+    "typed_splits",
+]

@@ -64,9 +64,10 @@ def convert(
     reader.check(given)
     if rows_per_shard < 1:
         raise DataFormatError(f"rows_per_shard is {rows_per_shard}; at least 1 is wanted")
-    if not os.path.exists(source):
+    if not reader.by_name and not os.path.exists(source):
         raise FileNotFoundError(f"{source}: no such file or folder")
-    task = {"dataset": dataset, "source": os.path.abspath(source), "options": given}
+    place = os.path.abspath(source) if os.path.exists(source) else os.fspath(source)
+    task = {"dataset": dataset, "source": place, "options": given}
     task |= {"embed_media": embed_media, "rows_per_shard": rows_per_shard}
     task = json.loads(json.dumps(task, default=str))
     folder = OutputFolder(out, "convert")
@@ -79,7 +80,7 @@ def convert(
         _write_rows(folder.path, rows, task, progress)
         record = task | {
             "rows": {split: count for split in SPLITS if (count := count_rows(folder.path, split))},
-            "label_names": None if rows.label_names is None else list(rows.label_names),
+            **rows.about_labels,
             "versions": versions("clcr-hf", "datasets", "pyarrow", "numpy"),
         }
         if not record["rows"]:

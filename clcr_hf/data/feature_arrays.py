@@ -11,14 +11,15 @@ from datasets import List, Value
 
 from .columns import DataFormatError, ragged_column, replace_non_finite, sequence_feature
 from .untrusted.arrays import load_npz_safely
+from .untrusted.sheets import load_mat_safely
 
-FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".csv")
+FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".csv", ".mat")
 _ARRAY_NAMES = ("features", "feature", "arr_0")
 
 
 def read_feature_file(path: str | os.PathLike, name: str) -> np.ndarray:
-    """The array of features in a `.npy`, `.npz`, `.safetensors`, `.pt` (a tensor, or a dict of tensors) or `.csv` file
-    (a row a step, a column a number, with or without a header).
+    """The array of features in a `.npy`, `.npz`, `.safetensors`, `.pt` (a tensor, or a dict of tensors), `.mat`
+    (MATLAB) or `.csv` file (a row a step, a column a number, with or without a header).
 
     Args:
         name: of the array where a file has several, e.g. "audio_features"; else "features", "feature" or "arr_0".
@@ -32,7 +33,8 @@ def read_feature_file(path: str | os.PathLike, name: str) -> np.ndarray:
     if suffix not in FEATURE_SUFFIXES:
         raise DataFormatError(f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)} files")
     try:
-        arrays = {".npz": load_npz_safely, ".pt": _read_tensors}.get(suffix, _read_safetensors)(path)
+        readers = {".npz": load_npz_safely, ".pt": _read_tensors, ".mat": load_mat_safely}
+        arrays = readers.get(suffix, _read_safetensors)(path)
     except FileNotFoundError as error:
         raise DataFormatError(f"{path}: no such file") from error
     wanted = [key for key in (name, *_ARRAY_NAMES) if key in arrays] or (list(arrays) if len(arrays) == 1 else [])

@@ -1,8 +1,9 @@
 """Files and lists of a data set on disk: what is absent, what a list says, which frames a folder holds."""
 
+import csv
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,32 @@ def report_missing(where: object, missing: Sequence[str], total: int, skip_missi
     if not skip_missing or len(missing) >= total:
         raise DataFormatError(f"{text}. {advice}, or pass skip_missing=True")
     logger.warning("%s; their rows are skipped", text)
+
+
+def present_rows(
+    where: str | os.PathLike[str],
+    parts: Mapping[str, Sequence[Clip]],
+    path_of: Callable[[Clip], str],
+    skip_missing: bool,
+    advice: str,
+) -> dict[str, list[Clip]]:
+    """The rows of each split whose file, by `path_of`, can be used; what becomes of the others: `report_missing`.
+
+    Args:
+        where: the folder of the files.
+    """
+    kept: dict[str, list[Clip]] = {split: [] for split in parts}
+    missing = []
+    for split, rows in parts.items():
+        for row in rows:
+            path = path_of(row)
+            fault = file_fault(path)
+            if fault is None:
+                kept[split].append(row)
+            else:
+                missing.append(os.path.relpath(path, where) + ("" if fault == "absent" else f" ({fault})"))
+    report_missing(where, missing, sum(map(len, parts.values())), skip_missing, advice)
+    return kept
 
 
 def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
@@ -108,6 +135,40 @@ def read_clips(
     if twice:
         logger.warning("%s: %d clips are listed twice and kept once: %s", path, len(twice), ", ".join(twice[:5]))
     return list(clips.values())
+
+
+def read_records(
+    path: str | os.PathLike[str], columns: Sequence[str], parse: Callable[[dict[str, str]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of a CSV file with a header.
+
+    Args:
+        columns: those that must be there.
+        parse: gives the record of a row (its cells by column), with an `id`; ValueError for a fault.
+
+    Raises:
+        DataFormatError: no such file, columns absent, faulty rows (their lines numbered), an id twice, or no rows.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    problems = []
+    try:
+        file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115
+    except OSError as error:
+        raise DataFormatError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        rows = csv.DictReader(file, restval="")
+        absent = [name for name in columns if name not in (rows.fieldnames or ())]
+        if absent:
+            raise DataFormatError(f"{path}: no column {', '.join(absent)}")
+        for row in rows:
+            try:
+                record = parse(row)
+                if found.setdefault(record["id"], record) is not record:
+                    raise ValueError(f"{record['id']} comes twice")
+            except ValueError as error:
+                problems.append(f"line {rows.line_num}: {error}")
+    raise_problems(path, problems if found or problems else ["no rows"])
+    return list(found.values())
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,10 +21,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ..media import MediaError, load_flow, load_video
+from ..samples import window_of
+from .folders import replacing
 
 logger = logging.getLogger("clcr_hf.data.flow")
 
 FlowMethod = Literal["farneback", "dis"]
+_Clip = tuple[str, float, float | None]  # path, and the stretch of the file in seconds
 
 _LONGEST_STEM = 150  # bytes of a clip's name that are kept; file systems allow 255, the draft's ending included
 _VERSION = 1  # of the computation: part of the cache's key
@@ -69,6 +71,8 @@ def compute_clip_flow(
     size: int | tuple[int, int] | None = 224,
     method: FlowMethod = "farneback",
     max_displacement: float | None = 20.0,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow at moments spread evenly over a clip, each between the frame on screen then and the clip's next one.
 
@@ -82,6 +86,7 @@ def compute_clip_flow(
         method: see `compute_flow`.
         max_displacement: flow is cut at plus and minus this many pixels (two-stream networks store it so); None does
             not cut.
+        start, end: of a stretch of the file, in seconds.
 
     Returns:
         Flow float32 `(num_frames, H, W, 2)`, and float64 `(num_frames,)`, when the first frame of each pair is shown,
@@ -93,12 +98,12 @@ def compute_clip_flow(
         ImportError: OpenCV or PyAV is not installed.
     """
     _check_options(size, max_displacement)
-    moments = load_video(video, num_frames=num_frames).timestamps
+    moments = load_video(video, num_frames=num_frames, start=start, end=end).timestamps
     flows, times = [], []
     for moment in moments:
         pair, time = _neighbours(video, float(moment))
         flows.append(compute_flow(_scaled(pair, size), method)[0])
-        times.append(time)
+        times.append(max(time, start))  # the first may be on screen already when the stretch begins
     flow = np.stack(flows)
     if max_displacement is not None:
         flow = np.clip(flow, -max_displacement, max_displacement)
@@ -127,14 +132,8 @@ def save_flow(path: str | os.PathLike[str], flow: np.ndarray, timestamps: np.nda
     if not (np.isfinite(stored).all() and np.isfinite(timestamps).all()):
         raise ValueError("flow and timestamps must be finite")
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(draft, "wb") as file:
-            np.savez(file, flow=stored, timestamps=timestamps)
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(target) as draft, open(draft, "wb") as file:
+        np.savez(file, flow=stored, timestamps=timestamps)
     return target
 
 
@@ -146,6 +145,8 @@ def cached_flow(
     size: int | tuple[int, int] | None = 224,
     method: FlowMethod = "farneback",
     max_displacement: float | None = 20.0,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> Path:
     """The flow file of a clip in `cache_dir`, computed where there is none yet.
 
@@ -162,6 +163,7 @@ def cached_flow(
         "size": size,
         "method": method,
         "max_displacement": max_displacement,
+        **_stretch(start, end),
     }
     target = _cache_path(video, cache_dir, options)
     if target.exists():
@@ -187,8 +189,9 @@ def add_flow(
 ) -> Any:
     """Fill the column `flow` of a data set with the flow files of its clips, computing those that are not there.
 
-    Rows that have a flow file keep it. Clips that cannot be read get None and are listed in a warning. Stopped work
-    goes on where it stood. Several processes divide the clips among them by `share` and `wait`; none is done twice.
+    Rows with `start` and `end` get the flow of that stretch. Rows that have a flow file keep it. Clips that cannot be
+    read get None and are listed in a warning. Stopped work goes on where it stood. Several processes divide the clips
+    among them by `share` and `wait`; none is done twice.
 
     Args:
         splits: a `DatasetDict` of rows with a column `video` or `media` of paths (`Video(decode=False)` or strings).
@@ -228,8 +231,8 @@ def add_flow(
         if wait is not None:
             wait()
         for name, clips in parts.items():  # those of the other processes
-            for path in clips:
-                made[name].setdefault(path, _existing_flow(path, cache_dir, options))
+            for clip in clips:
+                made[name].setdefault(clip, _existing_flow(clip, cache_dir, options))
         return datasets.DatasetDict({name: _with_flow(rows, made[name]) for name, rows in splits.items()})
     finally:
         cv2.setNumThreads(threads)
@@ -291,6 +294,11 @@ def _scaled(frames: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarra
     return np.stack([cv2.resize(frame, (size[1], size[0]), interpolation=how) for frame in frames])
 
 
+def _stretch(start: float, end: float | None) -> dict[str, Any]:
+    """What tells the flow of a stretch from that of the whole file."""
+    return {} if (start, end) == (0.0, None) else {"start": start, "end": end}
+
+
 def _cache_path(video: str | os.PathLike[str], cache_dir: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
     """Where the flow of a clip is kept; MediaError where there is no such clip."""
     path = os.path.abspath(video)
@@ -304,56 +312,64 @@ def _cache_path(video: str | os.PathLike[str], cache_dir: str | os.PathLike[str]
     return Path(cache_dir) / f"{name}-{key}.npz"
 
 
-def _clips_without_flow(rows: Any, split: str) -> list[str]:
-    """Paths of the clips whose flow is to be found, each once."""
-    column = _clip_column(rows)
-    if column is None:
+def _clips_without_flow(rows: Any, split: str) -> list[_Clip]:
+    """The clips whose flow is to be found, each once."""
+    if not {"video", "media"} & set(rows.column_names):
         raise ValueError(f"{split} has no column video or media; it has {', '.join(rows.column_names)}")
-    known = rows["flow"] if "flow" in rows.column_names else [None] * len(rows)
-    paths = (None if flow else _path(clip) for clip, flow in zip(rows[column], known, strict=True))
-    return list(dict.fromkeys(path for path in paths if path is not None))
+    clips = (None if flow else clip for clip, flow in zip(_clips(rows), _known(rows), strict=True))
+    return list(dict.fromkeys(clip for clip in clips if clip is not None))
 
 
-def _clip_column(rows: Any) -> str | None:
-    return next((name for name in ("video", "media") if name in rows.column_names), None)
+def _clips(rows: Any) -> list[_Clip | None]:
+    """Path and stretch of each row's clip; None where it has none."""
+    names = [name for name in ("video", "media", "start", "end") if name in rows.column_names]
+    found = []
+    for row in rows.select_columns(names):
+        paths = (_path(row.get(name)) for name in ("video", "media"))
+        path = next((path for path in paths if path is not None), None)
+        found.append(None if path is None else (path, *window_of([row], path)))
+    return found
+
+
+def _known(rows: Any) -> list[str | None]:
+    return rows["flow"] if "flow" in rows.column_names else [None] * len(rows)
 
 
 def _compute_all(
-    paths: list[str], split: str, cache_dir: str | os.PathLike[str], num_workers: int, options: dict[str, Any]
-) -> dict[str, str | None]:
+    clips: list[_Clip], split: str, cache_dir: str | os.PathLike[str], num_workers: int, options: dict[str, Any]
+) -> dict[_Clip | None, str | None]:
     """Clip to flow file, computed where there is none; None for a clip that cannot be read."""
     datasets = _import_datasets()
 
-    def compute(path: str) -> Path | MediaError:
+    def compute(clip: _Clip) -> Path | MediaError:
         try:
-            return cached_flow(path, cache_dir, **options)
+            return cached_flow(clip[0], cache_dir, start=clip[1], end=clip[2], **options)
         except MediaError as error:
             return error
 
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
         progress = datasets.utils.tqdm(
-            pool.map(compute, paths), total=len(paths), desc=f"optical flow, {split}", disable=None
+            pool.map(compute, clips), total=len(clips), desc=f"optical flow, {split}", disable=None
         )
         made = list(progress)
     unreadable = [str(result) for result in made if isinstance(result, MediaError)]
     if unreadable:
         logger.warning("%s: %d clips have no flow: %s", split, len(unreadable), "; ".join(unreadable[:5]))
-    return {path: str(new) if isinstance(new, Path) else None for path, new in zip(paths, made, strict=True)}
+    return {clip: str(new) if isinstance(new, Path) else None for clip, new in zip(clips, made, strict=True)}
 
 
-def _existing_flow(path: str, cache_dir: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
+def _existing_flow(clip: _Clip, cache_dir: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
     """The flow file of a clip, where another process has left one."""
     try:
-        target = _cache_path(path, cache_dir, options)
+        target = _cache_path(clip[0], cache_dir, options | _stretch(*clip[1:]))
     except MediaError:
         return None
     return str(target) if target.exists() else None
 
 
-def _with_flow(rows: Any, made: Mapping[str, str | None]) -> Any:
+def _with_flow(rows: Any, made: Mapping[_Clip | None, str | None]) -> Any:
     datasets = _import_datasets()
-    known = rows["flow"] if "flow" in rows.column_names else [None] * len(rows)
-    flows = [flow or made.get(_path(clip) or "") for clip, flow in zip(rows[_clip_column(rows)], known, strict=True)]
+    flows = [flow or made.get(clip) for clip, flow in zip(_clips(rows), _known(rows), strict=True)]
     rest = rows.remove_columns("flow") if "flow" in rows.column_names else rows
     return rest.add_column("flow", flows, feature=datasets.Value("string"))
 

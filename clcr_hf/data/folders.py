@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .columns import DataFormatError
+from .errors import DataFormatError
 
 _PARTIAL = ".partial.json"
 _LOCK = ".writing.lock"

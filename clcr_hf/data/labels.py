@@ -6,26 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from ..configuration_clcr import STANDARD_MODALITIES
-
-# Columns that a modality may be read from, the one that says most about it first.
-_RAW_COLUMNS = {
-    "text": ("text",),
-    "vision": ("images", "video", "media"),
-    "audio": ("audio", "media"),
-    "flow": ("flow",),
-}
-TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
-_FEATURES = "_features"
+from ..modalities import FEATURES_END, STANDARD_MODALITIES, TOKEN_COLUMNS, in_features, modality
 
 
 @dataclass
 class LabelKind:
-    """What the labels of a data set are: a problem type of transformers, class names, one a clip or one a segment."""
+    """
+    What the labels of a data set are: a problem type of transformers, names, one a clip or one a segment.
+
+    Args:
+        names: of the classes or scores; None for one score without a name.
+        label_scale, label_range: of scores, as in `CLCRConfig`.
+    """
 
     problem_type: str
     names: list[str] | None
     per_segment: bool
+    label_scale: str | None = None
+    label_range: list | None = None
 
     @property
     def num_labels(self) -> int:
@@ -33,16 +31,27 @@ class LabelKind:
         return 1 if self.names is None else len(self.names)
 
 
-def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> LabelKind:
+def label_kind(
+    splits: DatasetDict,
+    names: Sequence[str] | None = None,
+    scores: bool = False,
+    label_scale: str | None = None,
+    label_range: Sequence | None = None,
+) -> LabelKind:
     """
     Reads the kind of labels off the column's type: floats mean regression, classes one label, lists of floats several
-    labels; `labels` (a sequence) one class a segment.
+    labels (or `scores`); `labels` (a sequence) one class a segment.
 
     Args:
-        names: names of several labels; their numbers when left out.
+        names: names of several labels or scores; their numbers when left out.
+        scores: whether lists of floats are scores (regression).
+        label_scale: "sentiment" where a score runs from negative to positive.
+        label_range: limits of the scores; when left out those of the training labels. On the scale of sentiment these
+            are widened to whole numbers alike on both sides, and to [-3, 3] (from more than 1).
 
     Raises:
-        ValueError: no column of labels, or a float for each segment, which no head of ours learns.
+        ValueError: no column of labels, or a float for each segment, which no head of ours learns; a scale of sentiment
+            for several scores.
     """
     train = next(iter(splits.values()))
     if "label" in train.features:
@@ -53,8 +62,14 @@ def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> Label
             count = len(train["label"][0])
             if names is not None and len(names) != count:
                 raise ValueError(f"{len(names)} names for {count} labels: {', '.join(names)}")
-            return LabelKind("multi_label_classification", list(names or map(str, range(count))), False)
-        return LabelKind("regression", None, False)
+            named = list(names or map(str, range(count)))
+            if not scores:
+                return LabelKind("multi_label_classification", named, False)
+            if label_scale is not None:
+                raise ValueError(f"label_scale={label_scale!r} is for one score a row; the data have {count}")
+            return LabelKind("regression", named, False, None, _limits(train, None, label_range))
+        own = None if label_scale is not None or not names else list(names)
+        return LabelKind("regression", own, False, label_scale, _limits(train, label_scale, label_range))
     if "labels" not in train.features:
         raise ValueError(
             f"the data hold no labels; their columns are {train.column_names}. Give them in a table of clips, or put "
@@ -69,6 +84,24 @@ def label_kind(splits: DatasetDict, names: Sequence[str] | None = None) -> Label
     return LabelKind("single_label_classification", [str(value) for value in range(max(found) + 1)], True)
 
 
+def _limits(train: Dataset, label_scale: str | None, given: Sequence | None) -> list | None:
+    """`label_range` of `CLCRConfig`: as given, or from the training labels."""
+    if given is not None:
+        return [list(pair) if isinstance(pair, list | tuple) else float(pair) for pair in given]
+    labels = np.array([label for label in train["label"] if label is not None], dtype=np.float64)
+    if not len(labels):
+        return None
+    lowest, highest = labels.min(axis=0), labels.max(axis=0)
+    if label_scale is not None:
+        widest = max(abs(lowest), abs(highest))
+        limit = 1.0 if widest <= 1 else max(3.0, float(np.ceil(widest)))
+        return [-limit, limit]
+    if not np.all(lowest < highest):  # a score that never changes has no range
+        return None
+    pairs = np.stack([lowest, highest], axis=-1).tolist()
+    return pairs
+
+
 def is_multi_label(splits: DatasetDict) -> bool:
     """Whether a row has several labels."""
     return isinstance(next(iter(splits.values())).features.get("label"), List)
@@ -80,7 +113,8 @@ def modality_columns(
     """
     The column that each modality is read from.
 
-    Ready features go first, then token ids, then raw text and media; `images` before `video` before `media`.
+    Ready features go first, then token ids, then raw text and media; `images` before `video` before `media`. A modality
+    of a user's own name has ready features alone.
 
     Args:
         available: columns of the data.
@@ -91,8 +125,9 @@ def modality_columns(
         ValueError: a wanted modality without a column, or none at all.
     """
     found = {}
-    for name in STANDARD_MODALITIES if modalities is None else modalities:
-        ready, rest = [name + _FEATURES], ["input_ids"] * (name == "text") + list(_RAW_COLUMNS[name])
+    for name in (*STANDARD_MODALITIES, *in_features(available)) if modalities is None else modalities:
+        each = modality(name)
+        ready, rest = [each.features], [*each.tokens[:1], *each.columns]
         choices = rest + ready if name in raw else ready + rest
         column = next((column for column in choices if column in available), None)
         if column is not None:
@@ -116,7 +151,7 @@ def filled_columns(splits: DatasetDict) -> list[str]:
 
 def is_raw(column: str) -> bool:
     """Whether a column holds text or files, which a processor has to read, rather than numbers."""
-    return not column.endswith(_FEATURES) and column != "input_ids"
+    return not column.endswith(FEATURES_END) and column != "input_ids"
 
 
 def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
@@ -125,11 +160,11 @@ def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
     that has any; a modality that no row has is left out.
     """
     shapes = {}
-    for name in (name for name in dataset.column_names if name.endswith(_FEATURES)):
+    for name in (name for name in dataset.column_names if name.endswith(FEATURES_END)):
         rows = dataset.select_columns([name])
         first = next((np.asarray(row[name]) for row in rows if row[name] is not None and len(row[name])), None)
         if first is not None:
-            shapes[name.removesuffix(_FEATURES)] = first.shape
+            shapes[name.removesuffix(FEATURES_END)] = first.shape
     return shapes
 
 

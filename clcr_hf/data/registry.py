@@ -6,6 +6,7 @@ HOMES = {
     "talking_faces": "talking_faces.source",
     "manifest": "table.source",
     "shards": "shard_rows",
+    "hub": "named",
     "mmsa": "benchmarks.mmsa",
     "utterances": "benchmarks.utterances",
     "csd": "benchmarks.csd",
@@ -14,6 +15,8 @@ HOMES = {
     "ave": "benchmarks.ave",
     "ave_h5": "benchmarks.ave:H5_SOURCE",
     "ucf101": "benchmarks.ucf101",
+    "meld": "benchmarks.meld",
+    "sims2": "benchmarks.sims2",
 }
 SOURCE_NAMES = tuple(HOMES)
 ROWS_PER_SHARD = 256

@@ -1,12 +1,12 @@
 """Shards as a source of rows: with labels from folders, validation carved, and dialogues put together."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 
 from .columns import SPLIT_ALIASES, DataFormatError, carve_groups, logger, make_dataset, ordered_splits
 from .dialogues import as_dialogues
@@ -42,6 +42,8 @@ def read_shards(
         DataFormatError, FileNotFoundError: as `load_shards`; a column that there is not.
     """
     splits = load_shards(folder)
+    if (read_json(Path(folder) / "convert.json") or {}).get("layout") == "ave":  # as version 0.1 called its event
+        splits = splits.rename_columns({"start": "event_start", "end": "event_end"})
     present = next(iter(splits.values())).column_names
     splits = splits.remove_columns([name for name in TOKEN_COLUMNS if name in present and mmsa_text == "raw"])
     if not {"label", "labels"} & set(present):
@@ -50,16 +52,14 @@ def read_shards(
         splits = _carve_validation(splits, dialogue_column or group_column, validation_fraction)
     if dialogue_column is not None:
         splits = as_dialogues(splits, dialogue_column=dialogue_column, turn_column=turn_column)
-    rows = Rows.of(splits)
-    if isinstance(rows.features.get("label"), List):
-        rows.label_names = _recorded_label_names(Path(folder))
-    return rows
+    return Rows.of(splits, **_recorded_labels(Path(folder)))
 
 
-def _recorded_label_names(folder: Path) -> Sequence[str] | None:
-    """Names of several labels, where the source of the shards had them."""
+def _recorded_labels(folder: Path) -> dict[str, Any]:
+    """What the column of the labels cannot hold of them, where the source of the shards had it."""
     found = [record for name in _RECORDS if (record := read_json(folder / name)) is not None]
-    return next((record["label_names"] for record in found if record.get("label_names")), None)
+    known = ("label_names", "scores", "label_scale", "label_range")
+    return {name: record[name] for record in found for name in known if record.get(name)}
 
 
 def _label_by_folder(splits: DatasetDict) -> DatasetDict:

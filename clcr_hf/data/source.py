@@ -32,7 +32,10 @@ class Rows:
         features: types of the columns.
         stream: called for a fresh iterator of (split, row), in the same order each time.
         total: how many rows, where that is known beforehand.
-        label_names: names of several labels, whose column cannot hold them.
+        label_names: names of several labels or scores, whose column cannot hold them.
+        scores: whether several numbers a row are scores (regression) and not classes.
+        label_scale, label_range: what one score means and its limits, as of `CLCRConfig`; None where the source does
+            not say.
         splits: the same rows in memory, where they are there already.
         title: what people call the data; empty for the title of the source.
     """
@@ -41,6 +44,9 @@ class Rows:
     stream: Callable[[], Iterator[tuple[str, Row]]]
     total: int | None = None
     label_names: Sequence[str] | None = None
+    scores: bool = False
+    label_scale: str | None = None
+    label_range: Sequence[float] | None = None
     splits: DatasetDict | None = None
     title: str = ""
 
@@ -58,9 +64,20 @@ class Rows:
     def __iter__(self) -> Iterator[tuple[str, Row]]:
         return self.stream()
 
+    @property
+    def about_labels(self) -> dict[str, Any]:
+        """What the rows' columns cannot hold of their labels, as records of conversion and extraction keep it."""
+        names = None if self.label_names is None else list(self.label_names)
+        limits = None if self.label_range is None else list(self.label_range)
+        found = {"scores": self.scores, "label_scale": self.label_scale, "label_range": limits}
+        return {"label_names": names, **{name: value for name, value in found.items() if value}}
+
     def load(self) -> DatasetDict:
-        """All rows in memory, by split."""
-        return self.splits if self.splits is not None else gather_rows(self.features, self)
+        """All rows in memory, by split; DataFormatError where there are none."""
+        found = self.splits if self.splits is not None else gather_rows(self.features, self)
+        if not found:
+            raise DataFormatError(f"{self.title or 'the data'}: no rows are left; the warnings say why")
+        return found
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,10 @@ class Source:
         recognise: whether what a path names is certainly of this kind; it looks at names alone.
         arguments: general arguments of training to the options that they are here, beside those of equal name.
         segments: whether `labels` of a row belong to stretches of equal length.
+        label_scale: "sentiment" where scores run from negative to positive.
+        label_range: limits of the scores, where the reader has no option `label_range`.
         generated: whether the rows are made by this package, so that no path is needed.
+        by_name: whether what is read has a name, which need not be a path.
     """
 
     name: str
@@ -96,7 +116,10 @@ class Source:
     recognise: Callable[[Path], bool] = lambda path: False
     arguments: Mapping[str, str] = field(default_factory=dict)
     segments: bool = False
+    label_scale: str | None = None
+    label_range: tuple[float, float] | None = None
     generated: bool = False
+    by_name: bool = False
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -155,6 +178,9 @@ class Source:
             known = {name: getattr(opened, name) for name in ("total", "label_names", "title") if hasattr(opened, name)}
             rows = Rows(opened.features, lambda: iter(opened), **known)
         defaults = {name: parameter.default for name, parameter in self.options.items()}
+        rows.label_scale = rows.label_scale or self.label_scale
+        if rows.label_range is None and rows.label_scale is not None:
+            rows.label_range = {**defaults, **options}.get("label_range", self.label_range)
         title = self.title.format(**{**defaults, **options})
         rows.title = rows.title or title or (place.resolve().name if place is not None else self.name)
         return rows

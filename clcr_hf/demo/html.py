@@ -13,7 +13,6 @@ from ..explain.decision import Decision, change, token_spans
 
 _NAMES = {"text": "Text", "vision": "Vision", "audio": "Audio", "flow": "Motion"}
 _SENTIMENTS = ("negative", "neutral", "positive")
-_SCALE = 3.0  # the answers of a sentiment model lie in [-3, 3]
 _TICKS = 5
 
 
@@ -24,11 +23,14 @@ def draw_reading(decision: Decision) -> tuple[str, str]:
         draw_timeline(decision.result["tokens"], decision.seconds),
         draw_weights(decision.weights),
     )
-    return f'<div class="clcr">{draw_answer(decision.result)}</div>', f'<div class="clcr">{"".join(reasons)}</div>'
+    return (
+        f'<div class="clcr">{draw_answer(decision.result, decision.score_range)}</div>',
+        f'<div class="clcr">{"".join(reasons)}</div>',
+    )
 
 
-def draw_answer(result: dict[str, Any]) -> str:
-    """Score on its scale, label and probabilities, or a table of segments."""
+def draw_answer(result: dict[str, Any], score_range: tuple[float, float] | None = None) -> str:
+    """Score on its scale (drawn where its range is known), label and probabilities, or a table of segments."""
     if "segments" in result:
         rows = "".join(f"<tr>{_head(_when(part))}<td>{escape(_short(part))}</td></tr>" for part in result["segments"])
         return _section("Answer", _table("Each segment", rows))
@@ -40,18 +42,19 @@ def draw_answer(result: dict[str, Any]) -> str:
         head = several if "labels" in result else result["label"]
         body = _bars("Probability of each label", result["probabilities"])
         return _section("Answer", f'<p class="clcr-score">{escape(head)}</p>{body}')
-    scale = _scale(result["score"]) if result["label"] in _SENTIMENTS else ""
-    return _section(
-        "Answer", f'<p class="clcr-score">{result["score"]:+.2f} <b>{escape(result["label"])}</b></p>{scale}'
-    )
+    scale = "" if score_range is None else _scale(result["score"], *score_range, result["label"] in _SENTIMENTS)
+    return _section("Answer", f'<p class="clcr-score">{_signed(result)} <b>{escape(result["label"])}</b></p>{scale}')
 
 
-def _scale(score: float) -> str:
-    place = 50 * (1 + max(-_SCALE, min(_SCALE, score)) / _SCALE)
+def _scale(score: float, low: float, high: float, sentiment: bool) -> str:
+    place = 100 * (min(max(score, low), high) - low) / (high - low)
+    ends = (f"{low:g} negative", f"{(low + high) / 2:g}", f"positive {high:+g}")
+    if not sentiment:
+        ends = (f"{low:g}", f"{(low + high) / 2:g}", f"{high:g}")
     return (
-        f'<div class="clcr-scale" role="img" aria-label="{score:+.2f} on a scale from -3 to 3">'
+        f'<div class="clcr-scale" role="img" aria-label="{score:+.2f} on a scale from {low:g} to {high:g}">'
         f'<i style="left:{place:.1f}%"></i></div>'
-        '<div class="clcr-ends"><span>-3 negative</span><span>0</span><span>positive +3</span></div>'
+        f'<div class="clcr-ends">{"".join(f"<span>{end}</span>" for end in ends)}</div>'
     )
 
 
@@ -142,8 +145,12 @@ def _short(result: dict[str, Any]) -> str:
         return ", ".join(dict.fromkeys(part["label"] for part in result["segments"]))
     if "scores" in result:
         return ", ".join(f"{name} {value:+.2f}" for name, value in result["scores"].items())
-    sign = "+" if result["label"] in _SENTIMENTS else ""
-    return f"{result['score']:{sign}.2f} {result['label']}"
+    return f"{_signed(result)} {result['label']}"
+
+
+def _signed(result: dict[str, Any]) -> str:
+    """The score; with its sign where that means something."""
+    return f"{result['score']:{'+' if result['label'] in _SENTIMENTS else ''}.2f}"
 
 
 def _when(segment: dict[str, Any]) -> str:

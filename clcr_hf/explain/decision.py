@@ -2,7 +2,6 @@
 over a data set for the model card. Made of what [`CLCRPipeline`] returns with `return_explanation=True`; the pictures
 are drawn by `pictures.py`, and as HTML by `demo/pictures.py`, which does without matplotlib."""
 
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,11 +34,13 @@ class Decision:
         result: the pipeline's, with its explanation.
         without: its results without explanation, by the modality left out; empty where there is one modality alone.
         seconds: how long the clip lasts, where that is known.
+        score_range: lowest and highest score of a regression of one score, where the model knows them.
     """
 
     result: dict[str, Any]
     without: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float | None = None
+    score_range: tuple[float, float] | None = None
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -75,7 +76,9 @@ def explain(pipe: CLCRPipeline, sample: Any) -> Decision:
     for name in _INPUTS.keys() - present:  # such as the sound of a clip that has none
         rest = leave_out(rest, name)
     without = {name: pipe(leave_out(rest, name)) for name in present} if len(present) > 1 else {}
-    return Decision(result, without, _seconds(given, result))
+    config = pipe.model.config
+    limits = config.score_ranges()[0] if config.num_labels == 1 else None
+    return Decision(result, without, _seconds(given, result), limits)
 
 
 def leave_out(sample: Mapping[str, Any], modality: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.folders import replacing
 from .decision import Decision, change, token_spans
 
 # A colour each that people who do not tell red from green can tell (Okabe and Ito), and greys for levels.
@@ -272,13 +273,8 @@ def _save(figure: Any, path: str | os.PathLike) -> Path:
     path = Path(path)
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix or '.png'}")
-    try:
-        figure.savefig(temporary, dpi=150, facecolor="white")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=150, facecolor="white", format=path.suffix[1:] or "png")
     return path
 
 

@@ -3,9 +3,7 @@
 import copy
 import inspect
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
+from ..data.folders import replacing
 from ..modeling_clcr import CLCRPreTrainedModel
 from .inputs import GraphInput, Part, example_batch, graph_inputs, labels_each_step
 
@@ -188,13 +187,3 @@ def _check_free(program: ExportedProgram, shapes: Mapping[str, Mapping[int, Any]
             size = placeholders[name].shape[axis]
             if not (isinstance(size, torch.SymInt) and size.node.expr.is_Symbol):
                 raise RuntimeError(f"axis {axis} of {name} is {size} in the graph, but it ought to be free")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """`with replacing(path) as unfinished`: files written there move to `path` and beside it once all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        yield Path(folder) / path.name
-        for file in sorted(Path(folder).iterdir(), reverse=True):  # the file itself last, after its data
-            os.replace(file, path.parent / file.name)

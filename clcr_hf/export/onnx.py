@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.folders import replacing
 from ..modeling_clcr import CLCRPreTrainedModel
-from .graph import export_program, fusion_inputs, load_for_export, named_outputs, output_names, replacing, trace
+from .graph import export_program, fusion_inputs, load_for_export, named_outputs, output_names, trace
 from .inputs import GraphInput, Part, example_batch, graph_inputs
 
 _METADATA = "clcr"

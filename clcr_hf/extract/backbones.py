@@ -171,10 +171,11 @@ class VisionBackbone(FrozenBackbone):
             outputs.append(np.concatenate(parts, axis=1)[:, :tokens])
         return outputs
 
-    def intervals(self, times: np.ndarray, end: float) -> np.ndarray:
-        """Seconds `(T, 2)` that each token stands for: from its first frame's time to the next token's, or `end`."""
+    def intervals(self, times: np.ndarray, end: float, longest: float = math.inf) -> np.ndarray:
+        """Seconds `(T, 2)` that each token stands for: from its first frame's time to the next token's, or `end`; at
+        most `longest` seconds a frame."""
         begins = np.asarray(times)[:: self.tubelet]
-        ends = np.append(begins[1:], max(end, float(times[-1])))
+        ends = np.minimum(np.append(begins[1:], max(end, float(times[-1]))), begins + longest * self.tubelet)
         return np.repeat(np.stack([begins, ends], axis=1), self.reader.grid**2, axis=0)
 
 

@@ -4,6 +4,7 @@ A clip no longer than a window is read in one go. A longer one is cut, frames an
 no more than a window of either is in memory at a time.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from ..media import resample_audio, track_lengths
-from ..samples import Reading, even_indices, read_images, read_sample
+from ..samples import Reading, read_sample
 from .backbones import AudioBackbone, VisionBackbone
 from .sources import Clip
 from .speech import OpenSmile
@@ -67,7 +68,7 @@ class Piece:
     """What a job gave, ready for the backbones. Times are seconds from the clip's start.
 
     Attributes:
-        pixels, num_frames, frame_times, frame_end: see `VisionBackbone`.
+        pixels, num_frames, frame_times, frame_end, longest: see `VisionBackbone`.
         sound: the extractor's values of a window; it begins at `sound_begin`, its sound ends at `sound_end`.
         smile: openSMILE's features `(T, D)` and the seconds of each.
         speech: the whole sound at the recogniser's rate.
@@ -78,6 +79,7 @@ class Piece:
     num_frames: int = 0
     frame_times: np.ndarray | None = None
     frame_end: float = 0.0
+    longest: float = math.inf
     sound: np.ndarray | None = None
     sound_begin: float = 0.0
     sound_end: float = 0.0
@@ -94,6 +96,7 @@ class ClipReader:
         speech_rate: samples a second for the recogniser; None without one.
         fps, num_frames: frames of a clip, see `load_video`. With neither, `num_frames` is 16, or what a backbone that
             reads clips takes.
+        face_crop: detector by which frames are cut to the speaker's face; None takes them whole.
         window_seconds: longest stretch of sound that a backbone reads at a time.
         audio_rate: tokens of sound a second; windows hold a whole number of them.
     """
@@ -107,6 +110,7 @@ class ClipReader:
         *,
         fps: float | None = None,
         num_frames: int | None = None,
+        face_crop: str | None = None,
         window_seconds: float | None = None,
         audio_rate: float | None = None,
     ):
@@ -115,7 +119,7 @@ class ClipReader:
         clip_frames = vision.clip_frames if vision is not None else 1
         if fps is None and num_frames is None:
             num_frames = clip_frames if clip_frames > 1 else DEFAULT_FRAMES
-        self.fps, self.num_frames = fps, num_frames
+        self.fps, self.num_frames, self.face_crop = fps, num_frames, face_crop
         self.stretch = max(_FRAMES_AT_ONCE // clip_frames, 1) * clip_frames / fps if fps is not None else float("inf")
         window = window_seconds or (audio.max_seconds if audio is not None else None) or DEFAULT_WINDOW
         if audio is not None and audio.max_seconds is not None:
@@ -211,11 +215,12 @@ class ClipReader:
         clip, seconds = job.clip, job.begin - job.clip.start
         rate = (self.sound_rate if job.sound else self.speech_rate) if job.sound or job.speech else None
         if job.frames is not None and clip.video is None:
-            self._use_frames(piece, *_read_images(clip.images or [], self.fps, self.num_frames))
+            self._use_images(piece, clip)
             return
         # A backbone that reads clips wants so many frames; else one token a frame is enough.
         repeats = self.vision is not None and self.vision.clip_frames > 1
-        reading = Reading(job.frames is not None, repeats=repeats, sampling_rate=rate, **(job.frames or {}))
+        frames: dict[str, Any] = {"vision": job.frames is not None, "repeats": repeats, **(job.frames or {})}
+        reading = Reading(**frames, face_crop=self.face_crop, sampling_rate=rate)
         file = {"audio": clip.audio} if job.frames is None else {"media" if rate else "video": clip.video}
         sample = read_sample({**file, "start": job.begin, "end": job.end}, reading)
         if sample.frames is not None and sample.frame_times is not None:
@@ -223,8 +228,20 @@ class ClipReader:
         if sample.audio is not None and rate is not None:
             self._use_sound(piece, sample.audio, rate)
 
+    def _use_images(self, piece: Piece, clip: Clip) -> None:
+        """Images, taken `fps` a second (1 by default)."""
+        sample = {"images": clip.images, "start": clip.start, "end": clip.end}
+        read = read_sample(sample, Reading(num_frames=self.num_frames, face_crop=self.face_crop))
+        if read.frames is not None and read.frame_places is not None:
+            step = 1 / (self.fps or 1.0)
+            self._use_frames(piece, read.frames, step * read.frame_places, step * len(clip.images or []))
+
     def _use_frames(self, piece: Piece, frames: np.ndarray, times: np.ndarray, end: float) -> None:
         assert self.vision is not None
+        if self.face_crop is not None:  # a frame that is left out leaves a gap, which is no other frame's time
+            begin = piece.job.begin - piece.job.clip.start
+            step = 1 / self.fps if self.fps else (end - begin) / (self.num_frames or 1)
+            piece.longest = max(step, float(np.diff(times).min(initial=np.inf)) if len(times) > 1 else 0.0)
         piece.pixels = self.vision.prepare(frames)
         piece.num_frames, piece.frame_times, piece.frame_end = len(frames), np.maximum(times, 0.0), end
 
@@ -248,14 +265,6 @@ def _stretch(clip: Clip, length: float | None) -> float:
     if length is None:
         return 0.0
     return (length if clip.end is None else min(clip.end, length)) - clip.start
-
-
-def _read_images(paths: list[str], fps: float | None, num_frames: int | None) -> tuple[np.ndarray, np.ndarray, float]:
-    """Frames `(F, H, W, 3)`, their seconds `(F,)` and the end, of images taken `fps` a second (1 by default);
-    at most `num_frames` of them, spread evenly."""
-    step = 1 / fps if fps else 1.0
-    times = step * np.array(even_indices(len(paths), num_frames))
-    return read_images(paths, "images", num_frames), times, len(paths) * step
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------

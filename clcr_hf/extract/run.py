@@ -18,6 +18,7 @@ from datasets import DatasetDict, Features
 from ..data.columns import DataFormatError
 from ..data.folders import OutputFolder, read_json
 from ..data.shards import ShardSet
+from ..faces import allow_detector, find_detector
 from .backbones import AudioBackbone, TextBackbone, TextTokens, VisionBackbone, pool_to_rate
 from .clips import CLIP_ERRORS, DEVICE_ERRORS, ClipReader, Piece, read_ahead
 from .output import FailureList, done_ids, finish
@@ -54,6 +55,9 @@ class Readers:
         readers = cls()
         if settings.text:
             readers.text = TextBackbone(settings.text, **options)
+        if settings.face_crop is not None:
+            allow_detector(settings.face_crop)
+            find_detector(settings.face_crop)  # what is not installed is said at once
         if settings.vision:
             readers.vision = VisionBackbone(settings.vision, token_grid=settings.token_grid, **options)
         if settings.audio:
@@ -93,6 +97,7 @@ class Readers:
             None if self.recogniser is None else self.recogniser.sampling_rate,
             fps=settings.fps,
             num_frames=settings.num_frames,
+            face_crop=settings.face_crop,
             window_seconds=settings.window_seconds,
             audio_rate=settings.audio_rate,
         )
@@ -220,7 +225,9 @@ class Extractor:
     def _add(self, clip: ClipTokens, read: "_ReadPiece") -> None:
         piece, rate = read.piece, self.settings.audio_rate
         if read.vision is not None and self.readers.vision is not None and piece.frame_times is not None:
-            clip.add("vision", read.vision, self.readers.vision.intervals(piece.frame_times, piece.frame_end))
+            clip.add(
+                "vision", read.vision, self.readers.vision.intervals(piece.frame_times, piece.frame_end, piece.longest)
+            )
         span = {"begin": piece.sound_begin, "keep": piece.job.keep, "end": piece.sound_end}
         if read.audio is not None and self.readers.audio is not None:
             step = self.readers.audio.step_seconds(read.audio.shape[1], piece.sound_end - piece.sound_begin)
@@ -347,7 +354,7 @@ def extract_features(
         "source": clips.name,
         "settings": chosen.identity(),
         "features": json.loads(json.dumps(features.to_dict())),
-        "label_names": None if clips.label_names is None else list(clips.label_names),
+        **clips.about_labels,
     }
     folder = OutputFolder(out, "extract")
     folder.finished(task)

@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from ..data.options import read_options
-from ..data.registry import ROWS_PER_SHARD, SOURCE_NAMES
+from ..data.registry import ROWS_PER_SHARD
 
 # Tokens of sound a second: a syllable lasts about 0.2 s, and speech backbones give 50 tokens a second.
 AUDIO_RATE = 5.0
@@ -43,6 +43,9 @@ class ExtractSettings:
     num_levels: int = _setting(3, "How many layers early-middle-late takes.", "features", flag="levels")
     fps: float | None = _setting(None, "Frames a second that are read.", "features")
     num_frames: int | None = _setting(None, "Frames of a clip instead. Default: 16.", "features")
+    face_crop: str | None = _setting(
+        None, "Cut frames to the speaker's face: dlib, or your own detector as module:function.", "features"
+    )
     token_grid: int = _setting(1, "Tokens of a frame: the square of this.", "features")
     audio_rate: float | None = _setting(
         AUDIO_RATE, "Tokens of audio a second; 0 keeps the backbone's own.", "features", word=float
@@ -57,7 +60,7 @@ class ExtractSettings:
     language: str | None = _setting(None, "Language for Whisper, such as en.", "features")
     align: str | None = _setting(None, "words: one token a word in every modality; needs word times.", "features")
     dtype: str = _setting("float32", f"{', '.join(DTYPES)}, of the backbones.", "features")
-    dataset: str | None = _setting(None, f"Benchmark whose folder is read: {', '.join(SOURCE_NAMES)}.", "rows")
+    dataset: str | None = _setting(None, "Benchmark whose folder is read, a name as in `clcr train`.", "rows")
     dataset_options: Mapping[str, Any] | None = _setting(
         None, "Options of its loader, as fold=2,seed=1.", "rows", word=str | None
     )
@@ -120,6 +123,8 @@ class ExtractSettings:
         """What the features are, as `extract.json` records it."""
         found = {each.name: getattr(self, each.name) for each in self.of("features")}
         level = found.pop("opensmile_level")
+        if self.face_crop is None:  # folders of before version 0.2 go on
+            del found["face_crop"]
         return found | {"opensmile": level if self.opensmile else None}
 
     def source_options(self) -> dict[str, Any]:

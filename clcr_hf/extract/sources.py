@@ -1,6 +1,5 @@
 """Where `clcr extract` takes its clips from: a folder, a table, or a benchmark. All are read as streams."""
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,22 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Features, List
+from datasets import DatasetDict, Features
 
 from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
 from ..data.source import Rows, find_source
 from ..data.table.manifest import open_manifest
 from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
+from ..data.table.source import about_labels
+from ..modalities import RAW_COLUMNS, STANDARD
+from ..samples import text_or_none
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp")
-SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac")
+VIDEO_SUFFIXES, SOUND_SUFFIXES = STANDARD["vision"].suffixes, STANDARD["audio"].suffixes
 _SUFFIXES = VIDEO_SUFFIXES + SOUND_SUFFIXES
 # Columns that the extraction reads; all others are carried over.
-_READ_COLUMNS = ("id", "text", "media", "video", "audio", "images", "flow", "words", "word_intervals", "path", "split")
 _WORDS = ("words", "word_intervals")
-# Of a table alone: some benchmarks have a `start` and `end` that mean something else (where a clip lay in a longer
-# video, or an event in the clip), which are carried over.
-_OF_A_TABLE = (*_WORDS, "start", "end")
+_READ_COLUMNS = (*RAW_COLUMNS, *_WORDS, "id", "path", "split", "start", "end")
 
 
 @dataclass
@@ -70,7 +68,7 @@ class ClipSource:
         kept: types of the columns carried over (`Clip.kept`).
         total: how many clips, where that is known.
         has_text, has_words: whether clips bring their transcript; its words with times.
-        label_names: names of several labels, whose column cannot hold them.
+        about_labels: what the column of the labels cannot hold of them; see `Rows`.
     """
 
     name: str
@@ -79,7 +77,7 @@ class ClipSource:
     total: int | None = None
     has_text: bool = False
     has_words: bool = False
-    label_names: Sequence[str] | None = None
+    about_labels: Mapping[str, Any] = field(default_factory=lambda: {"label_names": None})
 
     def __iter__(self) -> Iterator[Clip]:
         return self.open()
@@ -120,7 +118,7 @@ def open_source(
     if dataset is not None:
         _refuse(f"the data set {dataset}", given, ("dataset_options",))
         rows = find_source(dataset).open(path, streaming=True, **(dataset_options or {}))
-        return _rows_source(str(path.absolute()), rows)
+        return _rows_source(str(path.absolute() if path.exists() else path), rows)
     if path.is_dir() and not _named_tables(path):
         _refuse("a folder of clips", given, ("split",))
         return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split or "train")), Features({}))
@@ -178,16 +176,14 @@ def _media_files(folder: Path) -> Iterator[tuple[str, bool]]:
 def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
     tables = find_tables(path)
     present = {name for table in tables for name in column_names(table)}
-    manifest = open_manifest(path, **{"require_label": False, **options})
+    manifest = open_manifest(path, **{"require_label": False, **options}, also_used=_WORDS)
     columns = _carried(manifest.features)
 
     def clips() -> Iterator[Clip]:
         # What a manifest does not know is read beside it: both give every row, in the same order.
-        beside = (row for table in tables for row in read_rows(table, _OF_A_TABLE))
+        beside = (row for table in tables for row in read_rows(table, _WORDS))
         for row, raw in zip(manifest.rows(), beside, strict=True):
-            clip = _row_clip({**row, **{name: raw.get(name) for name in _WORDS}}, row["split"], columns)
-            clip.start, clip.end = _seconds(row["id"], raw, "start") or 0.0, _seconds(row["id"], raw, "end")
-            yield clip
+            yield _row_clip({**row, **{name: raw.get(name) for name in _WORDS}}, row["split"], columns)
 
     return ClipSource(
         name=os.path.abspath(path),
@@ -196,7 +192,7 @@ def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
         total=len(manifest),
         has_text="text" in manifest.features,
         has_words=present.issuperset(_WORDS),
-        label_names=manifest.label_names if isinstance(manifest.features.get("label"), List) else None,
+        about_labels=Rows(manifest.features, lambda: iter(()), **about_labels(manifest)).about_labels,
     )
 
 
@@ -209,7 +205,7 @@ def _rows_source(name: str, rows: Rows) -> ClipSource:
         total=rows.total,
         has_text="text" in rows.features,
         has_words=set(rows.features).issuperset(_WORDS),
-        label_names=rows.label_names,
+        about_labels=rows.about_labels,
     )
 
 
@@ -229,7 +225,9 @@ def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str]) -> Cli
         video=_file(row.get("video")) or media,
         audio=_file(row.get("audio")) or media,
         images=[_file(image) for image in images] if images else None,
-        text=row.get("text") or None,
+        start=row.get("start") or 0.0,
+        end=row.get("end"),
+        text=text_or_none(row.get("text")),
         words=_words(row.get("words")),
         word_intervals=row.get("word_intervals"),
         kept={name: row[name] for name in carried},
@@ -245,16 +243,3 @@ def _file(value: Any) -> Any:
 
 def _words(value: Sequence[str] | np.ndarray | None) -> list[str] | None:
     return None if value is None or isinstance(value, str) else [str(word) for word in value] or None
-
-
-def _seconds(name: str, row: Mapping[str, Any], column: str) -> float | None:
-    value = row.get(column)
-    if value in (None, ""):
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise DataFormatError(f"row {name!r}: {column} is {value!r}, not a number of seconds")
-    return seconds

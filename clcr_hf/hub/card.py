@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
+from ..data.folders import read_json, write_text
 from .benchmarks import BENCHMARKS, PAPER_CITATION, Benchmark, benchmark_of
 from .run_folder import (
     EVAL_RESULTS,
@@ -27,10 +28,8 @@ from .run_folder import (
     measured_split,
     read_card_options,
     read_emissions,
-    read_object,
     read_run,
     run_mark,
-    write_whole,
 )
 from .texts import intended_use, limits, out_of_scope
 
@@ -246,7 +245,7 @@ def write_model_card(folder: str | Path, model_id: str | None = None) -> Path:
     dataset_id = read_card_options(folder).dataset_id
     if dataset_id is not None:
         entries = eval_result_entries_to_yaml(eval_result_entries(folder, dataset_id))
-        write_whole(folder / EVAL_RESULTS, yaml.safe_dump(entries, sort_keys=False))
+        write_text(folder / EVAL_RESULTS, yaml.safe_dump(entries, sort_keys=False))
     return folder / "README.md"
 
 
@@ -440,7 +439,7 @@ def _weights_fields(facts: _Facts) -> dict[str, Any]:
     """Of the template: how the model decides, as far as it was measured of this run's model."""
     path, picture = facts.folder / WEIGHTS_FILE, facts.folder / PICTURE_FILE
     fields: dict[str, Any] = {"weights": None, "levels": _levels(facts.folder)}
-    found = read_object(path) if path.is_file() else {}
+    found = read_json(path) or {}
     if found.get("mark") != run_mark(facts.run):
         return fields
     named = {f"level {number}": value for number, value in enumerate(found["level_weights"], start=1)}
@@ -453,7 +452,8 @@ def _weights_fields(facts: _Facts) -> dict[str, Any]:
 
 def _levels(folder: Path) -> int | None:
     path = folder / "config.json"
-    return read_object(path).get("num_levels", 3) if path.is_file() else None
+    found = read_json(path)
+    return None if found is None else found.get("num_levels", 3)
 
 
 def _compute(run: dict[str, Any], emissions: dict[str, Any] | None) -> str:

@@ -1,6 +1,5 @@
 """What a model card shows beside the figures: how the model decides on average, and an example."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import pipeline
 
+from ..data.folders import write_json
 from ..explain.decision import decided_by
 from ..pipeline_clcr import TASK
 from .run_folder import (
@@ -20,7 +20,6 @@ from .run_folder import (
     read_run,
     run_mark,
     set_card_options,
-    write_whole,
 )
 
 
@@ -91,7 +90,7 @@ def build_card_pictures(
     results = pipe(chosen, batch_size=batch_size, return_explanation=True, on_error="skip")
     measured = {"split": split, "mark": mark, **mean_weights(results)}
     draw_mean_weights(measured, folder / PICTURE_FILE)
-    write_whole(folder / WEIGHTS_FILE, json.dumps(measured, indent=2) + "\n")
+    write_json(folder / WEIGHTS_FILE, measured)
     return measured
 
 

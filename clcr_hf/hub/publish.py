@@ -11,6 +11,7 @@ from huggingface_hub import HfApi
 from transformers import AutoProcessor
 
 from ..configuration_clcr import CLCRConfig
+from ..data.folders import write_json
 from ..modeling_clcr import CLCRPreTrainedModel
 from ..remote_code import add_remote_code
 from .card import card_from_run
@@ -122,7 +123,7 @@ def _write_record(folder: Path, target: Path, model_id: str) -> None:
     """`run.json` without the folders of this machine, and the card made of it; without a record, the card as it is."""
     if (folder / RUN_FILE).is_file():
         record = _without_folders(read_run(folder))
-        (target / RUN_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(target / RUN_FILE, record)
         card_from_run(target, model_id).save(target / "README.md")
     elif (folder / "README.md").is_file():
         shutil.copyfile(folder / "README.md", target / "README.md")

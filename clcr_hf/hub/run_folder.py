@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.folders import read_json, write_json
 from .benchmarks import BENCHMARKS
 
 RUN_FILE = "run.json"
@@ -64,9 +65,10 @@ def read_run(folder: str | Path) -> dict[str, Any]:
         ValueError: the file is not a JSON object.
     """
     path = Path(folder) / RUN_FILE
-    if not path.is_file():
+    found = read_json(path)
+    if found is None:
         raise FileNotFoundError(f"{path} does not exist: a card is written from the record of a training run")
-    return read_object(path)
+    return found
 
 
 def run_mark(run: dict[str, Any]) -> str:
@@ -78,7 +80,7 @@ def run_mark(run: dict[str, Any]) -> str:
 def read_card_options(folder: str | Path) -> CardOptions:
     """What `card.json` in `folder` says, or the defaults; ValueError where it holds anything else."""
     path = Path(folder) / OPTIONS_FILE
-    given = read_object(path) if path.is_file() else {}
+    given = read_json(path) or {}
     unknown = set(given) - set(CardOptions.__dataclass_fields__)
     if unknown:
         raise ValueError(f"{path} holds {', '.join(sorted(unknown))}, which a card has no use for")
@@ -91,7 +93,7 @@ def set_card_options(folder: str | Path, **options: Any) -> CardOptions:
     chosen = CardOptions(**kept | {name: value for name, value in options.items() if value is not None})
     content = {name: value for name, value in asdict(chosen).items() if value}
     if content:
-        write_whole(Path(folder) / OPTIONS_FILE, json.dumps(content, indent=2) + "\n")
+        write_json(Path(folder) / OPTIONS_FILE, content)
     return chosen
 
 
@@ -147,21 +149,3 @@ def read_emissions(folder: Path) -> dict[str, Any] | None:
     metadata |= {"geographical_location": place} if place else {}
     metadata |= {"hardware_used": hardware} if hardware else {}
     return {"grams": grams, "where": f" ({place})" if place else "", "metadata": metadata}
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

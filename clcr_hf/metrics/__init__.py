@@ -20,10 +20,14 @@ __all__ = [
     "classification_metrics",
     "f1_scores",
     "load_metric",
+    "regression_metrics",
+    "score_metrics",
     "segment_metrics",
     "sentiment_metrics",
+    "sims_metrics",
 ]
 
+_MIN_CORRELATED = 3  # samples; through two points there is always a line
 METRICS = ("multimodal_sentiment", "multimodal_classification", "segment_accuracy")
 
 
@@ -35,7 +39,8 @@ def sentiment_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str
 
     Returns:
         mae: mean absolute error, of unclipped predictions.
-        corr: Pearson correlation; 0.0 where either side is constant (it is undefined there).
+        corr: Pearson correlation; 0.0 where either side is constant (it is undefined there), and left out for fewer
+            than 3 samples, of which it says nothing.
         acc_7, acc_5: both sides clipped to [-3, 3] or [-2, 2], rounded half to even (0.5 to 0, 1.5 to 2), equal.
         acc_2_has0, f1_has0: negative against non-negative, all samples (0 counts as non-negative).
         acc_2_non0, f1_non0: negative against positive; samples labelled exactly 0 are left out, and a prediction of
@@ -45,15 +50,13 @@ def sentiment_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str
     Raises:
         ValueError: no samples, sizes that differ, NaN or infinite values.
     """
-    pred, true = _flat("predictions", predictions), _flat("references", references)
-    if len(pred) != len(true):
-        raise ValueError(f"{len(pred)} predictions for {len(true)} references")
+    pred, true = _pair(predictions, references)
     has0 = (pred >= 0, true >= 0)
     kept = true != 0
     non0 = (pred[kept] > 0, true[kept] > 0)
     return {
         "mae": float(np.abs(pred - true).mean()),
-        "corr": _pearson(pred, true),
+        **_correlations(pred, true, "corr"),
         "acc_7": _rounded_accuracy(pred, true, 3.0),
         "acc_5": _rounded_accuracy(pred, true, 2.0),
         "acc_2_has0": _accuracy(*has0),
@@ -61,6 +64,97 @@ def sentiment_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str
         "acc_2_non0": _accuracy(*non0),
         "f1_non0": f1_scores(*non0)["weighted"],
     }
+
+
+def sims_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
+    """Metrics of sentiment scores in [-1, 1], as the literature of CH-SIMS computes them (MMSA toolkit).
+
+    Args:
+        predictions, references: (N,) or (N, 1) real numbers, N >= 1; both are clipped to [-1, 1] first.
+
+    Returns:
+        mae, corr: as of `sentiment_metrics`, of clipped values.
+        acc_2, f1: above 0 or not, F1 weighted by the references of each class.
+        acc_3: cut at -0.1 and 0.1. acc_5: at -0.7, -0.1, 0.1 and 0.7; a value on a cut belongs to the lower class.
+
+    Raises:
+        ValueError: as `sentiment_metrics`.
+    """
+    pred, true = (np.clip(values, -1.0, 1.0) for values in _pair(predictions, references))
+    cuts = {"acc_2": [0.0], "acc_3": [-0.1, 0.1], "acc_5": [-0.7, -0.1, 0.1, 0.7]}
+    classes = {
+        name: [np.digitize(values, edges, right=True) for values in (pred, true)] for name, edges in cuts.items()
+    }
+    return {
+        "mae": float(np.abs(pred - true).mean()),
+        **_correlations(pred, true, "corr"),
+        **{name: _accuracy(*pair) for name, pair in classes.items()},
+        "f1": f1_scores(*classes["acc_2"])["weighted"],
+    }
+
+
+def regression_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
+    """Metrics of a score of any kind.
+
+    Args:
+        predictions, references: (N,) or (N, 1) real numbers, N >= 1.
+
+    Returns:
+        mae: mean absolute error.
+        corr, spearman: correlation of the values (Pearson) and of their ranks; 0.0 where either side is constant, left
+            out for fewer than 3 samples.
+        r2: 1 - squared error / variance of the references; left out where these are constant or fewer than 3.
+
+    Raises:
+        ValueError: no samples, sizes that differ, NaN or infinite values.
+    """
+    pred, true = _pair(predictions, references)
+    found = {"mae": float(np.abs(pred - true).mean()), **_correlations(pred, true, "corr", "spearman")}
+    if len(true) >= _MIN_CORRELATED and np.ptp(true) > 0:
+        found["r2"] = float(1 - np.square(pred - true).sum() / np.square(true - true.mean()).sum())
+    return found
+
+
+def score_metrics(
+    predictions: ArrayLike,
+    references: ArrayLike,
+    *,
+    label_scale: str | None = None,
+    label_range: Sequence[Any] | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Metrics of a regression by what its scores mean, see `label_scale` and `label_range` of `CLCRConfig`.
+
+    Args:
+        predictions, references: (N,), (N, 1), or (N, K) for K scores a row.
+        names: of the K scores.
+
+    Returns:
+        On the scale of sentiment `sims_metrics` for [-1, 1], else `sentiment_metrics` (without `acc_7` and `acc_5` for
+        ranges other than [-3, 3]); on no scale `regression_metrics`. Of several scores each of these as
+        `<metric>_<name>`, and as `<metric>` its mean over the scores that have it.
+
+    Raises:
+        ValueError: as these.
+    """
+    pred, true = np.asarray(predictions), np.asarray(references)
+    if label_scale == "sentiment":
+        if label_range is not None and list(label_range) == [-1, 1]:
+            return sims_metrics(pred, true)
+        found = sentiment_metrics(pred, true)
+        usual = label_range is None or list(label_range) == [-3, 3]
+        return found if usual else {name: value for name, value in found.items() if name not in ("acc_7", "acc_5")}
+    if true.ndim < 2 or true.shape[1] == 1:
+        return regression_metrics(pred, true)
+    if pred.shape != true.shape:
+        raise ValueError(f"predictions have shape {pred.shape}, references {true.shape}")
+    known = list(names) if names is not None else list(map(str, range(true.shape[1])))
+    each = {name: regression_metrics(pred[:, k], true[:, k]) for k, name in enumerate(known)}
+    metrics = dict.fromkeys(metric for found in each.values() for metric in found)
+    means = {
+        metric: float(np.mean([found[metric] for found in each.values() if metric in found])) for metric in metrics
+    }
+    return means | {f"{metric}_{name}": value for name, found in each.items() for metric, value in found.items()}
 
 
 def classification_metrics(
@@ -193,6 +287,28 @@ def _flat(name: str, values: ArrayLike) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError(f"{(~np.isfinite(array)).sum()} of {len(array)} {name} are NaN or infinite")
     return array
+
+
+def _pair(predictions: ArrayLike, references: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    pred, true = _flat("predictions", predictions), _flat("references", references)
+    if len(pred) != len(true):
+        raise ValueError(f"{len(pred)} predictions for {len(true)} references")
+    return pred, true
+
+
+def _correlations(pred: np.ndarray, true: np.ndarray, pearson: str, ranks: str | None = None) -> dict[str, float]:
+    """Correlations by name; none of too few samples."""
+    if len(true) < _MIN_CORRELATED:
+        return {}
+    found = {pearson: _pearson(pred, true)}
+    return found if ranks is None else found | {ranks: _pearson(_ranks(pred), _ranks(true))}
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equal values share the mean of theirs."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[index]
 
 
 def _classes(name: str, values: ArrayLike) -> np.ndarray:

@@ -107,6 +107,7 @@ class Predictor:
                 raise unit.error if isinstance(unit.error, Exception) else ValueError(unit.error)
         readable = [unit for unit in units if unit.error is None and unit.sample is not None]
         options: dict[str, Any] = {"on_error": self.on_error, "return_explanation": True}
+        options["top_k"] = self.pipe.model.config.num_labels  # all: segments have their probabilities then too
         samples = [dict(unit.sample or {}) for unit in readable]
         results = iter(self.pipe(samples, batch_size=max(len(samples), 1), **options) if samples else ())
         return [(unit, self._answer(unit, results)) for unit in units]

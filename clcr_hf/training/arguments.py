@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import yaml
 
-from ..configuration_clcr import STANDARD_MODALITIES
 from ..data.options import read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
+from ..modalities import STANDARD_MODALITIES
 from .parser import RunParser
 from .trainer import CLCRTrainingArguments
 
@@ -35,6 +35,14 @@ class DataArguments:
         default=None,
         metadata={"help": "Folder of the data set. talking_faces: made when absent; default: a cache folder."},
     )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "A data set by name: org/name on the Hub, a local folder that `datasets` can load, or videofolder, "
+            "audiofolder or imagefolder with --dataset_dir."
+        },
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "--dataset_name: which configuration."})
     data_file: str | None = field(default=None, metadata={"help": "The pickle, table or npz to read."})
     dataset_options: str | None = field(
         default=None,
@@ -51,6 +59,24 @@ class DataArguments:
     num_test_clips: int = field(default=200, metadata={"help": "talking_faces: the same for test."})
     corpus_seed: int = field(default=0, metadata={"help": "talking_faces: seed of the generator."})
     label_column: str | None = field(default=None, metadata={"help": "manifest, utterances: name of the labels."})
+    label_columns: list[str] | None = field(
+        default=None, metadata={"help": "manifest: columns of several scores a row (regression on all of them)."}
+    )
+    missing_labels: str = field(
+        default="error",
+        metadata={"help": "manifest: a row without a label is an error, or left out.", "choices": ["error", "drop"]},
+    )
+    label_scale: str | None = field(
+        default=None,
+        metadata={
+            "help": "sentiment: a score from negative to positive, measured by Acc-2, Acc-7 and F1; none: a number, by "
+            "MAE, correlations and R2. Left out: as the data set declares, a table none.",
+            "choices": ["sentiment", "none"],
+        },
+    )
+    label_range: list[float] | None = field(
+        default=None, metadata={"help": "Lowest and highest score; left out: the data set's, or the training labels'."}
+    )
     text_column: str | None = field(default=None, metadata={"help": "manifest: column of the transcripts."})
     media_column: str | None = field(default=None, metadata={"help": "manifest: column of the clips' files."})
     group_column: str | None = field(
@@ -88,6 +114,10 @@ class DataArguments:
     max_text_length: int = field(default=64, metadata={"help": "Tokens of a transcript that are read."})
     video_frames: int = field(default=10, metadata={"help": "Frames of a clip that are read, evenly spread."})
     video_fps: float | None = field(default=None, metadata={"help": "Frames a second in place of --video_frames."})
+    face_crop: str | None = field(
+        default=None,
+        metadata={"help": "Cut frames to the speaker's face by this detector: dlib, or your own as module:function."},
+    )
     image_size: int = field(default=48, metadata={"help": "Frames are scaled to this side (backbones from scratch)."})
     augment: bool = field(default=False, metadata={"help": "Random crops and flips of the training frames."})
     compute_flow: bool = field(
@@ -112,9 +142,14 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        limits = self.label_range
+        if limits is not None and (len(limits) != 2 or not limits[0] < limits[1]):
+            raise ValueError(f"--label_range takes the lowest and the highest score, got {limits}")
         if self.data_file is not None and self.dataset_dir is not None:
             raise ValueError("give --data_file or --dataset_dir, not both")
-        named = find_dataset(self.dataset, self.data_file, self.dataset_dir)
+        if self.dataset_name is not None and (self.dataset not in (None, "hub") or self.data_file is not None):
+            raise ValueError("--dataset_name says which data set it is; leave out --dataset and --data_file")
+        named = find_dataset(self.dataset, self.data_file, self.dataset_dir, self.dataset_name)
         folder = Path(self.dataset_dir or "")
         if named is None and self.dataset_dir is not None and folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"{self.dataset_dir}: what kind of data this is is not certain; say it with --dataset")
@@ -124,6 +159,7 @@ class DataArguments:
             raise ValueError(f"--dataset {self.dataset} does not use --data_file; its folder is given by --dataset_dir")
         if self.source is None and not source.generated:
             place = "--data_file (or --dataset_dir, the folder it lies in)" if source.is_file else "--dataset_dir"
+            place = "--dataset_name" if source.by_name else place
             raise ValueError(f"--dataset {self.dataset} needs {place}")
         used = used_arguments(self.dataset)
         unused = [name for name, usual in LOADER_ARGUMENTS.items() if name not in used and getattr(self, name) != usual]
@@ -137,8 +173,9 @@ class DataArguments:
 
     @property
     def source(self) -> str | None:
-        """The file to read, or else the folder."""
-        return self.data_file if self.data_file is not None else self.dataset_dir
+        """The name, or else the file, or else the folder, that is read."""
+        given = (self.dataset_name, self.data_file, self.dataset_dir)
+        return next((place for place in given if place is not None), None)
 
     def options(self) -> dict[str, Any]:
         """`dataset_options` as arguments of the loader; ValueError where they are no `name=value` pairs."""
@@ -156,6 +193,8 @@ class DataArguments:
             if option in options and value not in (LOADER_ARGUMENTS[name], options[option]):
                 raise ValueError(f"--{name} and --dataset_options {option}={options[option]} say two things")
         general = {option: getattr(self, name) for name, option in named.items() if getattr(self, name) is not None}
+        if self.dataset_name is not None and self.dataset_dir is not None:
+            general["data_dir"] = self.dataset_dir
         return general | options
 
 
@@ -164,7 +203,8 @@ LOADER_ARGUMENTS: dict[str, Any] = {
     name: DataArguments.__dataclass_fields__[name].default
     for name in (
         *("num_train_clips", "num_validation_clips", "num_test_clips", "corpus_seed", "mmsa_text", "standardise"),
-        *("label_column", "text_column", "media_column", "group_column", "dialogue_column", "turn_column"),
+        *("label_column", "label_columns", "missing_labels", "text_column", "media_column"),
+        *("group_column", "dialogue_column", "turn_column", "dataset_config_name"),
         *("validation_fraction", "skip_missing"),
     )
 }
@@ -178,14 +218,16 @@ def used_arguments(dataset: str) -> dict[str, str]:
     return {name: option for name, option in named.items() if option in source.options}
 
 
-def find_dataset(dataset: str | None, data_file: str | None, dataset_dir: str | None) -> str | None:
+def find_dataset(
+    dataset: str | None, data_file: str | None, dataset_dir: str | None, dataset_name: str | None = None
+) -> str | None:
     """The data set that is meant: as named, or what the file or folder is; None where that is not certain.
 
     Raises:
         DataFormatError: a folder of two kinds.
     """
-    if dataset is not None:
-        return dataset
+    if dataset is not None or dataset_name is not None:
+        return dataset or "hub"
     if data_file is not None:
         return recognise(data_file) or "manifest"
     return None if dataset_dir is None else recognise(dataset_dir)
@@ -212,6 +254,10 @@ class ModelArguments:
     """Which model to train: from scratch (small), around pretrained backbones, or a saved CLCR."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Go on from this saved CLCR model."})
+    ignore_mismatched_sizes: bool = field(
+        default=False,
+        metadata={"help": "Where the labels are not those of --model_name_or_path, build a new head for them."},
+    )
     text_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Pretrained text backbone and tokenizer, e.g. bert-base-uncased."}
     )
@@ -227,7 +273,10 @@ class ModelArguments:
     freeze_backbones: bool = field(default=False, metadata={"help": "Keep the pretrained backbones as they are."})
     modalities: list[str] | None = field(
         default=None,
-        metadata={"help": "Which of text, vision, audio and flow the model reads; left out: all that the data hold."},
+        metadata={
+            "help": "What the model reads: text, vision, audio, flow, or NAME where the data hold NAME_features; left "
+            "out: all that the data hold."
+        },
     )
     ablation: str | None = field(
         default=None, metadata={"help": "Train a variant of the paper's ablation study.", "choices": list(ABLATIONS)}
@@ -253,8 +302,9 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         names = self.modalities
-        if names is not None and (set(names) - set(STANDARD_MODALITIES) or not names or len(set(names)) < len(names)):
-            raise ValueError(f"--modalities takes each of {', '.join(STANDARD_MODALITIES)} at most once, got {names}")
+        if names is not None and (not names or len(set(names)) < len(names) or not all(map(str.isidentifier, names))):
+            known = ", ".join(STANDARD_MODALITIES)
+            raise ValueError(f"--modalities takes {known} and names of your own, each at most once, got {names}")
         if self.ablation is not None and self.ablation not in ABLATIONS:
             raise ValueError(f"--ablation must be one of {', '.join(ABLATIONS)}, got {self.ablation!r}")
         if self.image_backbone not in IMAGE_BACKBONES:
@@ -265,7 +315,7 @@ class ModelArguments:
     def backbones(self) -> dict[str, str]:
         """Pretrained backbones named for a modality in use, by modality; an empty name is none."""
         names = STANDARD_MODALITIES if self.modalities is None else self.modalities
-        named = {name: getattr(self, f"{name}_model_name_or_path") for name in names}
+        named = {name: getattr(self, f"{name}_model_name_or_path", None) for name in names}
         return {name: source for name, source in named.items() if source}
 
     def fusion_fields(self) -> dict[str, Any]:
@@ -352,9 +402,10 @@ def parse_args(
 
 
 def named_data(words: Sequence[str]) -> dict[str, str | None]:
-    """`dataset`, `data_file` and `dataset_dir` among words of a command line; None for what they do not say."""
+    """`dataset`, `data_file`, `dataset_dir` and `dataset_name` among words of a command line; None for what they do not
+    say."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("dataset", "data_file", "dataset_dir"):
+    for name in ("dataset", "data_file", "dataset_dir", "dataset_name"):
         parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []))
     return vars(parser.parse_known_args(list(words))[0])
 

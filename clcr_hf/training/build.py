@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoFeatureExtractor,
@@ -19,10 +20,17 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from ..configuration_clcr import CLCRConfig
 from ..data.columns import logger
-from ..data.labels import feature_shapes, is_raw
+from ..data.labels import LabelKind, feature_shapes, is_raw
 from ..feature_extraction_clcr import CLCRFeatureExtractor
-from ..modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, CLCRPreTrainedModel
+from ..modalities import STANDARD_MODALITIES, modality
+from ..modeling_clcr import (
+    CLCRForSequenceClassification,
+    CLCRForTokenClassification,
+    CLCRPreTrainedModel,
+    head_class,
+)
 from ..processing_clcr import CLCRProcessor
 from .arguments import DataArguments, ModelArguments
 from .data import LoadedData
@@ -51,23 +59,19 @@ def build_model(
     Raises:
         ValueError: a pretrained backbone for a modality of which the data hold features only.
     """
-    if model_args.model_name_or_path is not None:
-        return CLCRPreTrainedModel.load_with_head(model_args.model_name_or_path)
     labels = data.labels
-    fields = model_args.fusion_fields()
-    fields |= {"problem_type": labels.problem_type, "num_labels": labels.num_labels}
-    if labels.names is not None:
-        fields["id2label"] = dict(enumerate(labels.names))
-        fields["label2id"] = {name: index for index, name in enumerate(labels.names)}
-    if labels.per_segment:
-        fields["num_segments"] = data.num_segments
+    head = CLCRForTokenClassification if labels.per_segment else CLCRForSequenceClassification
+    if model_args.model_name_or_path is not None:
+        return _load(model_args.model_name_or_path, head, data)
+    fields = _label_fields(data) | model_args.fusion_fields()
     shapes = feature_shapes(data.splits["train"])
     backbones = {name: source for name, source in model_args.backbones.items() if name in columns}
     starved = [name for name in backbones if not is_raw(columns[name]) and columns[name] != "input_ids"]
     if starved:
         raise ValueError(f"--dataset {data_args.dataset} gives features of {starved}, which no backbone reads")
     for name, column in columns.items():
-        given = fields.get(f"{name}_config") or {}
+        own = fields.setdefault("extra_configs", {})
+        place, key = (fields, f"{name}_config") if name in STANDARD_MODALITIES else (own, name)
         if name in backbones:
             made: dict[str, Any] = {"freeze_backbone": model_args.freeze_backbones}
         elif column.endswith("_features"):
@@ -77,9 +81,57 @@ def build_model(
                 fields.setdefault("num_levels", levels[0])
         else:
             made = _scratch_config(name, model_args, data_args, processor)
-        fields[f"{name}_config"] = {**made, **given}
-    head = CLCRForTokenClassification if labels.per_segment else CLCRForSequenceClassification
+        place[key] = {**made, **(place.get(key) or {})}
     return head.from_backbones(backbones, **fields)
+
+
+def _label_fields(data: LoadedData) -> dict[str, Any]:
+    """Fields of `CLCRConfig` that say what the labels are."""
+    labels = data.labels
+    fields: dict[str, Any] = {"problem_type": labels.problem_type, "num_labels": labels.num_labels}
+    fields |= {"label_scale": labels.label_scale, "label_range": labels.label_range}
+    nameless = labels.problem_type == "regression" and labels.label_scale is None
+    names = labels.names or (["score"] if nameless else None)
+    if names is not None:
+        fields["id2label"] = dict(enumerate(names))
+        fields["label2id"] = {name: index for index, name in enumerate(names)}
+    if labels.per_segment:
+        fields["num_segments"] = data.num_segments
+    return fields
+
+
+def _load(path: str, head: type[CLCRPreTrainedModel], data: LoadedData) -> PreTrainedModel:
+    """A saved model, with a new head where its labels are others than those of the data."""
+    fault = label_fault(CLCRConfig.from_pretrained(path), data.labels)
+    if fault is None:
+        return CLCRPreTrainedModel.load_with_head(path)
+    logger.warning("%s; its head is replaced by a new one", fault)
+    model = head.from_pretrained(path, ignore_mismatched_sizes=True, **_label_fields(data))
+    torch.nn.init.xavier_uniform_(model.classifier.out_proj.weight)  # of as many labels it would be the old one
+    torch.nn.init.zeros_(model.classifier.out_proj.bias)
+    return model
+
+
+def problem_type_of(config: CLCRConfig) -> str:
+    """What a model learned; `problem_type`, or where that is left out what transformers takes the labels for."""
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
+def label_fault(config: CLCRConfig, labels: LabelKind) -> str | None:
+    """Why a saved model cannot learn or be measured by such labels; None where it can."""
+    problem = problem_type_of(config)
+    per_segment = issubclass(head_class(config), CLCRForTokenClassification)
+    if (problem, per_segment) != (labels.problem_type, labels.per_segment):
+        learned, given = (
+            f"{kind} of segments" if segments else kind
+            for kind, segments in ((problem, per_segment), (labels.problem_type, labels.per_segment))
+        )
+        return f"this model learned {learned}, and the labels of the data are {given}"
+    known = [config.id2label.get(number) for number in range(config.num_labels)]
+    if config.num_labels != labels.num_labels or (labels.num_labels > 1 and labels.names != known):
+        names = ", ".join(labels.names or ["one score"])
+        return f"the classes of the data, {names}, are not those of this model ({', '.join(map(str, known))})"
+    return None
 
 
 def _scratch_config(
@@ -102,12 +154,11 @@ def _scratch_config(
     if name == "audio" and data_args.audio_preset is None:
         # A token for every 80 ms: with one every 20 ms nothing was learned in the time given.
         return {"feature_size": _MEL_BINS * _MEL_STRIDE, "tcn_stride": 4}
-    channels = {"vision": 3, "audio": 1, "flow": 2}[name]
     resnet18 = model_args.image_backbone == "resnet18"
     # Stages as levels (our reconstruction for raw audio-visual input); the small network's map is read by a TCN, but a
     # spectrogram has its time inside the map and is tapped in any case.
     source = "taps" if resnet18 or name == "audio" else "tcn"
-    return {"backbone_config": _residual_network(model_args, channels), "source": source}
+    return {"backbone_config": _residual_network(model_args, modality(name).channels), "source": source}
 
 
 def _residual_network(model_args: ModelArguments, channels: int) -> ResNetConfig:
@@ -155,6 +206,7 @@ def build_processor(
         video_fps=data_args.video_fps,
         max_audio_seconds=data_args.max_audio_seconds,
         max_text_length=data_args.max_text_length,
+        face_crop=data_args.face_crop,
         flow_size=data_args.image_size if columns.get("flow") == "flow" else None,
     )
 
@@ -164,6 +216,8 @@ def load_processor(path: str, data_args: DataArguments) -> CLCRProcessor:
     processor = AutoProcessor.from_pretrained(path)
     if processor.max_text_length is None:
         processor.max_text_length = data_args.max_text_length
+    if data_args.face_crop is not None:
+        processor.face_crop = data_args.face_crop
     return processor
 
 
@@ -236,6 +290,8 @@ def _feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> 
 __all__ = [
     "build_model",
     "build_processor",
+    "label_fault",
     "load_processor",
+    "problem_type_of",
     "train_tokenizer",
 ]

@@ -13,6 +13,8 @@ from ..data.labels import LabelKind, is_multi_label, label_kind
 from ..data.talking_faces.source import corpus_folder
 from .arguments import PATH_ARGUMENTS, DataArguments
 
+_SCALES = {"sentiment": "sentiment", "none": None}
+
 
 @dataclass
 class LoadedData:
@@ -22,7 +24,8 @@ class LoadedData:
     Args:
         splits: train, validation and test; columns as the loaders in `clcr_hf.data` state them.
         title: what people call it, for the model card.
-        label_names: names of the outputs of multi-label data, whose column cannot hold them.
+        label_names: names of several labels or scores, whose column cannot hold them.
+        scores, label_scale, label_range: as of [`~data.source.Rows`].
         num_segments: labels of a clip where each has equally many segments of equal length; None: one a time step.
         generated: whether the clips were drawn by this package.
     """
@@ -30,13 +33,16 @@ class LoadedData:
     splits: DatasetDict
     title: str
     label_names: Sequence[str] | None = None
+    scores: bool = False
+    label_scale: str | None = None
+    label_range: Sequence[float] | None = None
     num_segments: int | None = None
     generated: bool = False
 
     @property
     def labels(self) -> LabelKind:
         """The kind of labels; ValueError as in [`label_kind`]."""
-        return label_kind(self.splits, self.label_names)
+        return label_kind(self.splits, self.label_names, self.scores, self.label_scale, self.label_range)
 
 
 def load_data(args: DataArguments, modalities: Sequence[str] | None = None, *, flow: bool = True) -> LoadedData:
@@ -61,7 +67,16 @@ def load_data(args: DataArguments, modalities: Sequence[str] | None = None, *, f
         raise ValueError("--class_names names several labels of a row; these data have one label, named in the data")
     segments = _constant_segments(splits) if source.segments and not args.dialogue_column else None
     names = args.class_names or rows.label_names
-    data = LoadedData(splits, rows.title, label_names=names, num_segments=segments, generated=source.generated)
+    data = LoadedData(
+        splits,
+        rows.title,
+        label_names=names,
+        scores=rows.scores,
+        label_scale=rows.label_scale if args.label_scale is None else _SCALES[args.label_scale],
+        label_range=rows.label_range if args.label_range is None else args.label_range,
+        num_segments=segments,
+        generated=source.generated,
+    )
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_test_samples}
     for name, limit in limits.items():
         if limit is not None and name in splits:
@@ -109,8 +124,9 @@ def recorded_arguments(args: DataArguments) -> dict[str, Any]:
     """The arguments by name as `run.json` keeps them: paths are absolute, so that they are found from anywhere."""
     kept = asdict(args)
     for name in PATH_ARGUMENTS:
-        if kept[name] is not None:
+        if kept[name] is not None and (os.path.exists(kept[name]) or name == "flow_cache_dir"):
             kept[name] = os.path.abspath(kept[name])
+    kept["dataset_name"] = _absolute(args.dataset_name)
     if args.reader.generated:
         kept["dataset_dir"] = os.path.abspath(corpus_folder(args.dataset_dir, **args.loader_options()))
     known, given = args.reader.options, args.options()

@@ -59,7 +59,7 @@ class RunParser(HfArgumentParser):
         self._kind = kinds.get(dtype.__name__, "training")
         super()._add_dataclass_arguments(dtype)
 
-    def _parse_dataclass_field(self, parser: Any, field: Field) -> None:  # type: ignore[override]
+    def _parse_dataclass_field(self, parser: Any, field: Field) -> None:
         theirs = self._kind == "training" and field.name in TrainingArguments.__dataclass_fields__
         group = self._groups["more" if theirs and field.name not in _COMMON else self._kind]
         before = len(self._actions)

@@ -60,6 +60,8 @@ def record(
         "modalities": trainer.model.config.modalities,
         "problem_type": data.labels.problem_type,
         "per_segment": data.labels.per_segment,
+        "label_scale": trainer.model.config.label_scale,
+        "label_range": trainer.model.config.label_range,
         "inputs": columns,
         "selected_by": args.metric_for_best_model if args.load_best_model_at_end else None,
         "num_examples": {name: len(rows) for name, rows in datasets.items()},

@@ -126,7 +126,7 @@ class ClipRows(torch.utils.data.Dataset):
         return {name: value for name, value in (("videos", videos), ("flow", flow)) if value is not None}
 
     def _encode(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {key: value[0] for key, value in self.processor(**inputs, return_tensors="pt").items()}
+        return {key: value[0] for key, value in self.processor(**inputs, face_crop=False, return_tensors="pt").items()}
 
     def _open(self, row: dict[str, Any]) -> dict[str, list[Any]]:
         """A row's text, frames, audio and flow as arguments of the processor; a batch of one, None where missing."""

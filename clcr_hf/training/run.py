@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import DatasetDict
 from transformers import AutoProcessor, EarlyStoppingCallback, PreTrainedModel, set_seed
@@ -17,9 +18,10 @@ from ..data.folders import write_json
 from ..data.labels import LabelKind, filled_columns, modality_columns
 from ..data.source import find_source, recognise
 from ..data.talking_faces.source import corpus_folder
+from ..faces import allow_detector, find_detector
 from ..hub.card import write_model_card
 from ..hub.run_folder import RUN_FILE, read_run
-from ..metrics import classification_metrics, segment_metrics, sentiment_metrics
+from ..metrics import classification_metrics, score_metrics, segment_metrics
 from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
 from ..processing_clcr import CLCRProcessor
 from .arguments import (
@@ -31,7 +33,7 @@ from .arguments import (
     parse_args,
     used_arguments,
 )
-from .build import build_model, build_processor, load_processor
+from .build import build_model, build_processor, label_fault, load_processor, problem_type_of
 from .data import LoadedData, fill_flow, load_data
 from .log import CarvedSplits, outcome, plan
 from .parser import RunParser
@@ -60,6 +62,9 @@ def run_training(
         MediaError: with `strict_media`, a clip that cannot be read.
     """
     set_seed(training_args.seed)
+    if data_args.face_crop is not None:
+        allow_detector(data_args.face_crop)
+        find_detector(data_args.face_crop)  # what is not installed is said at once
     with CarvedSplits() as carved, training_args.main_process_first(desc="loading the data"):
         data = load_data(data_args, model_args.modalities, flow=False)
     data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(training_args))
@@ -105,6 +110,9 @@ def choose_columns(model_args: ModelArguments, data: LoadedData) -> dict[str, st
     """The column that each modality is read from; those of the saved model where the run goes on from one."""
     if model_args.model_name_or_path is not None:
         config = CLCRConfig.from_pretrained(model_args.model_name_or_path)
+        fault = label_fault(config, data.labels)
+        if fault is not None and not model_args.ignore_mismatched_sizes:
+            raise ValueError(f"{fault}; --ignore_mismatched_sizes True trains a new head for them")
         return _columns_of(config, AutoProcessor.from_pretrained(model_args.model_name_or_path), data)
     return modality_columns(filled_columns(data.splits), model_args.modalities, raw=model_args.backbones)
 
@@ -118,11 +126,6 @@ def _columns_of(config: CLCRConfig, processor: CLCRProcessor, data: LoadedData) 
         if (name in raw) == column.endswith("_features"):
             wanted = "raw input" if name in raw else f"a column {name}_features"
             raise ValueError(f"this model wants {wanted}, and the data hold {column} for {name}")
-    names, problem = data.labels.names, data.labels.problem_type
-    if problem != config.problem_type:
-        raise ValueError(f"this model learned {config.problem_type}, and the labels of the data are {problem}")
-    if names is not None and names != [config.id2label.get(number) for number in range(len(names))]:
-        raise ValueError(f"the classes of the data, {', '.join(names)}, are not those of this model")
     return columns
 
 
@@ -143,8 +146,11 @@ def evaluate_model(
     data.splits = DatasetDict({**measured, **{name: rows for name, rows in data.splits.items() if name != split}})
     processor = load_processor(model_dir, data_args)
     columns = _columns_of(model.config, processor, data)
+    fault = label_fault(model.config, data.labels)
+    if fault is not None:
+        raise ValueError(fault)
     datasets = prepare(measured, columns, data_args, processor, training=False)
-    compute = metrics_function(model.config.problem_type, isinstance(model, CLCRForTokenClassification))
+    compute = metrics_of(model)
     with TemporaryDirectory() as scratch:  # Trainer wants a folder, though nothing is saved
         args = CLCRTrainingArguments(
             output_dir=scratch, per_device_eval_batch_size=batch_size, dataloader_pin_memory=torch.cuda.is_available()
@@ -168,14 +174,14 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
             generated unasked.
     """
     asked = named_data(argv)
-    place = asked["data_file"] or asked["dataset_dir"]
-    wanted = asked["dataset"] or (None if place is None else recognise(place))
+    place = asked["dataset_name"] or asked["data_file"] or asked["dataset_dir"]
+    wanted = asked["dataset"] or ("hub" if asked["dataset_name"] else None if place is None else recognise(place))
     path = Path(model_dir) / RUN_FILE
     own = read_run(model_dir).get("data_arguments", {}) if path.is_file() else {}
     if wanted not in (None, own.get("dataset")):
         own = {}
     elif place is not None:
-        own = {name: value for name, value in own.items() if name not in ("data_file", "dataset_dir")}
+        own = {name: value for name, value in own.items() if name not in ("dataset_name", "data_file", "dataset_dir")}
     elif own:
         _check_place(path, own)
     elif wanted is None:
@@ -190,6 +196,8 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
 def _check_place(path: Path, own: Mapping[str, Any]) -> None:
     """ValueError where the data that a run was on are gone."""
     source = find_source(own["dataset"])
+    if source.by_name:
+        return  # its loader says whether it is there
     place = own.get("data_file") or own.get("dataset_dir")
     if place is None and source.generated:
         place = corpus_folder(**{name: own[name] for name in source.options if name in own})
@@ -234,7 +242,7 @@ def build_trainer(
         train_dataset=datasets.get("train"),
         eval_dataset=datasets.get("validation"),
         processing_class=processor,
-        compute_metrics=metrics_function(labels.problem_type, labels.per_segment),
+        compute_metrics=metrics_of(model),
         callbacks=stopping,
     )
 
@@ -250,21 +258,58 @@ def _pad_id(processor: CLCRProcessor) -> int:
     return getattr(processor.tokenizer, "pad_token_id", None) or 0
 
 
-def metrics_function(problem_type: str | None, per_segment: bool) -> Callable[[EvalPrediction], dict[str, float]]:
-    """`compute_metrics` of Trainer for labels of this kind; see `clcr_hf.metrics`."""
+def metrics_of(model: PreTrainedModel) -> Callable[[EvalPrediction], dict[str, float]]:
+    """`compute_metrics` of Trainer for what a model learned."""
+    config = model.config
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    per_segment = isinstance(model, CLCRForTokenClassification)
+    return metrics_function(problem_type_of(config), per_segment, config.label_scale, config.label_range, names)
 
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
-        logits, labels = prediction.predictions, prediction.label_ids
-        logits = logits[0] if isinstance(logits, tuple) else logits
+
+def metrics_function(
+    problem_type: str | None,
+    per_segment: bool,
+    label_scale: str | None = "sentiment",
+    label_range: Sequence[Any] | None = None,
+    names: Sequence[str] | None = None,
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """`compute_metrics` of Trainer for labels of this kind; see `clcr_hf.metrics`, of scores `score_metrics` there.
+    With `batch_eval_metrics` it is called batch by batch, and at the last gives the metrics of all."""
+    batches: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def compute(prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        found = prediction.predictions
+        batches.append((_array(found[0] if isinstance(found, tuple) else found), _array(prediction.label_ids)))
+        if not compute_result:
+            return {}
+        logits, labels = (_joined(parts) for parts in zip(*batches, strict=True))
+        batches.clear()
+        return measure(logits, labels)
+
+    def measure(logits: Any, labels: Any) -> dict[str, float]:
         if problem_type == "regression":
-            return sentiment_metrics(logits, labels)
+            return score_metrics(logits, labels, label_scale=label_scale, label_range=label_range, names=names)
         if problem_type == "multi_label_classification":
             return classification_metrics((logits > 0).astype(int), labels, logits)
         if per_segment:
-            return segment_metrics(logits.argmax(-1), labels)
+            return segment_metrics([clip.argmax(-1) for clip in logits], labels)
         return classification_metrics(logits.argmax(-1), labels, logits)
 
     return compute
+
+
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.is_floating_point() else value).numpy()
+    return np.asarray(value)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> Any:
+    """Batches as one array, or as rows where they are padded to different lengths."""
+    if len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    return [row for part in parts for row in part]
 
 
 def _checkpoint(args: CLCRTrainingArguments) -> str | None:

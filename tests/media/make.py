@@ -2,12 +2,12 @@
 them: `python tests/media/make.py` writes them to `files/` and `expected.npz` beside this script.
 
 Frame k of a clip has a white cell at place k of a grid of 6 x 4 over a background that is unlike in each corner; the
-audio is a tone that rises from 100 to 1,900 Hz. What is expected:
+audio is a tone that rises from 100 to 900 Hz. What is expected:
 
 - `<file>/times` float64 `(F,)`: ffprobe's best-effort time stamps, from the beginning of the file. AVI has no
   presentation times: there the first frame is shown when its packet comes, and the rest as much later as ffprobe says.
 - `<file>/frames` uint8 `(F, 8, 12, 3)`: what ffmpeg shows, as means over 8 x 8 pixels.
-- `<file>/wave` int16 `(samples,)`: what `ffmpeg -af aresample=async=1 -ac 1` plays, at 4,000 samples a second.
+- `<file>/wave` int16 `(samples,)`: what `ffmpeg -af aresample=async=1 -ac 1` plays, at 2,000 samples a second.
 - `<file>/ends` float64 `(2,)`: where video and audio end by their packets that are not discarded; NaN without a track.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-FPS, COUNT, SECONDS, RATE = 12, 24, 2.0, 4000
+FPS, COUNT, SECONDS, RATE = 12, 24, 2.0, 2000
 WIDTH, HEIGHT = 96, 64
 PPM = ("-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24")
 FORMATS = ("-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact", "-map_metadata", "-1")
@@ -42,12 +42,12 @@ PAIRS: dict[str, tuple[str | None, str | None]] = {
     "av1_opus.mp4": ("libaom-av1 -cpu-used 8 -crf 50 -g 12 -pix_fmt yuv420p", "libopus -b:a 32k"),
     "h264_5.1.mp4": (H264, "aac -b:a 128k -ac 6"),
     "h264_alac.mov": (H264, "alac -ar 16000"),
-    "prores_pcm.mov": ("prores_ks -profile:v 0 -qscale:v 30", "pcm_s16be -ar 8000"),
+    "prores_pcm.mov": ("prores_ks -profile:v 0 -qscale:v 60", "pcm_s16be -ar 8000 -ac 1"),
     "mjpeg_pcm.mov": ("mjpeg -qscale:v 8 -pix_fmt yuvj420p", "pcm_s16le -ar 8000"),
     "h264_opus.mkv": (H264, "libopus -b:a 32k"),
     "h265_vorbis.mkv": (H265, "libvorbis -q:a 1"),
     "h264_5.1.mkv": (H264, "ac3 -b:a 128k -ac 6"),
-    "ffv1_flac.mkv": ("ffv1 -g 12", "flac -sample_fmt s16 -ar 22050"),
+    "ffv1_flac.mkv": ("ffv1 -g 12", "flac -sample_fmt s16 -ar 16000"),
     "mpeg2_mp2.mkv": ("mpeg2video -bf 2 -g 12 -r 24 -qscale:v 6", "mp2 -b:a 64k"),
     "vp8_vorbis.webm": ("libvpx -crf 30 -b:v 200k -g 12", "libvorbis -q:a 1"),
     "vp9_opus.webm": ("libvpx-vp9 -crf 45 -b:v 0 -g 12 -cpu-used 8", "libopus -b:a 32k"),
@@ -56,7 +56,7 @@ PAIRS: dict[str, tuple[str | None, str | None]] = {
     "xvid_mp3.avi": (XVID, "libmp3lame -b:a 48k"),
     "mpeg4_pcm.avi": (MPEG4, "pcm_s16le -ar 8000"),
     "mjpeg_ac3.avi": ("mjpeg -qscale:v 8 -pix_fmt yuvj420p", "ac3 -b:a 64k"),
-    "ffv1_pcm.avi": ("ffv1", "pcm_s16le -ar 8000"),
+    "ffv1_pcm.avi": ("ffv1", "pcm_s16le -ar 8000 -ac 1"),
     "h264_aac.ts": (H264, "aac -b:a 48k"),
     "h265_ac3.ts": (H265, "ac3 -b:a 64k"),
     "mpeg2_mp2.ts": ("mpeg2video -bf 2 -g 12 -r 24 -qscale:v 6", "mp2 -b:a 64k"),
@@ -69,21 +69,21 @@ PAIRS: dict[str, tuple[str | None, str | None]] = {
     "theora_vorbis.ogv": ("libtheora -g 12 -qscale:v 5", "libvorbis -q:a 1"),
     "gif.gif": ("gif", None),
     "pcm_s16.wav": (None, "pcm_s16le -ar 8000"),
-    "pcm_f32_5.1.wav": (None, "pcm_f32le -ac 6 -ar 8000"),
-    "adpcm.wav": (None, "adpcm_ms -ar 22050"),
+    "pcm_f32_5.1.wav": (None, "pcm_f32le -ac 6 -ar 4000"),
+    "adpcm.wav": (None, "adpcm_ms -ar 11025"),
     "pcm.w64": (None, "pcm_s16le -ar 8000"),
     "mp3.mp3": (None, "libmp3lame -b:a 48k"),
-    "flac.flac": (None, "flac -sample_fmt s16 -ar 44100"),
+    "flac.flac": (None, "flac -sample_fmt s16 -ar 11025"),
     "aac.m4a": (None, "aac -b:a 48k"),
     "adts.aac": (None, "aac -b:a 48k"),
     "vorbis.ogg": (None, "libvorbis -q:a 1"),
     "opus.ogg": (None, "libopus -b:a 32k"),
-    "flac.ogg": (None, "flac -sample_fmt s16 -ar 44100"),
-    "pcm.aiff": (None, "pcm_s16be -ar 8000"),
+    "flac.ogg": (None, "flac -sample_fmt s16 -ar 11025"),
+    "pcm.aiff": (None, "pcm_s16be -ar 8000 -ac 1"),
     "alaw.au": (None, "pcm_alaw -ar 8000"),
     "alac.caf": (None, "alac -ar 16000"),
     "ac3.ac3": (None, "ac3 -b:a 64k"),
-    "wavpack.wv": (None, "wavpack -ar 11025"),
+    "wavpack.wv": (None, "wavpack -ar 11025 -ac 1"),
     "wma.wma": (None, "wmav2 -b:a 48k"),
 }
 
@@ -115,7 +115,7 @@ def sources(folder: Path) -> tuple[Path, Path]:
         frames[k, 16 * (k // 6) : 16 * (k // 6) + 16, 16 * (k % 6) : 16 * (k % 6) + 16] = 250
     rate = 48_000
     time = np.arange(int(SECONDS * rate)) / rate
-    tone = 0.4 * np.sin(2 * np.pi * (100 * time + 450 * time**2))
+    tone = 0.4 * np.sin(2 * np.pi * (100 * time + 200 * time**2))
     wave = np.round(32767 * np.stack([tone, tone / 2], axis=1)).astype("<i2")
     header = struct.pack("<IHHIIHH", 16, 1, 2, rate, 4 * rate, 4, 16)
     body = b"WAVEfmt " + header + b"data" + struct.pack("<I", wave.nbytes) + wave.tobytes()
@@ -176,6 +176,7 @@ def _late(track: str) -> Callable[[Path, Path], None]:
     return make
 
 
+UNEVEN = ("-vf", "select='not(between(mod(n,7),2,4))'", "-fps_mode", "vfr")
 # Files made from another one: its name, and how.
 ODD: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "trimmed_by_edit_list.mp4": ("h264_aac.mp4", _ffmpeg("-c", "copy", before=("-ss", "0.75"))),
@@ -195,11 +196,11 @@ ODD: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "late_video.ts": ("h264_aac.ts", _late("v")),
     "uneven.mkv": (
         "ffv1_flac.mkv",
-        _ffmpeg(*"-vf select='not(between(mod(n,7),2,4))' -fps_mode vfr -c:a copy -c:v".split(), *H264.split()),
+        _ffmpeg(*UNEVEN, "-c:a", "copy", "-c:v", *H264.split()),
     ),
     "uneven.mp4": (
         "ffv1_flac.mkv",
-        _ffmpeg(*"-vf select='not(between(mod(n,7),2,4))' -fps_mode vfr -c:a aac -c:v".split(), *H264.split()),
+        _ffmpeg(*UNEVEN, "-c:a", "aac", "-c:v", *H264.split()),
     ),
 }
 NAMES = [*PAIRS, *ODD]
@@ -234,9 +235,11 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if "video" in kinds:
         frames = probe(path, "-select_streams", "v:0", "-show_entries", "frame=best_effort_timestamp_time")["frames"]
         times = [float(frame.get("best_effort_timestamp_time", "nan")) for frame in frames]
-        for k in range(2, len(times)):  # frames without a stamp, as some decoders give them where the file ends
-            if not times[k] > times[k - 1]:
+        for k in range(1, len(times)):
+            if np.isnan(times[k]):  # as some decoders give frames where the file ends
                 times[k] = 2 * times[k - 1] - times[k - 2]
+            elif times[k] <= times[k - 1]:  # a stamp that is wrong: frames come in order
+                times[k] = times[k - 1] + 1e-6
         found["times"] = np.array(times) - (times[0] if told["format"]["format_name"] == "avi" else origin)
         raw = ffmpeg("-i", path, "-map", "0:v:0", "-fps_mode", "passthrough", *PPM, "-")
         found["frames"] = np.stack([_means(frame) for frame in _ppm(raw)])
@@ -253,9 +256,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
 def _end(path: Path, kind: str, origin: float) -> float:
     entries = ("-show_entries", "packet=pts_time,dts_time,duration_time,flags")
     packets = probe(path, "-select_streams", f"{kind}:0", *entries).get("packets", [])
-    ends = [
-        float(packet.get("pts_time", packet.get("dts_time", "nan"))) + float(packet.get("duration_time", 0))
-        for packet in packets
+    begins = [float(packet.get("pts_time", packet.get("dts_time", "nan"))) for packet in packets]
+    lengths = [float(packet.get("duration_time", 0)) for packet in packets]
+    longest = max(lengths, default=0) or (np.nanmax(np.diff(begins)) if len(begins) > 1 else 0)
+    ends = [  # a packet that does not tell its length is as long as the longest
+        begin + (length or longest)
+        for packet, begin, length in zip(packets, begins, lengths, strict=True)
         if "D" not in packet["flags"]
     ]
     return float(np.nanmax(ends)) - origin if ends else float("nan")

@@ -18,6 +18,7 @@ holds (29 classes). Figures of one cannot be compared with figures of the other.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,19 +26,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, Video
+from datasets import ClassLabel, DatasetDict, Features, List, Value, Video
 
 from ..arrow import gather_rows
 from ..columns import (
     DataFormatError,
     logger,
-    make_dataset,
-    ordered_splits,
+    media_file,
     raise_problems,
     replace_non_finite,
     sequence_feature,
+    typed_splits,
 )
-from ..files import file_fault, find_file, list_lines, report_missing
+from ..files import find_file, list_lines, present_rows
 from ..source import Rows, Source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 
@@ -121,7 +122,7 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
             media (`Video(decode=False)`, pictures and sound; some clips have no sound track),
             labels (task "segment": list of 10 ClassLabel, 28 events and Background; second i has the event where its
                 middle lies between start and end) or label (task "clip": ClassLabel, 28 events),
-            start, end (float32, seconds, as annotated).
+            event_start, event_end (float32, seconds, as annotated).
 
     Raises:
         DataFormatError: no such layout, unreadable lines (numbered), unknown categories, times that are no stretch of
@@ -132,25 +133,28 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
     folder = _list_folder(Path(root))
     parts = {split: read_annotations(folder / name) for split, name in LISTS.items()}
     _check_splits(folder, parts)
-    ids = _make_ids(parts)
-    total = sum(map(len, ids.values()))
-    kept: dict[str, list[int]] = {}
-    missing = []
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in parts}
+    uses: Counter[str] = Counter()
     for split, annotations in parts.items():
-        faults = [file_fault(_video_path(folder, annotation.video)) for annotation in annotations]
-        kept[split] = [i for i, fault in enumerate(faults) if fault is None]
-        missing += [
-            f"{annotation.video}.mp4" + ("" if fault == "absent" else f" ({fault})")
-            for annotation, fault in zip(annotations, faults, strict=True)
-            if fault is not None
-        ]
-    report_missing(folder / "AVE", missing, total, skip_missing, _ADVICE)
-    return ordered_splits(
-        {
-            split: _video_rows(folder, [parts[split][i] for i in rows], [ids[split][i] for i in rows], task)
-            for split, rows in kept.items()
-        }
-    )
+        for each in annotations:
+            uses[each.video] += 1
+            # Further annotations of a video, in the order of the lists, are its #2, #3.
+            name = each.video if uses[each.video] == 1 else f"{each.video}#{uses[each.video]}"
+            rows[split].append(_video_row(folder, name, each))
+    rows = present_rows(folder / "AVE", rows, lambda row: row["media"]["path"], skip_missing, _ADVICE)
+    types: dict[str, Any] = {"id": Value("string"), "media": Video(decode=False)}
+    if task == "clip":
+        types["label"] = ClassLabel(names=list(AVE_EVENTS))
+    else:
+        types["labels"] = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
+    return typed_splits({**types, "event_start": Value("float32"), "event_end": Value("float32")}, rows)
+
+
+def _video_row(folder: Path, name: str, annotation: Annotation) -> dict[str, Any]:
+    category, video, start, end = annotation
+    row: dict[str, Any] = {"id": name, "media": media_file(os.path.abspath(folder / "AVE" / f"{video}.mp4"))}
+    row |= {"label": category, "labels": segment_labels(start, end, category)}
+    return row | {"event_start": start, "event_end": end}
 
 
 def read_annotations(path: str | os.PathLike) -> list[Annotation]:
@@ -213,10 +217,6 @@ def _list_folder(root: Path) -> Path:
     )
 
 
-def _video_path(folder: Path, video: str) -> str:
-    return os.path.abspath(folder / "AVE" / f"{video}.mp4")
-
-
 def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
     rows: dict[Annotation, str] = {}
     videos: dict[str, str] = {}
@@ -240,36 +240,6 @@ def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
             len(shared),
             ", ".join(sorted(shared)[:5]),
         )
-
-
-def _make_ids(parts: dict[str, list[Annotation]]) -> dict[str, list[str]]:
-    """The video's id, with #2, #3 for its further annotations in the order of the lists."""
-    uses: dict[str, int] = {}
-    ids: dict[str, list[str]] = {}
-    for split, annotations in parts.items():
-        ids[split] = []
-        for annotation in annotations:
-            number = uses[annotation.video] = uses.get(annotation.video, 0) + 1
-            ids[split].append(annotation.video if number == 1 else f"{annotation.video}#{number}")
-    return ids
-
-
-def _video_rows(folder: Path, annotations: list[Annotation], ids: list[str], task: str) -> Dataset:
-    types: dict[str, Any] = {"id": Value("string"), "media": Video(decode=False)}
-    columns: dict[str, list] = {
-        "id": ids,
-        "media": [{"path": _video_path(folder, annotation.video), "bytes": None} for annotation in annotations],
-    }
-    if task == "clip":
-        types["label"] = ClassLabel(names=list(AVE_EVENTS))
-        columns["label"] = [annotation.category for annotation in annotations]
-    else:
-        types["labels"] = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
-        columns["labels"] = [segment_labels(a.start, a.end, a.category) for a in annotations]
-    types |= {"start": Value("float32"), "end": Value("float32")}
-    columns["start"] = [annotation.start for annotation in annotations]
-    columns["end"] = [annotation.end for annotation in annotations]
-    return make_dataset(columns, Features(types))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

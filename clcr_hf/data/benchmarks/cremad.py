@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Audio, ClassLabel, DatasetDict, Features, Image, List, Value, Video
+from datasets import Audio, ClassLabel, DatasetDict, Image, List, Value, Video
 
-from ..columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits
+from ..columns import DataFormatError, carve_split, logger, media_file, typed_splits
 from ..files import file_fault, find_file, frame_files, read_clips, report_missing
 from ..source import Source, has_files
 
@@ -124,10 +124,16 @@ def load_cremad(
                 folder,
                 seed,
             )
-        parts = _carve({"train": [clip for clips in parts.values() for clip in clips]}, "test", test_fraction, seed)
+        whole = {"train": [clip for clips in parts.values() for clip in clips]}
+        parts = carve_split(whole, lambda clip: clip.actor, test_fraction, seed, new="test")
     if "validation" not in parts:
-        parts = _carve(parts, "validation", validation_fraction, seed)
-    return ordered_splits({name: make_dataset(*_columns(clips, source)) for name, clips in parts.items()})
+        parts = carve_split(parts, lambda clip: clip.actor, validation_fraction, seed)
+    types: dict[str, Any] = {"id": Value("string"), "audio": Audio(decode=False)}
+    videos = source.name == "VideoFlash"
+    types |= {"video": Video(decode=False)} if videos else {"images": List(Image(decode=False))}
+    types |= {"label": ClassLabel(names=list(CREMAD_EMOTIONS))}
+    types |= dict.fromkeys(("actor", "sentence", "level"), Value("string"))
+    return typed_splits(types, {name: list(map(_row, clips)) for name, clips in parts.items()})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,45 +287,11 @@ def _has_no_samples(path: str | None) -> bool:
         return False  # broken in another way, which whoever decodes it will say
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Splits and columns
-
-
-def _carve(parts: Mapping[str, list[_Clip]], new: str, fraction: float, seed: int) -> dict[str, list[_Clip]]:
-    """Move whole actors from train to the split `new`."""
-    if fraction == 0:
-        return dict(parts)
-    train = parts["train"]
-    picked = carve_groups([clip.actor for clip in train], fraction=fraction, seed=seed, split=new)
-    return {
-        **parts,
-        "train": [clip for clip, take in zip(train, picked, strict=True) if not take],
-        new: [clip for clip, take in zip(train, picked, strict=True) if take],
-    }
-
-
-def _columns(clips: Sequence[_Clip], source: Path) -> tuple[dict[str, list[Any]], Features]:
-    columns: dict[str, list[Any]] = {
-        "id": [clip.name for clip in clips],
-        "audio": [None if clip.mute else _reference(clip.audio) for clip in clips],
-    }
-    types: dict[str, Any] = {"id": Value("string"), "audio": Audio(decode=False)}
-    if source.name == "VideoFlash":
-        columns["video"] = [_reference(clip.video) for clip in clips]
-        types["video"] = Video(decode=False)
-    else:
-        columns["images"] = [[_reference(path) for path in clip.images] for clip in clips]
-        types["images"] = List(Image(decode=False))
-    columns["label"] = [CREMAD_EMOTIONS.index(clip.label) for clip in clips]
-    types["label"] = ClassLabel(names=list(CREMAD_EMOTIONS))
-    for name in ("actor", "sentence", "level"):
-        columns[name] = [getattr(clip, name) for clip in clips]
-        types[name] = Value("string")
-    return columns, Features(types)
-
-
-def _reference(path: str | None) -> dict[str, str | None]:
-    return {"path": path, "bytes": None}
+def _row(clip: _Clip) -> dict[str, Any]:
+    row = {name: getattr(clip, name) for name in ("actor", "sentence", "level")}
+    row |= {"id": clip.name, "audio": None if clip.mute else media_file(clip.audio), "video": media_file(clip.video)}
+    images = [media_file(path) for path in clip.images]
+    return row | {"images": images, "label": CREMAD_EMOTIONS.index(clip.label)}
 
 
 SOURCE = Source(

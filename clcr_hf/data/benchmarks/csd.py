@@ -45,6 +45,7 @@ SOURCE = Source(
     about="CMU-MOSI and CMU-MOSEI, the .csd files of CMU-MultimodalSDK",
     read=CsdRows,
     recognise=has_files("*.csd"),
+    label_scale="sentiment",
 )
 
 __all__ = [

@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, Video
+from datasets import ClassLabel, DatasetDict, Value, Video
 
-from ..columns import SPLIT_ALIASES, DataFormatError, carve_groups, logger, make_dataset, ordered_splits, raise_problems
+from ..columns import SPLIT_ALIASES, DataFormatError, carve_split, logger, media_file, raise_problems, typed_splits
 from ..files import file_fault, files_below, find_file, list_lines, read_clips, report_missing
 from ..source import Source
 
@@ -151,12 +151,23 @@ def load_kinetics_sounds(
         known = set(names)
         parts = {name: [clip for clip in clips if clip.label in known] for name, clips in parts.items()}
     rows = _with_files(folder, parts, files, skip_missing)
-    if "validation" not in rows and validation_fraction:
-        picked = carve_groups([clip.video for clip, _ in rows["train"]], fraction=validation_fraction, seed=seed)
-        train = list(zip(rows["train"], picked, strict=True))
-        rows["train"] = [row for row, take in train if not take]
-        rows["validation"] = [row for row, take in train if take]
-    return ordered_splits({name: _dataset(part, numbered, names) for name, part in rows.items()})
+    if "validation" not in rows:
+        rows = carve_split(rows, lambda row: row[0].video, validation_fraction, seed)
+    types = {
+        "id": Value("string"),
+        "media": Video(decode=False),
+        "label": ClassLabel(names=names),
+        "youtube_id": Value("string"),
+    }
+    number = int if numbered else names.index
+    made = {
+        split: [
+            {"id": clip.name, "media": media_file(path), "label": number(clip.label), "youtube_id": clip.video}
+            for clip, path in part
+        ]
+        for split, part in rows.items()
+    }
+    return typed_splits(types, made)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -358,23 +369,6 @@ def _check_leaks(folder: Path, parts: Mapping[str, Sequence[_Clip]]) -> None:
         logger.warning(
             "%s: %d clips are cut from videos of another split: %s", folder, len(sources), ", ".join(sources[:5])
         )
-
-
-def _dataset(rows: Sequence[tuple[_Clip, str]], numbered: bool, names: Sequence[str]) -> Dataset:
-    position = {name: i for i, name in enumerate(names)}
-    columns = {
-        "id": [clip.name for clip, _ in rows],
-        "media": [{"path": path, "bytes": None} for _, path in rows],
-        "label": [int(clip.label) if numbered else position[clip.label] for clip, _ in rows],
-        "youtube_id": [clip.video for clip, _ in rows],
-    }
-    types = {
-        "id": Value("string"),
-        "media": Video(decode=False),
-        "label": ClassLabel(names=list(names)),
-        "youtube_id": Value("string"),
-    }
-    return make_dataset(columns, Features(types))
 
 
 SOURCE = Source(

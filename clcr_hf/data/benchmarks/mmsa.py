@@ -137,6 +137,7 @@ SOURCE = Source(
     files=("aligned_50.pkl", "Processed/aligned_50.pkl", "unaligned_50.pkl"),
     recognise=lambda path: path.suffix == ".pkl",
     arguments={"mmsa_text": "text"},
+    label_scale="sentiment",
 )
 
 

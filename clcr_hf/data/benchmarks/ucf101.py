@@ -17,10 +17,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import ClassLabel, DatasetDict, Features, Value, Video
+from datasets import ClassLabel, DatasetDict, Value, Video
 
-from ..columns import DataFormatError, carve_groups, make_dataset, ordered_splits, raise_problems
-from ..files import file_fault, list_lines, read_clips, report_missing
+from ..columns import DataFormatError, carve_split, media_file, raise_problems, typed_splits
+from ..files import file_fault, list_lines, present_rows, read_clips, report_missing
 from ..source import Source, has_files
 
 FOLDS = (1, 2, 3)
@@ -85,39 +85,28 @@ def load_ucf101(
     }
     _check_groups(lists, parts)
     files = _ClipFiles(Path(root))
-    parts = _drop_missing(files, parts, skip_missing)
+    advice = "Unpack UCF101.rar there"
+    parts = present_rows(files.folder, parts, lambda clip: files.path(clip.path), skip_missing, advice)
     flows = _find_flows(Path(flow), parts, skip_missing) if flow is not None else {}
     if flow is not None:
         parts = {split: [clip for clip in clips if clip.name in flows] for split, clips in parts.items()}
-    if validation_fraction:
-        picked = carve_groups((clip.group for clip in parts["train"]), fraction=validation_fraction, seed=seed)
-        train = parts["train"]
-        parts["train"] = [clip for clip, taken in zip(train, picked, strict=True) if not taken]
-        parts["validation"] = [clip for clip, taken in zip(train, picked, strict=True) if taken]
-    features = Features(
-        {
-            "id": Value("string"),
-            "video": Video(decode=False),
-            "flow": Value("string"),
-            "label": ClassLabel(names=names),
-            "group": Value("string"),
-        }
-    )
-    return ordered_splits(
-        {
-            split: make_dataset(
-                {
-                    "id": [clip.name for clip in clips],
-                    "video": [{"path": files.path(clip.path), "bytes": None} for clip in clips],
-                    "flow": [flows.get(clip.name) for clip in clips],
-                    "label": [clip.label for clip in clips],
-                    "group": [clip.group for clip in clips],
-                },
-                features,
-            )
-            for split, clips in parts.items()
-        }
-    )
+    parts = carve_split(parts, lambda clip: clip.group, validation_fraction, seed)
+    types = {
+        "id": Value("string"),
+        "video": Video(decode=False),
+        "flow": Value("string"),
+        "label": ClassLabel(names=names),
+        "group": Value("string"),
+    }
+    rows = {
+        split: [
+            {"id": clip.name, "video": media_file(files.path(clip.path)), "flow": flows.get(clip.name)}
+            | {"label": clip.label, "group": clip.group}
+            for clip in clips
+        ]
+        for split, clips in parts.items()
+    }
+    return typed_splits(types, rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -201,21 +190,6 @@ class _ClipFiles:
     @staticmethod
     def _list(folder: Path) -> dict[str, str]:
         return {name.lower(): name for name in sorted(os.listdir(folder))} if folder.is_dir() else {}
-
-
-def _drop_missing(files: _ClipFiles, parts: dict[str, list[_Clip]], skip_missing: bool) -> dict[str, list[_Clip]]:
-    kept: dict[str, list[_Clip]] = {split: [] for split in parts}
-    missing = []
-    for split, clips in parts.items():
-        for clip in clips:
-            fault = file_fault(files.path(clip.path))
-            if fault is None:
-                kept[split].append(clip)
-            else:
-                missing.append(clip.path if fault == "absent" else f"{clip.path} ({fault})")
-    total = sum(map(len, parts.values()))
-    report_missing(files.folder, missing, total, skip_missing, "Unpack UCF101.rar there")
-    return kept
 
 
 def _find_flows(folder: Path, parts: dict[str, list[_Clip]], skip_missing: bool) -> dict[str, str]:

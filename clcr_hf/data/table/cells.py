@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Audio, Image, List, Value, Video
 
+from ...samples import is_missing
 from ..columns import DataFormatError
 from ..feature_arrays import FEATURE_SUFFIXES
 from ..files import file_fault, frame_files, natural_order
@@ -15,7 +16,7 @@ from .values import is_absent, short
 
 FEATURES_SUFFIX = "_features"
 # Suffixes that transcripts may end in too; such a cell names features where there is such a file.
-_COMMON_SUFFIXES = (".csv", ".pt")
+_COMMON_SUFFIXES = (".csv", ".pt", ".mat")
 # Columns of files, in the order in which one is taken to name a row.
 MEDIA_TYPES: dict[str, Any] = {
     "media": Video(decode=False),
@@ -95,10 +96,10 @@ def names_features(cell: object, folder: Path) -> bool:
     return not cell.lower().endswith(_COMMON_SUFFIXES) or os.path.isfile(absolute_path(folder, cell))
 
 
-def text_of(cell: Any, where: str) -> str:
-    """A text; "" for an empty cell (None, NaN, blanks), and numbers as they are written."""
-    if is_absent(cell):
-        return ""
+def text_of(cell: Any, where: str) -> str | None:
+    """A text; None for a cell that is missing, and numbers as they are written."""
+    if is_missing(cell):
+        return None
     if not isinstance(cell, str | int | float):
         raise DataFormatError(f"{where}: {short(cell)} is no text")
     return str(cell)

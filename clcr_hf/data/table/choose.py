@@ -15,6 +15,8 @@ FLOW_COLUMNS = ("flow",)
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
 LABEL_COLUMNS = ("label", "labels", "score", "sentiment")
 ID_COLUMNS = ("id", "clip_id")
+# The stretch of its files that a row is, in seconds; where a table has files with times.
+WINDOW_COLUMNS = ("start", "end")
 # Columns that may name files of features in place of what they usually hold, and the modality of these.
 _FEATURES_OF = {"text": "text", "vision": "vision", "audio": "audio"}
 

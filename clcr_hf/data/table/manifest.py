@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value
 
+from ...samples import window_of
 from ..columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits, split_name
 from ..dialogues import as_dialogues
 from ..feature_arrays import feature_column, feature_sequence, feature_type, read_feature_file
@@ -26,6 +27,7 @@ from .choose import (
     LABEL_COLUMNS,
     MEDIA_COLUMNS,
     VIDEO_COLUMNS,
+    WINDOW_COLUMNS,
     choose_columns,
     listed,
     pick,
@@ -36,28 +38,19 @@ from .read import Row, Table, column_names, find_tables, read_rows
 from .scan import TableScan, feature_shape, kept_type, label_cell
 from .values import is_absent, is_missing_word
 
+# Columns of the result that hold files with times.
+_TIMED = {"media", "video", "audio", "flow"}
+
 
 def load_manifest(
     source: str | os.PathLike | Mapping[str, str | os.PathLike],
     *,
-    media_column: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    label_columns: Sequence[str] | None = None,
-    id_column: str | None = None,
-    split_column: str = "split",
-    group_column: str | None = None,
-    label_names: Sequence[str] | None = None,
-    label_separator: str | None = None,
-    task: str = "auto",
     dialogue_column: str | None = None,
     turn_column: str | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
     skip_missing: bool = False,
-    require_label: bool = True,
-    missing_labels: str = "error",
-    keep_columns: Sequence[str] = (),
+    **options: Any,
 ) -> DatasetDict:
     """Load clips, features or dialogues listed in a table.
 
@@ -78,11 +71,15 @@ def load_manifest(
         `flow`: an `.npz` of optical flow (`clcr_hf.data.flow`);
         `<modality>_features`: numbers (Parquet or JSONL lists), or a file (`FEATURE_SUFFIXES`) of shape (T, D), (D,),
             or (L, T, D) for taps of L levels. `text`, `vision` or `audio` whose cells name such files are features too;
-        a text. At least one of these. An empty cell means that the row lacks that modality.
+        a text;
+        `start` and `end`: the row is this stretch of its files, in seconds; empty cells mean the file's own beginning
+            and end. Images have no times, so a row of images has no stretch. Texts and features are of the stretch.
+        At least one of these but the last. An empty cell means that the row lacks that modality.
     Columns that are none of these nor named by an argument are said to be unused. A column without a name (pandas
     writes its index so) is never taken for anything.
 
     Args:
+        options: those of `open_manifest`, which are
         media_column, text_column, label_column, id_column: names; by default the first present of `MEDIA_COLUMNS`,
             `TEXT_COLUMNS`, `LABEL_COLUMNS`, `ID_COLUMNS`.
         label_columns: several columns, a score each (or 0 and 1 each, with `task="multi_label"`); they name the scores.
@@ -118,22 +115,11 @@ def load_manifest(
             come twice.
     """
     utterance_columns = [name for name in (dialogue_column, turn_column) if name is not None]
-    manifest = open_manifest(
-        source,
-        media_column=media_column,
-        text_column=text_column,
-        label_column=label_column,
-        label_columns=label_columns,
-        id_column=id_column,
-        split_column=split_column,
-        label_names=label_names,
-        label_separator=label_separator,
-        task=task,
-        require_label=require_label and dialogue_column is None,
-        missing_labels=missing_labels,
-        keep_columns=[*dict.fromkeys([*keep_columns, *utterance_columns])],
-        group_column=group_column or dialogue_column,
-    )
+    if dialogue_column is not None:
+        options["require_label"] = False
+        options["group_column"] = options.get("group_column") or dialogue_column
+    options["keep_columns"] = [*dict.fromkeys([*options.get("keep_columns", ()), *utterance_columns])]
+    manifest = open_manifest(source, **options)
     missing: list[str] = []
     rows = list(manifest.rows(missing))
     advice = "Give paths relative to the table"
@@ -204,13 +190,16 @@ def open_manifest(
             f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, *VIDEO_COLUMNS, *AUDIO_COLUMNS))}), features "
             f"(..._features) or texts; it has {listed(present)}"
         )
-    used = {*columns.values(), *labelled, identity, split_column, *keep_columns, group_column, *also_used}
+    window = tuple(name for name in WINDOW_COLUMNS if name in present and columns.keys() & _TIMED)
+    used = {*columns.values(), *window, *labelled, identity, split_column, *keep_columns, group_column, *also_used}
     _name_unused(source, [name for name in present if name not in used])
     read = scan.labels.finish() if labelled else None
     shapes = {name: feature_shape(tables, columns[name]) for name in columns if name.endswith(FEATURES_SUFFIX)}
     return Manifest(
         source=source,
-        features=_types(columns, shapes, read, {name: kept_type(name, scan.kinds[name]) for name in keep_columns}),
+        features=_types(
+            columns, shapes, read, {name: kept_type(name, scan.kinds[name]) for name in keep_columns}, window
+        ),
         num_rows=scan.num_rows - (scan.labels.num_missing if missing == "drop" else 0),
         tables=tuple(tables),
         columns=columns,
@@ -223,6 +212,7 @@ def open_manifest(
         keep_columns=tuple(keep_columns),
         group_column=group_column,
         shapes=shapes,
+        window=window,
     )
 
 
@@ -251,13 +241,18 @@ def _label_columns(
 
 
 def _types(
-    columns: Mapping[str, str], shapes: Mapping[str, tuple[int, int]], labels: TableLabels | None, kept: Mapping
+    columns: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, int]],
+    labels: TableLabels | None,
+    kept: Mapping,
+    window: Sequence[str],
 ) -> Features:
     """Types of a manifest's rows; features come last."""
     types: dict[str, Any] = {"id": Value("string")}
     types |= {name: MEDIA_TYPES.get(name, Value("string")) for name in columns if name not in shapes}
     types |= {} if labels is None else {labels.column: labels.type}
-    return Features({**types, **kept, **{name: feature_type(*shape) for name, shape in shapes.items()}})
+    seconds = dict.fromkeys(window, Value("float64"))
+    return Features({**types, **kept, **seconds, **{name: feature_type(*shape) for name, shape in shapes.items()}})
 
 
 @functools.cache
@@ -297,6 +292,7 @@ class Manifest:
     keep_columns: tuple[str, ...]
     group_column: str | None
     shapes: Mapping[str, tuple[int, int]]
+    window: tuple[str, ...] = ()
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -319,7 +315,8 @@ class Manifest:
 
         Yields:
             media, video, audio: `{"path": absolute path, "bytes": None}` or None; images: a list of such; flow: an
-            absolute path; `<modality>_features`: float32 arrays `(T, D)` or `(L, T, D)`, or None.
+            absolute path; `<modality>_features`: float32 arrays `(T, D)` or `(L, T, D)`, or None; start, end: seconds,
+            where the table has them (`end=None` is the file's end).
         """
         make_id = RowIds()
         replaced: dict[str, int] = {}
@@ -345,7 +342,7 @@ class Manifest:
                 for name, cell in cells.items():
                     is_features = name.endswith(FEATURES_SUFFIX)
                     row[name] = self._features(name, cell, f"{where}, {name}", replaced) if is_features else cell
-                row |= label | {name: raw.get(name) for name in self.keep_columns}
+                row |= label | {name: raw.get(name) for name in self.keep_columns} | self._stretch(raw, where)
                 if self.group_column is not None:
                     row["__group__"] = raw.get(self.group_column)
                 yield {**row, "split": "train" if split is None else split_name(split)}
@@ -358,6 +355,14 @@ class Manifest:
     def _label(self, raw: Row) -> Any:
         cell = label_cell(raw, self.label_columns, self.spread_labels) if self.label_columns else None
         return None if self.labels is None else self.labels.read(cell)
+
+    def _stretch(self, raw: Row, where: str) -> dict[str, float | None]:
+        """The columns `start` and `end` that the table has."""
+        try:
+            start, end = window_of([{name: raw.get(name) for name in self.window}], where)
+        except ValueError as error:
+            raise DataFormatError(str(error)) from error
+        return {name: value for name, value in (("start", start), ("end", end)) if name in self.window}
 
     def dataset(self, rows: Sequence[Row]) -> Dataset:
         """A typed `Dataset` in memory of some of the rows."""

@@ -1,4 +1,4 @@
-"""Tables (CSV, TSV, JSONL, Parquet) read row by row, so that one of any length takes the memory of a few rows."""
+"""Tables (CSV, TSV, JSONL, Parquet, XLSX) read row by row, so that one of any length takes the memory of a few rows."""
 
 import csv
 import json
@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..columns import SPLIT_ALIASES, DataFormatError, split_name
+from ..untrusted.sheets import read_sheet
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 TABLE_NAMES = ("metadata", "manifest")
 _BATCH_ROWS = 64
 
@@ -58,7 +59,8 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Ro
         columns: read only these, where the format allows it (Parquet); names that the table lacks are passed over.
 
     Yields:
-        dicts of column to value. CSV and TSV give strings. Lists of numbers in Parquet come as arrays.
+        dicts of column to value. CSV and TSV give strings. Lists of numbers in Parquet come as arrays. Of a workbook
+        (.xlsx) the one sheet with cells is read, its first row the header; empty rows are passed over.
 
     Raises:
         DataFormatError: a file that is not what its suffix says; the message has the line.
@@ -69,10 +71,12 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Ro
             yield from _read_parquet(table.path, columns)
         elif suffix == ".jsonl":
             yield from _read_jsonl(table.path)
+        elif suffix == ".xlsx":
+            yield from _read_xlsx(table.path)
         else:
             yield from _read_csv(table.path)
     except UnicodeDecodeError as error:
-        raise DataFormatError(f"{table.path}: not UTF-8 ({error})") from error
+        raise DataFormatError(f"{table.path}: not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def column_names(table: Table) -> list[str]:
@@ -120,6 +124,22 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 yield {str(key).strip(): value for key, value in row.items()}
         except csv.Error as error:
             raise DataFormatError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _read_xlsx(path: Path) -> Iterator[Row]:
+    names: list[str] | None = None
+    for number, cells in enumerate(read_sheet(path), 1):
+        filled = max((place for place, cell in enumerate(cells, 1) if cell not in (None, "")), default=0)
+        if not filled:
+            continue
+        if names is None:
+            names = ["" if cell is None else str(cell).strip() for cell in cells[:filled]]
+            _check_names(path, names)
+        elif filled > len(names):
+            raise DataFormatError(f"{path}, row {number}: as many cells as the header wanted")
+        else:
+            padded = [*cells, *[None] * (len(names) - len(cells))]
+            yield dict(zip(names, padded[: len(names)], strict=True))
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:

@@ -1,17 +1,19 @@
 """A user's own table as a source of rows: whole for training, streamed for conversion."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import List
+from datasets import ClassLabel, List
 
 from ..columns import DataFormatError
 from ..files import report_missing
 from ..source import Row, Rows, Source
 from ..talking_faces.factors import MARKER
 from .cells import cell_paths
+from .choose import LABEL_COLUMNS
 from .manifest import Manifest, load_manifest, open_manifest
 from .read import TABLE_NAMES, TABLE_SUFFIXES
 
@@ -27,9 +29,20 @@ def _opened(source: str | os.PathLike, options: dict[str, Any]) -> Manifest:
 def read_table(source: str | os.PathLike, **options: Any) -> Rows:
     """All rows of a table, by `load_manifest`."""
     rows = Rows.of(load_manifest(source, **options))
-    if isinstance(rows.features.get("label"), List):  # a column of numbers cannot hold their names
-        rows.label_names = _opened(source, options).label_names
+    if "label" in rows.features and not isinstance(rows.features["label"], ClassLabel):
+        rows = replace(rows, **about_labels(_opened(source, options)))
     return rows
+
+
+def about_labels(manifest: Manifest) -> dict[str, Any]:
+    """Fields of `Rows`: the names of several numbers, or of a score, which their column cannot hold, and which these
+    are. A score without a name goes by that of its column, unless that is no more than "label" or the like."""
+    scores = manifest.labels is not None and manifest.labels.task == "regression"
+    several = isinstance(manifest.features.get("label"), List)
+    names: Sequence[str] | None = manifest.label_names if several or scores else None
+    if scores and not several and names is None and manifest.label_columns[0] not in LABEL_COLUMNS:
+        names = manifest.label_columns
+    return {"label_names": names, "scores": scores and several}
 
 
 def stream_table(source: str | os.PathLike, **options: Any) -> Rows:
@@ -48,8 +61,7 @@ def stream_table(source: str | os.PathLike, **options: Any) -> Rows:
                 yield row["split"], {name: row[name] for name in manifest.features}
         report_missing(source, missing, len(manifest), skip, "Give paths relative to the table")
 
-    several = isinstance(manifest.features.get("label"), List)
-    return Rows(manifest.features, stream, len(manifest), manifest.label_names if several else None)
+    return Rows(manifest.features, stream, len(manifest), **about_labels(manifest))
 
 
 def _check_leak(source: str | os.PathLike, owner: dict[int, str], row: Row) -> None:
@@ -72,10 +84,10 @@ def _is_table(path: Path) -> bool:
 SOURCE = Source(
     "manifest",
     title="",
-    about="your own table (CSV, TSV, JSONL or Parquet) of clips, features or dialogues",
+    about="your own table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues",
     read=read_table,
     stream=stream_table,
-    parameters_of=(load_manifest,),
+    parameters_of=(load_manifest, open_manifest),
     is_file=True,
     recognise=_is_table,
     segments=True,

@@ -51,6 +51,8 @@ SOURCE = Source(
     about="generated clips with known answers; made when absent",
     read=open_corpus,
     parameters_of=(corpus_folder,),
+    label_scale="sentiment",
+    label_range=(-3.0, 3.0),
     recognise=has_files(MARKER),
     generated=True,
 )

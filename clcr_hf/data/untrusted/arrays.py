@@ -40,7 +40,7 @@ class UnsafeFileError(DataFormatError):
 
 
 @contextmanager
-def open_h5(path: str | os.PathLike) -> "Iterator[h5py.File]":
+def open_h5(path: str | os.PathLike, user_block: int = 0) -> "Iterator[h5py.File]":
     """Open an HDF5 file for reading; nothing outside the file is reached through it.
 
     Every object is checked when it is fetched (`file[name]`, `get`, `items`, `visititems`), not before, so opening a
@@ -48,6 +48,7 @@ def open_h5(path: str | os.PathLike) -> "Iterator[h5py.File]":
 
     Args:
         path: the file.
+        user_block: bytes of another format that may stand before the HDF5 part (512 in MATLAB's files).
 
     Yields:
         An `h5py.File` in mode "r". Fetching raises `UnsafeFileError` for soft and external links, external storage,
@@ -56,7 +57,7 @@ def open_h5(path: str | os.PathLike) -> "Iterator[h5py.File]":
     Raises:
         FileNotFoundError: no such file.
         DataFormatError: not an HDF5 file, or a damaged one.
-        UnsafeFileError: a user block (bytes of another format before the HDF5 part).
+        UnsafeFileError: another user block.
         ImportError: h5py is not installed.
     """
     if not os.path.isfile(path):
@@ -67,7 +68,7 @@ def open_h5(path: str | os.PathLike) -> "Iterator[h5py.File]":
     except (OSError, RuntimeError, ValueError) as error:
         raise DataFormatError(f"{path}: not a readable HDF5 file ({error})") from error
     with file:
-        if file.userblock_size:
+        if file.userblock_size not in (0, user_block):
             raise UnsafeFileError(f"{path}: {file.userblock_size} bytes of something else stand before the HDF5 data")
         yield file
 

@@ -1,0 +1,420 @@
+"""Data sets by name: what `datasets.load_dataset` gives, of the Hub or of a local folder, with our columns.
+
+What a column is for is told by its type (Video, Audio, Image) or, of texts, labels and ids, by its name. Where two
+would do, both are named and none is taken.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, Video
+from datasets.exceptions import DatasetsError
+
+from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_groups, logger, ordered_splits
+from .feature_arrays import feature_column, feature_sequence, feature_type
+from .source import Rows, Source
+from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
+from .table.choose import ID_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS, listed, require
+from .table.labels import LabelScan, TableLabels
+
+_KINDS = {"video": Video, "audio": Audio, "images": Image}
+
+
+def load_named(
+    name: str | os.PathLike[str],
+    *,
+    config_name: str | None = None,
+    data_dir: str | None = None,
+    revision: str | None = None,
+    **options: Any,
+) -> Rows:
+    """Load a data set by its name.
+
+    Args:
+        name: `org/name` on the Hub, a local folder, or `videofolder`, `audiofolder` or `imagefolder` with `data_dir`.
+        config_name: which configuration, of a data set that has several.
+        data_dir: the folder of files; of a data set on the Hub a folder in it.
+        revision: branch, tag or commit on the Hub.
+        options: of [`typed_rows`].
+
+    Raises:
+        DataFormatError: no such data set, configuration or revision, or as `typed_rows`.
+    """
+    from datasets import load_dataset
+
+    name = os.fspath(name).replace(os.sep, "/")
+    try:
+        with _audio_without_torchcodec():
+            splits = load_dataset(name, config_name, data_dir=data_dir, revision=revision)
+    except (DatasetsError, OSError, ValueError) as error:  # the Hub's own errors are OSErrors
+        told = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+        reason = " ".join(str(told).split()) or type(told).__name__
+        raise DataFormatError(f"{name}: the data set cannot be loaded: {reason[:500]}") from error
+    rows = typed_rows(splits, name=name, **options)
+    rows.title = name if data_dir is None else data_dir
+    return rows
+
+
+@contextmanager
+def _audio_without_torchcodec() -> Iterator[None]:
+    """`datasets` asks for torchcodec even to note down the path of a sound; within this it does without."""
+    usual = Audio.encode_example
+
+    def encode(self: Audio, value: Any) -> Any:
+        if isinstance(value, dict) and "array" not in value:
+            return {"path": value.get("path"), "bytes": value.get("bytes")}
+        return {"path": value, "bytes": None} if isinstance(value, str) else usual(self, value)
+
+    Audio.encode_example = encode
+    try:
+        yield
+    finally:
+        Audio.encode_example = usual
+
+
+def typed_rows(
+    data: DatasetDict,
+    *,
+    name: str = "the data set",
+    splits: Mapping[str, str] | None = None,
+    media_column: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    id_column: str | None = None,
+    start_column: str | None = None,
+    end_column: str | None = None,
+    group_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+    label_separator: str | None = None,
+    task: str = "auto",
+    missing_labels: str = "error",
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+) -> Rows:
+    """Rows of a `DatasetDict`, whatever its columns are called, as the loaders of `clcr_hf.data` have them.
+
+    One Video column is `media` (frames and sound), or `video` (frames) where an Audio column is beside it; one Audio
+    column is `audio`; one column of an Image or of a list of them is `images`, the frames of the row. `text`,
+    `transcript`, `transcription` or `sentence` is the text, a column of numbers called `<modality>_features` features,
+    `label`, `labels`, `score` or `sentiment` the label, `id` or `clip_id` the id. Other columns are not used, which one
+    line says.
+
+    Args:
+        name: of the data set, for messages.
+        splits: train, validation and test to the splits that they are, where names do not tell.
+        media_column: the column to take where several are of its type.
+        start_column, end_column: seconds that cut a clip out of its file.
+        group_column: speaker or source video; validation is carved by whole groups.
+        text_column, label_column, id_column, label_names, label_separator, task, missing_labels, validation_fraction,
+            seed: as in `load_manifest`. The names of a `ClassLabel` column, and their order, are kept.
+
+    Returns:
+        Rows with the columns id (str); media, video, audio, images (undecoded); start, end; text; label or labels;
+        `<modality>_features` (float32).
+
+    Raises:
+        DataFormatError: two columns or splits for one thing, a column that is named and absent, none that a model
+            reads, no train or test split, labels that fit no task, features of several shapes.
+    """
+    parts = _named_splits(name, data, splits)
+    first = next(iter(parts.values()))
+    for split, rows in parts.items():
+        if rows.column_names != first.column_names:
+            raise DataFormatError(f"{name}: the columns of {split} are not those of the other splits")
+    chosen = _choose(name, first.features, media_column, text_column)
+    windows = {"start": start_column, "end": end_column}
+    chosen |= {key: _number_column(name, first.features, column) for key, column in windows.items() if column}
+    label = _one(name, first.column_names, label_column, LABEL_COLUMNS, "label_column")
+    if label is None:
+        raise DataFormatError(
+            f"{name}: no label column ({', '.join(LABEL_COLUMNS)}); it has {listed(first.column_names)}"
+        )
+    identity = _one(name, first.column_names, id_column, ID_COLUMNS, "id_column")
+    if group_column is not None:
+        require(name, first.column_names, group_column)
+    unused = [n for n in first.column_names if n not in {*chosen.values(), label, identity, group_column}]
+    if unused:
+        logger.warning("%s: columns that are not used: %s", name, ", ".join(unused))
+    labels = _Labels.of(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))
+    if missing_labels == "drop":
+        parts = {split: rows.select(labels.present(rows)) for split, rows in parts.items()}
+    parts = _carved(parts, group_column, chosen, validation_fraction, seed)
+    shapes = {key: _shape(name, parts, key) for key in chosen if key.endswith(FEATURES_SUFFIX)}
+    typed = {split: _typed(name, split, rows, chosen, identity, labels, shapes) for split, rows in parts.items()}
+    names = labels.read.names if isinstance(labels.read.type, List) and labels.read.column == "label" else None
+    return Rows.of(ordered_splits(typed), label_names=names)
+
+
+# --- which split, which column ---------------------------------------------------------------------------------------
+
+
+def _named_splits(name: str, data: DatasetDict, given: Mapping[str, str] | None) -> dict[str, Dataset]:
+    """The splits by our names, in the order train, validation, test."""
+    if given is not None:
+        wrong = [split for split in given if split not in SPLITS] + [s for s in given.values() if s not in data]
+        if wrong:
+            raise DataFormatError(
+                f"{name}: splits={dict(given)} names {wrong[0]!r}; give some of {', '.join(SPLITS)} as some of "
+                f"{', '.join(map(str, data))}"
+            )
+        chosen = dict(given)
+    else:
+        chosen = {}
+        for split in map(str, data):
+            known = SPLIT_ALIASES.get(split.lower())
+            if known in chosen:
+                raise DataFormatError(f"{name}: the splits {chosen[known]} and {split} both mean {known}; say splits=")
+            if known is not None:
+                chosen[known] = split
+    if not {"train", "test"} & set(chosen):
+        raise DataFormatError(
+            f"{name}: which of its splits {', '.join(map(str, data))} is train? Say it as splits={{'train': ...}}"
+        )
+    unused = [split for split in data if split not in chosen.values()]
+    if unused:
+        logger.warning("%s: splits that are not used: %s", name, ", ".join(map(str, unused)))
+    return {split: data[chosen[split]] for split in SPLITS if split in chosen}
+
+
+def _choose(name: str, features: Features, media_column: str | None, text_column: str | None) -> dict[str, str]:
+    """Our columns of what a model reads to the columns that they are; labels, ids and windows apart."""
+    chosen = {}
+    if media_column is not None:
+        require(name, list(features), media_column)
+        if _kind(features[media_column]) is None:
+            raise DataFormatError(f"{name}: {media_column!r} holds no video, audio or images, but {_told(features)}")
+    for kind in _KINDS:
+        found = [column for column, feature in features.items() if _kind(feature) == kind]
+        if media_column in found:
+            found = [media_column]
+        if len(found) > 1:
+            raise DataFormatError(
+                f"{name}: the columns {' and '.join(found)} all hold {kind}; say which with media_column"
+            )
+        if found:
+            chosen[kind] = found[0]
+    if {"video", "images"} <= set(chosen):
+        if media_column not in (chosen["video"], chosen["images"]):
+            raise DataFormatError(
+                f"{name}: {chosen['video']} (video) and {chosen['images']} (images) may both be what is seen; say "
+                "which with media_column"
+            )
+        del chosen["images" if media_column == chosen["video"] else "video"]
+    if "video" in chosen and "audio" not in chosen:
+        chosen = {"media": chosen.pop("video")}
+    text = _one(name, list(features), text_column, TEXT_COLUMNS, "text_column")
+    if text is not None:
+        if _scalar(features[text]) not in ("string", "large_string"):
+            raise DataFormatError(f"{name}: {text!r} holds no texts, but {features[text]}")
+        chosen["text"] = text
+    chosen |= {c: c for c in features if c.endswith(FEATURES_SUFFIX) and c != FEATURES_SUFFIX}
+    if not chosen:
+        raise DataFormatError(
+            f"{name}: nothing that a model reads (video, audio, images, text, features) in its "
+            f"columns: {_told(features)}"
+        )
+    return chosen
+
+
+def _kind(feature: Any) -> str | None:
+    inner = feature.feature if isinstance(feature, List) else feature
+    found = next((kind for kind, which in _KINDS.items() if isinstance(inner, which)), None)
+    return found if found == "images" or inner is feature else None
+
+
+def _scalar(feature: Any) -> str:
+    return feature.dtype if isinstance(feature, Value) else ""
+
+
+def _told(features: Features) -> str:
+    """Columns with what they hold, for a message."""
+    return ", ".join(
+        f"{name} ({getattr(kind, 'dtype', None) or type(kind).__name__})" for name, kind in features.items()
+    )
+
+
+def _one(source: str, present: Sequence[str], named: str | None, known: Sequence[str], option: str) -> str | None:
+    """The column that is named, or the one whose name is known; DataFormatError for two of these."""
+    if named is not None:
+        require(source, present, named)
+        return named
+    found = [column for column in present if column in known]
+    if len(found) > 1:
+        raise DataFormatError(f"{source}: it may be {' or '.join(found)}; say which with {option}")
+    return found[0] if found else None
+
+
+def _number_column(name: str, features: Features, column: str) -> str:
+    require(name, list(features), column)
+    if not _scalar(features[column]).startswith(("int", "uint", "float")):
+        raise DataFormatError(f"{name}: {column!r} holds no seconds, but {features[column]}")
+    return column
+
+
+# --- what the columns hold -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels of a column, and how they are read. Classes are read by their names."""
+
+    column: str
+    classes: ClassLabel | None
+    read: TableLabels
+
+    @classmethod
+    def of(cls, name: str, parts: Mapping[str, Dataset], column: str, scan: LabelScan) -> "_Labels":
+        kinds = [rows.features[column] for rows in parts.values()]
+        kind = kinds[0]
+        inner = kind.feature if isinstance(kind, List) else kind
+        classes = inner if isinstance(inner, ClassLabel) else None
+        if any(other != kind for other in kinds):
+            raise DataFormatError(f"{name}: the classes of {column!r} are not the same in all splits")
+        if classes is not None and scan.label_names is None:
+            scan.label_names = list(classes.names)
+        for split, rows in parts.items():
+            for number, value in enumerate(rows[column], 1):
+                scan.add(_words(value, classes), f"{split}, row {number}, {column}")
+        return cls(column, classes, scan.finish())
+
+    def values(self, rows: Dataset) -> list[Any]:
+        return [self.read.read(_words(value, self.classes)) for value in rows[self.column]]
+
+    def present(self, rows: Dataset) -> list[int]:
+        return [at for at, value in enumerate(self.values(rows)) if value is not None]
+
+
+def _words(value: Any, classes: ClassLabel | None) -> Any:
+    """A label with the names of its classes; -1 is how `datasets` writes a label that is missing."""
+    if classes is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_words(item, classes) for item in value]
+    return None if value < 0 else classes.int2str(value)
+
+
+def _shape(name: str, parts: Mapping[str, Dataset], column: str) -> tuple[int, int]:
+    """Axes and width of a column of features, by its first row that has some."""
+    for split, rows in parts.items():
+        for number, value in enumerate(rows[column], 1):
+            if value is not None and len(value):
+                array, _ = feature_sequence(value, f"{name}: {split}, row {number}, {column}")
+                return array.ndim, array.shape[-1]
+    raise DataFormatError(f"{name}: {column} is empty in every row")
+
+
+def _carved(
+    parts: dict[str, Dataset], group_column: str | None, chosen: Mapping[str, str], fraction: float, seed: int
+) -> dict[str, Dataset]:
+    """With a validation split, taken from train by whole groups (else files) where there is none."""
+    if "validation" in parts or "train" not in parts or not fraction:
+        return parts
+    train = parts["train"]
+    groups = train[group_column] if group_column is not None else _files(train, chosen)
+    picked = carve_groups(groups, fraction=fraction, seed=seed)
+    carved = {"train": train.select(np.flatnonzero(~picked)), "validation": train.select(np.flatnonzero(picked))}
+    return parts | carved
+
+
+def _files(rows: Dataset, chosen: Mapping[str, str]) -> list[str]:
+    """The file of each row. One whose bytes lie in the row is its own, for its name need not be."""
+    column = next((chosen[name] for name in ("media", "video", "audio") if name in chosen), None)
+    cells = [None] * len(rows) if column is None else _undecoded(rows.select_columns([column]), column)[column]
+    return [c["path"] if c and c["bytes"] is None and c["path"] else f"row {at}" for at, c in enumerate(cells)]
+
+
+def _undecoded(rows: Dataset, column: str) -> Dataset:
+    feature = rows.features[column]
+    many = isinstance(feature, List)
+    kind = type(feature.feature if many else feature)(decode=False)
+    return rows.cast_column(column, List(kind) if many else kind)
+
+
+def _typed(
+    name: str,
+    split: str,
+    rows: Dataset,
+    chosen: Mapping[str, str],
+    identity: str | None,
+    labels: _Labels,
+    shapes: Mapping[str, tuple[int, int]],
+) -> Dataset:
+    """A split with our columns. Media stay where they are, in the files of `datasets`."""
+    rows = rows.flatten_indices() if rows._indices is not None else rows
+    plain = {key: column for key, column in chosen.items() if key not in shapes}
+    typed = rows.select_columns(list(plain.values()))
+    for column in plain.values():
+        if _kind(rows.features[column]) is not None:
+            typed = _undecoded(typed, column)
+    typed = typed.rename_columns({column: key for key, column in plain.items()})
+    if "images" in plain and not isinstance(typed.features["images"], List):
+        frames = _each_in_a_list(typed.data.column("images"))
+        typed = typed.rename_column("images", "image").add_column("images", frames, feature=MEDIA_TYPES["images"])
+    for key, kind in {"text": "string", "start": "float64", "end": "float64"}.items():
+        if key in plain and _scalar(typed.features[key]) != kind:
+            typed = typed.cast_column(key, Value(kind))
+    made: dict[str, tuple[Any, Any]] = {"id": (_ids(name, split, rows, typed, identity), Value("string"))}
+    made[labels.read.column] = (labels.values(rows), labels.read.type)
+    for key, shape in shapes.items():
+        made[key] = (_feature_column(name, split, rows[key], key, shape), feature_type(*shape))
+    for key, (column, kind) in made.items():
+        typed = typed.add_column(key, column, feature=kind)
+    media = [key for key in plain if key in typed.column_names]
+    return typed.select_columns(["id", *media, *[key for key in made if key != "id"]])
+
+
+def _each_in_a_list(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Lists of one item; what is missing is missing."""
+    chunks = []
+    for chunk in column.chunks:
+        offsets = pa.array(np.arange(len(chunk) + 1), pa.int32())
+        chunks.append(pa.ListArray.from_arrays(offsets, chunk, mask=chunk.is_null()))
+    return pa.chunked_array(chunks, pa.list_(column.type))
+
+
+def _ids(name: str, split: str, rows: Dataset, typed: Dataset, identity: str | None) -> list[str]:
+    if identity is not None:
+        given = [str(value).strip() for value in rows[identity]]
+        if len(set(given)) < len(given):
+            raise DataFormatError(f"{name}: ids of {identity!r} come twice in {split}; say another with id_column")
+        return given
+    make_id = RowIds()
+    column = next((key for key in ("media", "video", "audio") if key in typed.column_names), None)
+    return [make_id(cell, split) for cell in (typed[column] if column else [None] * len(typed))]
+
+
+def _feature_column(name: str, split: str, values: Sequence[Any], key: str, shape: tuple[int, int]) -> pa.Array:
+    arrays: list[np.ndarray | None] = []
+    replaced = 0
+    for number, value in enumerate(values, 1):
+        where = f"{name}: {split}, row {number}, {key}"
+        if value is None or not len(value):
+            arrays.append(None)
+            continue
+        array, bad = feature_sequence(value, where)
+        if (array.ndim, array.shape[-1]) != shape:
+            raise DataFormatError(
+                f"{where}: features of shape {array.shape}, where the first have {shape[0]} axes and width {shape[1]}"
+            )
+        arrays.append(array)
+        replaced += bad
+    if replaced:
+        logger.warning("%s: %d NaN or infinite values in %s of %s were replaced by 0", name, replaced, key, split)
+    return feature_column(arrays, *shape)
+
+
+SOURCE = Source(
+    "hub",
+    title="",
+    about="a data set by name (--dataset_name): of the Hub, or a local folder that `datasets` can load",
+    read=load_named,
+    parameters_of=(typed_rows,),
+    arguments={"dataset_config_name": "config_name"},
+    segments=True,
+    by_name=True,
+)
