@@ -132,9 +132,7 @@ def _pairs(axes: Any, shared: Mapping[str, Any], gates: Mapping[str, Any]) -> No
     colours = [_colour(name) for name in shared]
     for offset, values, alpha in ((-0.19, shared, 1.0), (0.19, gates, _GATE_ALPHA)):
         means = [_mean(value) for value in values.values()]
-        axes.barh(
-            places + offset, means, 0.36, color=colours, alpha=alpha, xerr=_errors(values), error_kw=_WHISKER
-        )
+        axes.barh(places + offset, means, 0.36, color=colours, alpha=alpha, xerr=_errors(values), error_kw=_WHISKER)
         for place, value in zip(places, means, strict=True):
             axes.text(1.02, place + offset, f"{value:.2f}", va="center", fontsize=8)
     axes.set_yticks(places, list(shared))
@@ -257,7 +255,7 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "clcr-hf[explain]"') from error
+        raise ImportError('pictures need matplotlib: pip install ".[explain]" in a clone of clcr-hf') from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
