@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 
 from clcr_hf.cli.errors import _waits_for_us, can_be_mended, one_line, told
 from clcr_hf.cli.main import main
+from clcr_hf.data.talking_faces.render import generate_talking_faces
 from clcr_hf.training.log import short
 from clcr_hf.training.run import main as train
 
@@ -319,6 +321,19 @@ def _weights(folder: Path) -> list[torch.Tensor]:
     from clcr_hf import CLCRForTokenClassification
 
     return list(CLCRForTokenClassification.from_pretrained(folder).parameters())
+
+
+def test_python_of_the_readme_runs_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generate_talking_faces("runs/clips", 0, 20, 4, 4, num_workers=1)
+    words = ["--dataset_dir", "runs/clips", "--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "True"]
+    train([*words, "--hidden_size", "16", "--backbone_size", "16", "--image_size", "32", "--video_frames", "4"])
+    blocks = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 4
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block.split("# pretrained transformers backbones")[0], names)  # those come from the Hub
+    assert (tmp_path / "runs" / "more" / "model.safetensors").is_file()
 
 
 def test_short_logs():
