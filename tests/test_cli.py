@@ -136,12 +136,7 @@ def test_evaluate_matches_the_run(model, corpus, inside):
         (["predict"], "nothing to read"),
         (["predict", "--text", "a", "--device", "abacus"], "--device takes cpu"),
         (["predict", "--text", "a", "--model", "/nonexistent/model"], "/nonexistent/model"),
-<<<<<<< HEAD
-        (["evaluate", "--model", "x"], "x does not exist"),
-        (["evaluate", "--model", ".", "--dataset", "mmsa"], "--data_file"),
-=======
         (["evaluate", "--model", "x", "--dataset", "mmsa"], "x does not exist"),
->>>>>>> main
     ],
 )
 def test_mistakes_are_one_line(arguments, message, inside):
