@@ -86,9 +86,9 @@ def _score(column: str, cell: str) -> float | None:
     """The number in a cell, None where it is empty."""
     if not cell or not cell.strip():
         return None
-    value = float(cell)
-    if not -1 <= value <= 1:
-        raise ValueError(f"{column} {cell!r} does not lie between -1 and 1")
+    value = parse_number(cell)
+    if value is None or not -1 <= value <= 1:
+        raise ValueError(f"{column} {cell!r} is no number between -1 and 1")
     return value
 
 
