@@ -299,9 +299,9 @@ def test_processes_divide_the_clips(clip, tmp_path, monkeypatch):
         path.write_bytes(clip.read_bytes())
     clips[4].write_bytes(b"no clip")
     computed: list[str] = []
-    compute = clcr_hf.flow.compute_clip_flow
+    compute = clcr_hf.data.flow.compute_clip_flow
     monkeypatch.setattr(
-        clcr_hf.flow, "compute_clip_flow", lambda path, **options: computed.append(path) or compute(path, **options)
+        clcr_hf.data.flow, "compute_clip_flow", lambda path, **options: computed.append(path) or compute(path, **options)
     )
     splits = rows([*map(str, clips), str(clips[0])])
     barrier = threading.Barrier(2, timeout=60)
