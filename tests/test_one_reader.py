@@ -12,14 +12,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
+from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor, pipeline
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from clcr_hf import CLCRProcessor
+from clcr_hf import CLCRConfig, CLCRProcessor
 from clcr_hf.collator import CLCRDataCollator
 from clcr_hf.data import load_manifest
+from clcr_hf.data.convert import convert
 from clcr_hf.data.flow import add_flow, save_flow
 from clcr_hf.data.labels import filled_columns, modality_columns
+from clcr_hf.explain import explain
 from clcr_hf.extract.clips import ClipReader
 from clcr_hf.extract.sources import open_source
 from clcr_hf.media import MediaError, load_audio, load_flow, load_image, load_media, load_video, write_video
@@ -28,6 +30,7 @@ from clcr_hf.samples import is_missing
 from clcr_hf.training.arguments import DataArguments
 from clcr_hf.training.build import train_tokenizer
 from clcr_hf.training.rows import prepare
+from clcr_hf.training.run import evaluate_model, evaluation_data, main
 
 RATE, FPS, SECONDS, SIDE = 8_000, 10, 1.5, 24
 MEDIA = Path(__file__).parent / "media"
@@ -444,3 +447,40 @@ def test_segments_last_as_long_as_the_longer_track(parts, tmp_path):
         assert reader({"media": str(path)})["seconds"] == pytest.approx(2.0, abs=0.1)
         half = reader({"media": str(path), "start": 0.5, "end": 0.75})["seconds"]
         assert half == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("through_shards", [False, True])
+def test_modalities_of_a_user_s_own_name(tmp_path, through_shards):
+    """From a table, or the shards made of it, to a model, its figures, an answer and the reasons for it."""
+    rng = np.random.default_rng(0)
+    rows = ["id,gaze_features,skeleton_features,label,split"]
+    for number in range(24):
+        split = ("train", "train", "validation", "test")[number % 4]
+        np.save(tmp_path / f"gaze{number}.npy", rng.normal(size=(4 + number % 3, 3)).astype(np.float32))
+        np.save(tmp_path / f"skeleton{number}.npy", rng.normal(size=(5, 6)).astype(np.float32))
+        skeleton = "" if number == 5 else f"skeleton{number}.npy"
+        rows.append(f"r{number},gaze{number}.npy,{skeleton},{number % 5 - 2}.5,{split}")
+    table, out = tmp_path / "table.csv", str(tmp_path / "run")
+    table.write_text("\n".join(rows))
+    source = ["--dataset", "manifest", "--data_file", str(table)]
+    if through_shards:
+        convert("manifest", table, tmp_path / "shards")
+        source = ["--dataset", "shards", "--dataset_dir", str(tmp_path / "shards")]
+    small = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--hidden_size", "16", "--disable_tqdm", "True"]
+    metrics = main([*source, "--output_dir", out, "--use_cpu", *small])
+    config = CLCRConfig.from_pretrained(out)
+    assert config.modalities == ["gaze", "skeleton"]
+    assert [config.modality_config(name).feature_size for name in config.modalities] == [3, 6]
+    again = evaluate_model(out, evaluation_data(out, []))
+    assert again["mae"] == pytest.approx(metrics["test_mae"], abs=1e-5)
+    pipe = pipeline("multimodal-sentiment", model=out, device="cpu")
+    row = load_manifest(table)["test"][0]
+    decision = explain(pipe, row)
+    assert set(decision.without) == set(decision.result["modality_weights"]) == {"gaze", "skeleton"}
+    assert pipe({"gaze_features": row["gaze_features"]})["score"] == pytest.approx(
+        decision.without["skeleton"]["score"]
+    )
+    with pytest.raises(ValueError, match="no column for pulse"):
+        main([*source, "--output_dir", out, "--modalities", "gaze", "pulse", "--use_cpu", *small])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "gaze" in card and "skeleton" in card
