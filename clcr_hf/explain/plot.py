@@ -255,7 +255,7 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "clcr-hf[explain]"') from error
+        raise ImportError('pictures need matplotlib: pip install ".[explain]" in a clone of clcr-hf') from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

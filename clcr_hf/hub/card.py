@@ -44,6 +44,11 @@ _METRIC_NAMES = {
     "acc_2_non0": ("Acc-2, negative / positive", "accuracy"),
     "f1_has0": ("weighted F1, negative / non-negative", "f1"),
     "f1_non0": ("weighted F1, negative / positive", "f1"),
+    "spearman": ("Spearman correlation", "spearmanr"),
+    "r2": ("R2", "r_squared"),
+    "acc_2": ("Acc-2, positive / not", "accuracy"),
+    "f1": ("weighted F1, positive / not", "f1"),
+    "acc_3": ("Acc-3", "accuracy"),
     "acc_5": ("Acc-5", "accuracy"),
     "acc_7": ("Acc-7", "accuracy"),
     "accuracy": ("accuracy", "accuracy"),
@@ -57,6 +62,7 @@ _METRIC_NAMES = {
 # What a model gives, and the name of its task.
 _TASKS = {
     "regression": ("a sentiment score", "multimodal sentiment"),
+    "scores": ("a score", "multimodal regression"),
     "single_label_classification": ("one label", "multimodal classification"),
     "multi_label_classification": ("any number of labels", "multimodal multi-label classification"),
     "segments": ("a label for each segment", "event localisation"),
@@ -146,6 +152,8 @@ class _Facts:
     @property
     def kind(self) -> str:
         """A key of `_TASKS`."""
+        if self.run["problem_type"] == "regression" and self.run.get("label_scale", "sentiment") is None:
+            return "scores"
         return "segments" if self.run.get("per_segment") else self.run["problem_type"]
 
     @property
@@ -157,7 +165,12 @@ class _Facts:
     def output(self) -> str:
         if self.benchmark is not None and self.is_papers_task:
             return self.benchmark.output
-        return _TASKS.get(self.kind, ("a label", ""))[0]
+        limits = self.run.get("label_range") if self.kind == "scores" else None
+        if not limits:
+            return _TASKS.get(self.kind, ("a label", ""))[0]
+        if isinstance(limits[0], list):
+            return f"{len(limits)} scores"
+        return f"a score from {limits[0]:g} to {limits[1]:g}"
 
     @property
     def subject(self) -> str:
@@ -397,7 +410,11 @@ def check_card(card: ModelCard) -> None:
 
 
 def _named(key: str) -> tuple[str, str]:
-    return _METRIC_NAMES.get(key, (key, key))
+    if key in _METRIC_NAMES:
+        return _METRIC_NAMES[key]
+    metric, _, score = key.partition("_")  # of one score of several
+    name, kind = _METRIC_NAMES.get(metric, (key, key))
+    return (f"{name}, {score}" if metric in _METRIC_NAMES else name), kind
 
 
 def _count(examples: int | None) -> str:
