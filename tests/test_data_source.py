@@ -275,13 +275,16 @@ def test_clips_are_not_generated_unasked(tmp_path):
     gone = {"dataset": "talking_faces", "dataset_dir": str(tmp_path / "gone"), "num_train_clips": 8}
     with pytest.raises(ValueError, match="gone.* are not there; say where"):
         evaluation_data(save_run(tmp_path / "run", **gone), [])
+    (tmp_path / "gone").mkdir()  # emptied
+    with pytest.raises(ValueError, match="are not there"):
+        evaluation_data(save_run(tmp_path / "run", **gone), [])
     old = {"dataset": "talking_faces", "dataset_dir": None, "num_train_clips": 8}
     with pytest.raises(ValueError, match="talking_faces-v1-0-8.* are not there"):
         evaluation_data(save_run(tmp_path / "run", **old), [])
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match="does not say which data"):
         evaluation_data(str(tmp_path / "bare"), [])
-    assert not (tmp_path / "gone").exists()
+    assert not list((tmp_path / "gone").iterdir())
 
 
 def test_other_data_than_a_models_own(tmp_path):
