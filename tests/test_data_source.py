@@ -166,6 +166,18 @@ def test_rows_in_memory_are_the_rows_of_the_stream(tmp_path):
         assert seen == {split: len(part) for split, part in loaded.items()}
 
 
+def test_a_row_that_does_not_fit_is_named():
+    rows = [("train", {"id": str(i), "text": "words", "label": i}) for i in range(2)]
+    for wrong, message in (
+        ({"id": "7", "text": "words", "label": "none"}, "row '7' of train: column 'label'"),
+        ({"id": "7", "text": "words"}, "lacks or adds the columns label"),
+        ({"id": "7", "text": "words", "label": 1, "more": 1}, "lacks or adds the columns more"),
+        ({"id": "", "text": "words", "label": 1}, "ids are non-empty strings"),
+    ):
+        with pytest.raises(DataFormatError, match=message):
+            Rows(_Numbers.features, lambda wrong=wrong: iter([*rows, ("train", wrong)])).load()
+
+
 def test_rows_of_nothing():
     with pytest.raises(DataFormatError, match="no rows"):
         Rows(_Numbers.features, lambda: iter(())).load()
