@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-STANDARD_MODALITIES = ("text", "vision", "audio", "flow")
+from .modalities import STANDARD_MODALITIES
 
 
 def _as_modality_config(field: str, value: Any) -> "CLCRModalityConfig":

@@ -124,7 +124,7 @@ def _import_dlib() -> Any:
     try:
         return importlib.import_module("dlib")
     except ImportError as error:
-        raise ImportError('face crops need dlib, which is not installed: pip install "clcr-hf[faces]"') from error
+        raise ImportError("face crops need dlib, which is not installed: pip install dlib-bin pillow") from error
 
 
 def _dlib_faces(frames: np.ndarray) -> list[np.ndarray]:
@@ -241,7 +241,7 @@ def _resized(frame: np.ndarray, width: int, height: int) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('face crops need Pillow, which is not installed: pip install "clcr-hf[faces]"') from error
+        raise ImportError("face crops need Pillow, which is not installed: pip install dlib-bin pillow") from error
     return np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
 
 

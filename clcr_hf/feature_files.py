@@ -37,7 +37,7 @@ def _load(path: str, key: str) -> np.ndarray:
         from clcr_hf.data.feature_arrays import feature_sequence, read_feature_file
     except ImportError as error:
         if not path.lower().endswith(".npy"):
-            raise ImportError(f'{path}: only .npy is read without the package: pip install "clcr-hf[train]"') from error
+            raise ImportError(f"{path}: only .npy is read without the package clcr-hf and its extra train") from error
     else:
         return feature_sequence(read_feature_file(path, key), path)[0]
     try:

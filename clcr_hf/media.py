@@ -1,7 +1,7 @@
 """Reading and writing clips: frames with exact times, audio at the rate asked for.
 
 Everything goes through PyAV, whose wheel carries its own FFmpeg, so no system package is needed. PyAV is imported on
-first use; `pip install "clcr-hf[media]"` brings it.
+first use; `pip install av pillow` brings it.
 
 Times are seconds from the beginning of the clip (the container's own start when it has one after zero), the same
 clock for video and audio: sample `i` of a waveform loaded from `start` is heard at `start + i / sampling_rate`.
@@ -162,7 +162,7 @@ def load_image(source: MediaSource) -> np.ndarray:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError('reading pictures needs Pillow: pip install "clcr-hf[media]"') from error
+        raise ImportError("reading pictures needs Pillow: pip install av pillow") from error
     name = name_of(source)
     stream = openable(source, name)
     if hasattr(stream, "seek"):

@@ -32,7 +32,7 @@ def import_av() -> ModuleType:
         import av.sidedata.sidedata
     except ImportError as error:
         raise ImportError(
-            'reading and writing clips needs PyAV, which is not installed: pip install "clcr-hf[media]"'
+            "reading and writing clips needs PyAV, which is not installed: pip install av pillow"
         ) from error
     return av
 

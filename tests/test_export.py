@@ -18,7 +18,7 @@ from clcr_hf.export.onnx import ONNXModel, export_onnx, largest_difference, quan
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason='ONNX export is not tested: pip install "clcr-hf[export]"',
+    reason='ONNX export is not tested: pip install ".[export]"',
 )
 CLOSE = 1e-4
 

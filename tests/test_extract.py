@@ -375,7 +375,7 @@ def test_ctc_recogniser(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level,width", [("lld", 25), ("functionals", 88)])
 def test_opensmile(level: str, width: int, clips: Path, models: dict[str, str], tmp_path: Path) -> None:
     """eGeMAPS is the audio, or stands beside an audio backbone under its own name."""
-    opensmile = pytest.importorskip("opensmile", reason="OPENSMILE ABSENT: pip install 'clcr-hf[opensmile]'")
+    opensmile = pytest.importorskip("opensmile", reason="OPENSMILE ABSENT: pip install '.[opensmile]'")
     extract(clips, tmp_path / "alone", opensmile=level, audio_rate=None)
     extract(clips, tmp_path / "beside", opensmile=level, audio=models["audio"])
     row = rows_of(tmp_path / "alone")["c0"]

@@ -1,5 +1,6 @@
 """How an error that a user can mend is told: one line on the standard error, and an exit code that is not 0."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ def one_line() -> Iterator[None]:
     Ends the process with one line where something inside raises an error that a user can mend. Every other error passes
     with its traceback, and so do all of them where the environment has `CLCR_TRACEBACK=1`.
     """
+    # Eleven lines about retries, where the Hub cannot be reached; the error that follows says so once.
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     try:
         yield
     except KeyboardInterrupt:

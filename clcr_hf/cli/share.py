@@ -16,7 +16,8 @@ def card(
     folder: Annotated[Path, typer.Argument(help="Where training left the model and run.json.")],
     model_id: Annotated[str | None, typer.Option(help="org/name that the card's examples load.")] = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures", help="Measure on the run's data how the model decides, and draw it.")
+        bool,
+        typer.Option("--figure", "--pictures", help="Measure on the run's data how the model decides, and draw it."),
     ] = False,
     split: Annotated[str, typer.Option(help="Where to measure that: train, validation or test.")] = "test",
     limit: Annotated[int, typer.Option(help="On how many examples.", min=1)] = 200,

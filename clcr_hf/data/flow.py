@@ -1,4 +1,4 @@
-"""Optical flow between neighbouring frames, computed by OpenCV (`pip install "clcr-hf[flow]"`) and kept in files.
+"""Optical flow between neighbouring frames, computed by OpenCV (extra `flow`) and kept in files.
 
 A flow file is an `.npz` with `flow`, float16 `(F, H, W, 2)`: how far each pixel moves to the right and down, in pixels
 of the stored size, from one frame of the clip to the next; and `timestamps`, float64 `(F,)`: when, in seconds, the
@@ -388,7 +388,7 @@ def _import_cv2() -> ModuleType:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError('optical flow needs OpenCV, which is not installed: pip install "clcr-hf[flow]"') from error
+        raise ImportError('optical flow needs OpenCV: pip install ".[flow]" in a clone of clcr-hf') from error
     return cv2
 
 
@@ -397,5 +397,7 @@ def _import_datasets() -> ModuleType:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError('data sets need the package datasets: pip install "clcr-hf[train]"') from error
+        raise ImportError(
+            'data sets need the package datasets: pip install ".[train]" in a clone of clcr-hf'
+        ) from error
     return datasets

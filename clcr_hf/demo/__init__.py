@@ -1,4 +1,4 @@
-"""`clcr demo`: a page that scores a clip and shows what decided it. Needs `pip install "clcr-hf[demo]"`.
+"""`clcr demo`: a page that scores a clip and shows what decided it. Needs the extra `demo`.
 
 `reading.py` asks the model through `clcr_hf.explain`, `html.py` draws its answer, `app.py` is the page and its server.
 """

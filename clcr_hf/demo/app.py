@@ -260,5 +260,5 @@ def _import_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise ImportError('the demo needs gradio, which is not installed: pip install "clcr-hf[demo]"') from error
+        raise ImportError('the demo needs gradio: pip install ".[demo]" in a clone of clcr-hf') from error
     return gradio

@@ -175,7 +175,7 @@ def _require(*packages: str) -> None:
         try:
             __import__(package)
         except ImportError as error:
-            raise ImportError(f'this needs {package}: pip install "clcr-hf[export]"') from error
+            raise ImportError(f'this needs {package}: pip install ".[export]" in a clone of clcr-hf') from error
 
 
 # -- running --------------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class OpenSmile:
             import opensmile
         except ImportError as error:
             raise ImportError(
-                'eGeMAPS features need openSMILE, which is not installed: pip install "clcr-hf[opensmile]" '
+                'eGeMAPS features need openSMILE: pip install ".[opensmile]" in a clone of clcr-hf '
                 "(its licence allows research and private use, not commercial products)"
             ) from error
         logger.warning("openSMILE is licensed for research and private use only, not for commercial products")

@@ -114,7 +114,7 @@ def _guarded_file_class() -> "type[h5py.File]":
     try:
         import h5py
     except ImportError as error:
-        raise ImportError('reading HDF5 files needs h5py: pip install "clcr-hf[h5]"') from error
+        raise ImportError('reading HDF5 files needs h5py: pip install ".[h5]" in a clone of clcr-hf') from error
 
     class GuardedGroup(_Guarded, h5py.Group):
         @staticmethod

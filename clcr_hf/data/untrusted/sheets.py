@@ -18,7 +18,7 @@ from .arrays import MAX_ARRAY_BYTES, UnsafeFileError, open_h5, read_h5
 MAX_WORKBOOK_BYTES = 2**30  # of XML, unpacked
 _MATLAB_BLOCK = 512  # bytes of MATLAB's own header before the HDF5 part of a file of version 7.3
 _NUMBERS = {"double", "single", "logical"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_INSTALL = 'pip install "clcr-hf[tables]"'
+_INSTALL = 'pip install ".[tables]" in a clone of clcr-hf'
 
 
 def read_sheet(path: str | os.PathLike) -> Iterator[tuple[Any, ...]]:
