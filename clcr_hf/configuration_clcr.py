@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-STANDARD_MODALITIES = ("text", "vision", "audio", "flow")
+from .modalities import STANDARD_MODALITIES
 
 
 def _as_modality_config(field: str, value: Any) -> "CLCRModalityConfig":
@@ -18,6 +18,12 @@ def _as_modality_config(field: str, value: Any) -> "CLCRModalityConfig":
     if isinstance(value, dict):
         return CLCRModalityConfig(**{key: item for key, item in value.items() if key != "model_type"})
     raise TypeError(f"`{field}` must be a dict or a CLCRModalityConfig, got {type(value).__name__}")
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value is two rising numbers."""
+    numbers = isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value)
+    return numbers and len(value) == 2 and value[0] < value[1]
 
 
 @strict
@@ -255,10 +261,9 @@ class CLCRConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.label_scale == "auto":
             scored = self.num_labels == 1 and self.problem_type in (None, "regression")
-            limits = self.label_range
-            even = not isinstance(limits, list) or (len(limits) == 2 and limits[0] == -limits[1])
+            even = self.label_range == "auto" or (_is_pair(self.label_range) and sum(self.label_range) == 0)  # type: ignore[arg-type]
             named = self.id2label[0] not in ("LABEL_0", "sentiment")
-            self.label_scale = "sentiment" if scored and even and not named and limits is not None else None
+            self.label_scale = "sentiment" if scored and even and not named else None
         if self.label_range == "auto":
             self.label_range = [-3.0, 3.0] if self.label_scale == "sentiment" else None
 
@@ -378,8 +383,7 @@ class CLCRConfig(PreTrainedConfig):
             return
         pairs = limits if isinstance(limits, list) and limits and isinstance(limits[0], list | tuple) else [limits]
         for pair in pairs:
-            numbers = isinstance(pair, list | tuple) and all(isinstance(value, int | float) for value in pair)
-            if not numbers or len(pair) != 2 or not pair[0] < pair[1]:
+            if not _is_pair(pair):
                 raise ValueError(f"`label_range` must be [lowest, highest], or one such pair a score, got {limits}")
 
     def validate_modalities(self):

@@ -200,7 +200,7 @@ class _Told:
     """The clock of all windows, for one of them: the time of the frame that it was asked for last."""
 
     def __init__(self, clock: FrameClock):
-        self.clock, self.step = clock, clock.step
+        self.clock, self.step, self.unit = clock, clock.step, clock.unit
 
     @property
     def sure(self) -> bool:

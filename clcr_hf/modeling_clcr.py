@@ -13,10 +13,11 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_clcr import STANDARD_MODALITIES, CLCRConfig, CLCRModalityConfig
+from .configuration_clcr import CLCRConfig, CLCRModalityConfig
 from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder, TemporalBlock
 from .intercad import InterLevelAggregation, LevelNorm
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
+from .modalities import STANDARD_MODALITIES
 from .objective import combine, regularisers, task_loss, total_loss
 from .remote_code import add_remote_code
 

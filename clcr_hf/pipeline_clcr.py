@@ -14,6 +14,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from .collator import CLCRDataCollator
+from .modalities import modality
 from .modeling_clcr import CLCRPreTrainedModel
 from .pipeline_inputs import SampleReader
 from .pipeline_windows import SampleWindows, placed
@@ -412,7 +413,7 @@ def _inputs_that_padding_reaches(model: Any) -> list[str]:
             if normalised or not reader.accepts_mask or reader.input_name != "input_values":
                 names.append("input_values")
         elif reader.reads_clips:
-            names.append({"vision": "pixel_values", "flow": "flow_pixel_values"}[name])
+            names.append(modality(name).inputs[0])
     return names
 
 

@@ -34,7 +34,8 @@ def test_frames_with_b_frames_come_in_order(name: str) -> None:
     assert numbers(eight.frames) == [int((k + 0.5) * count / 8) for k in range(8)]
     if name.endswith("avi"):  # the others' first frame comes some milliseconds after the first of the audio
         assert numbers(load_video(FILES / name, fps=FPS).frames) == list(range(count))
-    assert numbers(load_video(FILES / name, start=0.49, end=1.01).frames) == [6, 7, 8, 9, 10, 11, 12]
+    shown = np.flatnonzero((clip.timestamps >= 0.49) & (clip.timestamps < 1.01))
+    assert len(shown) >= 6 and numbers(load_video(FILES / name, start=0.49, end=1.01).frames) == shown.tolist()
 
 
 @given(moments=st.lists(st.sampled_from([0.0, 0.04, 0.5, 1.0, 1.04, 3.0]), min_size=1, max_size=12))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from media import make
 
 from clcr_hf.media import MediaClip, load_audio, load_media, load_video, track_lengths
+from clcr_hf.media_windows import read_windows, window_spans
 
 pytest.importorskip("av")
 
@@ -134,3 +135,19 @@ def test_of_each_moment_the_frame_on_screen(name: str, wanted: int | float, begi
         assert ((first <= places) & (places <= last)).all(), (first, places)
     once = clip.distinct()
     assert once.timestamps.tolist() == sorted(set(clip.timestamps.tolist()))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_windows_read_in_one_go_are_those_parts_too(name: str) -> None:
+    clip = whole(name)
+    how = {"num_frames": 3, "sampling_rate": 16_000}
+    spans = window_spans(clip.duration, 0.7, 0.4)
+    for (start, end), window in zip(spans, read_windows(FILES / name, spans, **how), strict=True):
+        if window.audio is not None:
+            wanted = resampled(name, 16_000)[round(start * 16_000) : round(end * 16_000)]
+            np.testing.assert_array_equal(window.audio, wanted)
+        if window.video is not None:
+            alone = load_video(FILES / name, num_frames=3, start=start, end=end)
+            np.testing.assert_array_equal(window.video.timestamps, alone.timestamps)
+            np.testing.assert_array_equal(window.video.frames, alone.frames)
+        assert (window.audio is not None) >= (clip.audio is not None and start < clip.duration - 0.3)

@@ -1,5 +1,6 @@
 """CLCRTrainer: what it logs, how it groups parameters, and that a run goes on from a checkpoint exactly."""
 
+import logging
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import BertConfig, set_seed
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data import CLCRDataCollator
+from clcr_hf.training.run import metrics_of
 from clcr_hf.training.trainer import CLCRTrainer, CLCRTrainingArguments
 
 EPOCHS, ROWS = 2, 12
@@ -191,3 +193,125 @@ def test_a_model_without_loss_parts_trains_too(tmp_path):
     trainer = CLCRTrainer(model=_Plain(), args=args, train_dataset=rows)
     trainer.train()
     assert [entry["loss"] > 0 for entry in trainer.state.log_history if "loss" in entry] == [True, True]
+
+
+# -- options of Trainer that would take the labels from the model ------------------------------------------------------
+
+
+def class_trainer(folder, model=None, **arguments) -> CLCRTrainer:
+    """Three classes of features, vision missing in some rows, with regularisers that weigh much."""
+    compute, loss = arguments.pop("compute_metrics", None), arguments.pop("compute_loss_func", None)
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for index in range(9):
+        row = {"audio_features": torch.randn(3 + index % 4, 5, generator=generator), "label": index % 3}
+        row["vision_features"] = None if index % 4 == 0 else torch.randn(2 + index % 3, 4, generator=generator)
+        rows.append(row)
+    set_seed(5)
+    config = CLCRConfig(
+        audio_config={"feature_size": 5},
+        vision_config={"feature_size": 4},
+        **{"hidden_size": 16, "num_attention_heads": 2, "num_labels": 3, "dropout": 0.0},
+        **{"lambda_intra": 1.0, "lambda_inter": 1.0, "problem_type": "single_label_classification"},
+    )
+    settings = {"output_dir": str(folder), "max_steps": 1, "per_device_train_batch_size": 9, "logging_steps": 1}
+    settings |= {"save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False}
+    made = CLCRForSequenceClassification(config) if model is None else model
+    return CLCRTrainer(
+        model=made,
+        args=CLCRTrainingArguments(**{**settings, **arguments}),
+        data_collator=CLCRDataCollator(),
+        train_dataset=rows,
+        eval_dataset=rows,
+        compute_metrics=metrics_of(made) if compute is None else compute,
+        compute_loss_func=loss,
+    )
+
+
+def first_log(trainer: CLCRTrainer) -> dict[str, float]:
+    trainer.train()
+    return next(entry for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_label_smoothing_changes_nothing_but_the_task_loss(tmp_path):
+    plain, smoothed = first_log(class_trainer(tmp_path)), first_log(class_trainer(tmp_path, label_smoothing_factor=0.1))
+    for name in ("loss_intra", "loss_inter", "loss_inter_private", "loss_inter_leakage", "loss_inter_mix"):
+        assert smoothed[name] == pytest.approx(plain[name], rel=1e-5)
+    assert smoothed["loss"] - plain["loss"] == pytest.approx(smoothed["loss_task"] - plain["loss_task"], abs=1e-4)
+    assert smoothed["loss_task"] != pytest.approx(plain["loss_task"], abs=1e-6)
+    trainer = class_trainer(tmp_path, label_smoothing_factor=0.1)
+    batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
+    logits, labels = trainer.model.eval()(**batch).logits.float(), batch["labels"]
+    wanted = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1).item()
+    assert trainer.model(**batch).loss_components["task"].item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_label_smoothing_of_scores_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="smooths one class a row; this model learns regression"):
+        make_trainer(tmp_path, label_smoothing_factor=0.1)
+
+
+def test_a_loss_of_ones_own_stands_in_for_the_task_loss_alone(tmp_path):
+    def doubled(outputs, labels, num_items_in_batch=None):
+        return 2 * torch.nn.functional.cross_entropy(outputs.logits.float(), labels)
+
+    plain, own = first_log(class_trainer(tmp_path)), first_log(class_trainer(tmp_path, compute_loss_func=doubled))
+    assert own["loss_task"] == pytest.approx(2 * plain["loss_task"], rel=1e-4)
+    assert own["loss_intra"] == pytest.approx(plain["loss_intra"], rel=1e-5)
+    assert own["loss"] - plain["loss"] == pytest.approx(plain["loss_task"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label_names": ["label"]}, "names no 'labels'"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha adds noise to the embeddings of words"),
+    ],
+)
+def test_options_that_fit_nothing_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        class_trainer(tmp_path, **arguments)
+
+
+def test_a_metric_that_is_none_is_named(tmp_path):
+    arguments = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = class_trainer(tmp_path, metric_for_best_model="acuracy", **arguments)
+    with pytest.raises(ValueError, match="'acuracy' is none of the measured metrics; did you mean accuracy?"):
+        trainer.train()
+
+
+def test_options_that_need_text_work_without(tmp_path):
+    trainer = class_trainer(tmp_path, train_sampling_strategy="group_by_length", per_device_train_batch_size=3)
+    lengths = [len(row["audio_features"]) for row in trainer.train_dataset]
+    order = list(trainer._get_train_sampler())
+    assert sorted(order) == list(range(9)) and max(lengths[index] for index in order[:3]) == max(lengths)
+    trainer.train()
+    assert "eval_accuracy" in trainer.evaluate()
+    seen = []
+
+    def compute(prediction):
+        seen.append(prediction.inputs.shape)
+        return {"one": 1.0}
+
+    class_trainer(tmp_path, compute_metrics=compute, include_for_metrics=["inputs"]).evaluate()
+    assert seen == [(9, 6, 5)]
+
+
+def test_metrics_batch_by_batch_and_of_every_row(tmp_path):
+    model = class_trainer(tmp_path).model.eval()
+    whole = class_trainer(tmp_path, model).evaluate()
+    parts = class_trainer(tmp_path, model, batch_eval_metrics=True, per_device_eval_batch_size=4).evaluate()
+    dropped = class_trainer(tmp_path, model, dataloader_drop_last=True, per_device_eval_batch_size=4).evaluate()
+    for name in ("eval_accuracy", "eval_macro_f1", "eval_map"):
+        assert whole[name] == pytest.approx(parts[name]) == pytest.approx(dropped[name])
+
+
+def test_says_what_is_not_measured_and_what_lies_outside_the_range(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "clcr_hf.training"):
+        trainer = make_trainer(tmp_path, save_strategy="no", max_steps=2)
+        for row in trainer.train_dataset:
+            row["label"] += 40
+        trainer.train()
+        assert len([line for line in caplog.messages if "label_range=[-3.0, 3.0]" in line]) == 1
+        trainer.evaluate([{key: value for key, value in row.items() if key != "label"} for row in make_rows(4)])
+    assert "hold no labels: nothing was measured" in caplog.text

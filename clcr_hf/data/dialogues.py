@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
+from ..modalities import FEATURES_END, MASK_END
 from .columns import DataFormatError, make_dataset, ordered_splits, raise_problems
 from .feature_arrays import feature_column, feature_type, mask_type
 from .table.labels import IGNORED
 from .table.values import parse_number
-
-_FEATURES = "_features"
 
 
 def as_dialogues(splits: DatasetDict, *, dialogue_column: str, turn_column: str | None = None) -> DatasetDict:
@@ -34,7 +33,7 @@ def as_dialogues(splits: DatasetDict, *, dialogue_column: str, turn_column: str 
         DataFormatError: no features, labels that are not classes, a dialogue in two splits, one turn twice.
     """
     types = next(iter(splits.values())).features if splits else Features()
-    names = [name for name in types if name.endswith(_FEATURES)]
+    names = [name for name in types if name.endswith(FEATURES_END)]
     if not names:
         raise DataFormatError(
             "dialogues need a column <modality>_features with the features of each utterance; extract them first "
@@ -97,7 +96,7 @@ def _join(rows: Dataset, groups: dict[str, list[int]], names: Sequence[str], mas
         ]
         columns[name], types[name] = feature_column(stacks, ndim, width), feature_type(ndim, width)
         if name in masked:
-            mask = name.removesuffix(_FEATURES) + "_attention_mask"
+            mask = name.removesuffix(FEATURES_END) + MASK_END
             columns[mask] = [[int(vectors[i] is not None) for i in members] for members in groups.values()]
             types[mask] = mask_type()
     if "label" in rows.features:

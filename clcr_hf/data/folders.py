@@ -65,6 +65,30 @@ def versions(*packages: str) -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
+def claim(target: str | os.PathLike, lock: str | os.PathLike) -> FileLock:
+    """The lock of a file or folder that this process alone writes from now on; [`release`] it at the end.
+
+    Args:
+        target: what is written, named in the error.
+        lock: a file of its own.
+
+    Raises:
+        DataFormatError: another process writes there.
+    """
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise DataFormatError(f"{target} is being written by another process; wait for it") from None
+    return held
+
+
+def release(held: FileLock) -> None:
+    """Let others write."""
+    Path(held.lock_file).unlink(missing_ok=True)
+    held.release()
+
+
 def check_finished(folder: str | os.PathLike) -> None:
     """DataFormatError if a writer of this folder left its mark of unfinished work."""
     for mark in sorted(Path(folder).glob(f"*{_PARTIAL}")):
@@ -113,11 +137,7 @@ class OutputFolder:
     def begin(self, task: Mapping[str, Any]) -> None:
         """Claim the folder for this process and mark it unfinished; DataFormatError where another one writes."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / _LOCK, timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise DataFormatError(f"{self.path} is being written by another process; wait for it") from None
+        self._lock = claim(self.path, self.path / _LOCK)
         write_json(self.mark, task)
 
     def finish(self, record: Mapping[str, Any]) -> None:
@@ -136,9 +156,9 @@ class OutputFolder:
 
     def release(self) -> None:
         """Let others write."""
-        if self._lock is not None and self._lock.is_locked:
-            (self.path / _LOCK).unlink(missing_ok=True)
-            self._lock.release()
+        if self._lock is not None:
+            release(self._lock)
+            self._lock = None
 
 
 _ADVICE = "Use a new folder"

@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 
+from ..modalities import FILE_COLUMNS, TOKEN_COLUMNS
 from .columns import SPLIT_ALIASES, DataFormatError, carve_groups, logger, make_dataset, ordered_splits
 from .dialogues import as_dialogues
 from .folders import read_json
-from .labels import TOKEN_COLUMNS
 from .shards import load_shards
 from .source import Rows, Source
 
-_FILE_COLUMNS = ("media", "video", "audio")
 _RECORDS = ("convert.json", "extract.json")
 _UNFINISHED = ("convert.partial.json", "extract.partial.json")
 
@@ -102,9 +101,9 @@ def _carve_validation(splits: DatasetDict, group_column: str | None, fraction: f
 def _files_of(rows: Dataset) -> list[str]:
     """The file that each row comes from, or else its id. A file inside a row is told by its name and size, for its
     folder is not known; its bytes are not read."""
-    column = next((name for name in ("path", *_FILE_COLUMNS) if name in rows.column_names), "id")
+    column = next((name for name in ("path", *FILE_COLUMNS) if name in rows.column_names), "id")
     values = rows.with_format("arrow")[column][:]
-    if column in _FILE_COLUMNS:
+    if column in FILE_COLUMNS:
         paths, sizes = pc.struct_field(values, "path"), pc.binary_length(pc.struct_field(values, "bytes"))
         names = [
             path and f"{path} {size or ''}" for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True)

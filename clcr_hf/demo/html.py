@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 from ..explain.decision import Decision, change, token_spans
+from ..modalities import modality
 
-_NAMES = {"text": "Text", "vision": "Vision", "audio": "Audio", "flow": "Motion"}
 _SENTIMENTS = ("negative", "neutral", "positive")
 _TICKS = 5
 
@@ -186,8 +186,8 @@ def _head(name: str) -> str:
     return f'<th scope="row">{escape(name)}</th>'
 
 
-def _name(modality: str) -> str:
-    return _NAMES.get(modality, escape(modality))
+def _name(name: str) -> str:
+    return escape(modality(name).title)
 
 
 def _named(values: dict[str, float]) -> dict[str, float]:

@@ -11,15 +11,10 @@ from typing import Any
 import numpy as np
 
 from ..media import MediaError, media_duration
+from ..modalities import STANDARD
+from ..modalities import modality as named
 from ..pipeline_clcr import CLCRPipeline
 
-# What each modality is read from, besides its features and `media`.
-_INPUTS = {
-    "text": ("text", "input_ids", "attention_mask", "token_type_ids"),
-    "vision": ("video", "images"),
-    "audio": ("audio", "sampling_rate"),
-    "flow": ("flow",),
-}
 # What of a `media` file is left for when one of its two is taken away.
 _REST_OF_MEDIA = {"vision": "audio", "audio": "video"}
 _WEIGHTS = ("level_weights", "modality_weights", "private_gates")
@@ -73,7 +68,7 @@ def explain(pipe: CLCRPipeline, sample: Any) -> Decision:
     given = dict(sample) if isinstance(sample, Mapping) else {"media": sample}
     present = [name for name, tokens in result["tokens"].items() if tokens]
     rest = given
-    for name in _INPUTS.keys() - present:  # such as the sound of a clip that has none
+    for name in STANDARD.keys() - present:  # such as the sound of a clip that has none
         rest = leave_out(rest, name)
     without = {name: pipe(leave_out(rest, name)) for name in present} if len(present) > 1 else {}
     config = pipe.model.config
@@ -89,11 +84,12 @@ def leave_out(sample: Mapping[str, Any], modality: str) -> dict[str, Any]:
         sample: a dict as [`CLCRPipeline`] takes it.
         modality: text, vision, audio, flow, or a name of your own.
     """
-    gone = (*_INPUTS.get(modality, ()), f"{modality}_features", f"{modality}_attention_mask")
+    gone = named(modality).keys
     rest = {name: value for name, value in sample.items() if name not in gone}
     if rest.get("media") is not None and modality in _REST_OF_MEDIA:
         media, other = rest.pop("media"), _REST_OF_MEDIA[modality]
-        if all(rest.get(name) is None for name in _INPUTS["vision" if other == "video" else other]):
+        columns = named("vision" if other == "video" else other).columns
+        if all(rest.get(name) is None for name in columns):
             rest[other] = media
     return rest
 

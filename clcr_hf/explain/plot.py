@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..data.folders import replacing
+from ..modalities import modality
 from .decision import Decision, change, token_spans
 
-# A colour each that people who do not tell red from green can tell (Okabe and Ito), and greys for levels.
-_COLOURS = {"text": "#0072B2", "vision": "#E69F00", "audio": "#009E73", "flow": "#CC79A7"}
-_OTHER_COLOUR = "#56B4E9"
+# Of what is no modality; for levels greys.
+_OTHER_COLOUR = modality("").colour
 _LABEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LEVEL_COLOUR, _GATE_ALPHA = "#6b7280", 0.45
 _WIDTH, _BARS_HEIGHT, _LEVEL_HEIGHT = 11.0, 1.75, 0.24
@@ -95,7 +95,7 @@ def draw_timeline(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, ti
     _draw_answers(axes[0], windows, middles)
     for drawn, start, what in ((axes[1], "modality_weight_", "modality"), (axes[2], "level_weight_", "level")):
         shares = _columns(windows, start)
-        colours = [_colour(name) if what == "modality" else _grey(int(name), len(shares)) for name in shares]
+        colours = [modality(name).colour if what == "modality" else _grey(int(name), len(shares)) for name in shares]
         names = [name if what == "modality" else _level(int(name)) for name in shares]
         _stack(drawn, middles, shares, names, colours)
         _plain(drawn, f"weight of each {what}", grid=False)
@@ -129,7 +129,7 @@ def _bars(axes: Any, title: str, values: Mapping[str, Any], colours: Sequence[st
 def _pairs(axes: Any, shared: Mapping[str, Any], gates: Mapping[str, Any]) -> None:
     """Two bars for each modality: its weight in what is shared, and the gate of what it keeps to itself."""
     places = np.arange(len(shared))
-    colours = [_colour(name) for name in shared]
+    colours = [modality(name).colour for name in shared]
     for offset, values, alpha in ((-0.19, shared, 1.0), (0.19, gates, _GATE_ALPHA)):
         means = [_mean(value) for value in values.values()]
         axes.barh(places + offset, means, 0.36, color=colours, alpha=alpha, xerr=_errors(values), error_kw=_WHISKER)
@@ -147,7 +147,7 @@ def _changes(axes: Any, decision: Decision) -> None:
         return
     changes = decision.changes
     places = np.arange(len(changes))
-    axes.barh(places, list(changes.values()), 0.62, color=[_colour(name) for name in changes])
+    axes.barh(places, list(changes.values()), 0.62, color=[modality(name).colour for name in changes])
     axes.set_yticks(places, [f"without {name}" for name in changes])
     reach = 1.75 * max(max(abs(value) for value in changes.values()), 0.05)
     signed = "segments" not in decision.result
@@ -237,7 +237,7 @@ def _draw_strips(
             drawn.set_xticks(np.arange(len(tokens)) + 0.5, words, rotation=turned, fontsize=8 if len(words) < 60 else 5)
         unit = "seconds" if timed else ("words and their pieces" if "token" in tokens[0] else "steps")
         _plain(drawn, f"{name}: how much of each token crossed over, by {unit}{note}", grid=False)
-        drawn.title.set_color(_colour(name))
+        drawn.title.set_color(modality(name).colour)
         drawn.tick_params(length=0)
         note = ""
     if image is not None:
@@ -328,10 +328,6 @@ def _grey(number: int, count: int) -> str:
 def _word(token: str) -> str:
     """A token as people read it, without the marks of tokenizers."""
     return token.removeprefix("##").replace("Ġ", "").replace("▁", "")
-
-
-def _colour(modality: str) -> str:
-    return _COLOURS.get(modality, _OTHER_COLOUR)
 
 
 def _mean(value: Any) -> float:

@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from ..data.folders import replacing
+from ..modalities import modality
 from ..modeling_clcr import CLCRPreTrainedModel
 from .inputs import GraphInput, Part, example_batch, graph_inputs, labels_each_step
 
@@ -108,9 +109,7 @@ def fusion_inputs(model: CLCRPreTrainedModel, inputs: Mapping[str, torch.Tensor]
     finally:
         for hook in hooks:
             hook.remove()
-    raw = {"text": ("input_ids", "attention_mask", "token_type_ids", "inputs_embeds"), "vision": ("pixel_values",)}
-    raw |= {"audio": ("input_values",), "flow": ("flow_pixel_values",)}
-    replaced = {key for name in read for key in raw[name]}
+    replaced = {"inputs_embeds", *(key for name in read for key in (*modality(name).inputs, *modality(name).tokens))}
     features = {name: value for name, value in inputs.items() if name not in replaced}
     for name, (levels, mask) in read.items():
         width = max(level.shape[-1] for level in levels)

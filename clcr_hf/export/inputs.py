@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..configuration_clcr import CLCRConfig
+from ..modalities import modality
 from ..modeling_clcr import CLCRPreTrainedModel
 
 Part = Literal["whole", "fusion"]
@@ -144,7 +145,7 @@ def _raw_input(
     rows, columns = (size, size) if isinstance(size, int) else size
     frames = config.num_frames if reader.reads_clips else 3 + index
     shape = (frames if reader.reads_clips else axis, config.num_channels, rows, columns)
-    return GraphInput(name, "flow_pixel_values" if name == "flow" else "pixel_values", mask, shape, 0, frames)
+    return GraphInput(name, modality(name).inputs[0], mask, shape, 0, frames)
 
 
 def _sound_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | None) -> GraphInput:

@@ -17,6 +17,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from ..data.folders import read_json, write_text
+from ..modalities import RAW_COLUMNS, STANDARD_MODALITIES, modality
 from .benchmarks import BENCHMARKS, PAPER_CITATION, Benchmark, benchmark_of
 from .run_folder import (
     EVAL_RESULTS,
@@ -43,6 +44,11 @@ _METRIC_NAMES = {
     "acc_2_non0": ("Acc-2, negative / positive", "accuracy"),
     "f1_has0": ("weighted F1, negative / non-negative", "f1"),
     "f1_non0": ("weighted F1, negative / positive", "f1"),
+    "spearman": ("Spearman correlation", "spearmanr"),
+    "r2": ("R2", "r_squared"),
+    "acc_2": ("Acc-2, positive / not", "accuracy"),
+    "f1": ("weighted F1, positive / not", "f1"),
+    "acc_3": ("Acc-3", "accuracy"),
     "acc_5": ("Acc-5", "accuracy"),
     "acc_7": ("Acc-7", "accuracy"),
     "accuracy": ("accuracy", "accuracy"),
@@ -53,11 +59,10 @@ _METRIC_NAMES = {
     "segment_macro_f1": ("segment macro F1", "f1"),
 }
 # Columns that a processor reads, and what it makes of them for the model.
-_RAW_COLUMNS = ("text", "media", "video", "images", "audio", "flow")
-_RAW_INPUTS = {"text": "input_ids", "vision": "pixel_values", "audio": "input_values", "flow": "flow_pixel_values"}
 # What a model gives, and the name of its task.
 _TASKS = {
     "regression": ("a sentiment score", "multimodal sentiment"),
+    "scores": ("a score", "multimodal regression"),
     "single_label_classification": ("one label", "multimodal classification"),
     "multi_label_classification": ("any number of labels", "multimodal multi-label classification"),
     "segments": ("a label for each segment", "event localisation"),
@@ -147,6 +152,8 @@ class _Facts:
     @property
     def kind(self) -> str:
         """A key of `_TASKS`."""
+        if self.run["problem_type"] == "regression" and self.run.get("label_scale", "sentiment") is None:
+            return "scores"
         return "segments" if self.run.get("per_segment") else self.run["problem_type"]
 
     @property
@@ -158,7 +165,12 @@ class _Facts:
     def output(self) -> str:
         if self.benchmark is not None and self.is_papers_task:
             return self.benchmark.output
-        return _TASKS.get(self.kind, ("a label", ""))[0]
+        limits = self.run.get("label_range") if self.kind == "scores" else None
+        if not limits:
+            return _TASKS.get(self.kind, ("a label", ""))[0]
+        if isinstance(limits[0], list):
+            return f"{len(limits)} scores"
+        return f"a score from {limits[0]:g} to {limits[1]:g}"
 
     @property
     def subject(self) -> str:
@@ -189,9 +201,7 @@ def _run_fields(facts: _Facts) -> dict[str, Any]:
         "generated": run["generated"],
         "per_segment": facts.kind == "segments",
         "features": any(column.endswith("_features") or column == "input_ids" for column in columns.values()),
-        "inputs": [
-            _RAW_INPUTS.get(name, column) if column in _RAW_COLUMNS else column for name, column in columns.items()
-        ],
+        "inputs": [modality(name).inputs[0] if column in RAW_COLUMNS else column for name, column in columns.items()],
         "selected": run.get("selected_by", True),
         "split": facts.named_split,
         "seed": run["seed"],
@@ -219,6 +229,8 @@ def render_card(
     text, media = "text" in modalities, set(modalities) & {"vision", "audio", "flow"}
     sample = {"media": "clip.mp4" if media else None, "text": "what is said in it" if text else None}
     sample["flow"] = "flow.npz" if "flow" in modalities else None
+    own = [name for name in modalities if name not in STANDARD_MODALITIES]
+    sample |= {modality(name).features: f"{name}.npy" for name in own}
     shell = [*(["clip.mp4"] if media else []), *(['--text "what is said in it"'] if text else [])]
     per_segment = fields.get("per_segment")
     return ModelCard.from_template(
@@ -229,7 +241,7 @@ def render_card(
         modalities=_listed(modalities),
         head="AutoModelForTokenClassification" if per_segment else "AutoModelForSequenceClassification",
         example=json.dumps({name: value for name, value in sample.items() if value is not None}),
-        shell_example="" if "flow" in modalities else "".join(f"{word} " for word in shell),
+        shell_example="" if own or "flow" in modalities else "".join(f"{word} " for word in shell),
         reads_files=bool(media),
         intended=intended_use(subject),
         out_of_scope=out_of_scope(subject),
@@ -334,7 +346,7 @@ def _license(run: dict[str, Any], options: CardOptions, benchmark: Benchmark | N
 
 def base_models(model_arguments: dict[str, Any]) -> list[str]:
     """Names on the Hub of the pretrained backbones; folders of the user's own are none."""
-    modalities = model_arguments.get("modalities") or ("text", "vision", "audio", "flow")
+    modalities = model_arguments.get("modalities") or STANDARD_MODALITIES
     named = [model_arguments.get(f"{name}_model_name_or_path") for name in modalities]
     return list(dict.fromkeys(name for name in named if name and is_hub_id(name) and not Path(name).exists()))
 
@@ -398,7 +410,11 @@ def check_card(card: ModelCard) -> None:
 
 
 def _named(key: str) -> tuple[str, str]:
-    return _METRIC_NAMES.get(key, (key, key))
+    if key in _METRIC_NAMES:
+        return _METRIC_NAMES[key]
+    metric, _, score = key.partition("_")  # of one score of several
+    name, kind = _METRIC_NAMES.get(metric, (key, key))
+    return (f"{name}, {score}" if metric in _METRIC_NAMES else name), kind
 
 
 def _count(examples: int | None) -> str:

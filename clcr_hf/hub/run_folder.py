@@ -21,7 +21,7 @@ PICTURE_FILE = "how_it_decides.png"
 EMISSIONS_FILE = "emissions.csv"
 EXAMPLES_FOLDER = "examples"
 EVAL_RESULTS = ".eval_results/results.yaml"
-_NOT_METRICS = ("runtime", "per_second", "loss", "epoch", "samples", "segments")
+_NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "loss", "epoch", "samples", "segments")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -104,7 +104,7 @@ def measured_metrics(metrics: dict[str, Any], split: str) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in named.items()
-        if isinstance(value, (int, float)) and not any(word in key for word in _NOT_METRICS)
+        if isinstance(value, (int, float)) and key not in (*_NOT_METRICS, "model_preparation_time")
     }
 
 

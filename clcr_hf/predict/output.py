@@ -9,10 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from ..data.columns import DataFormatError
-from ..data.folders import read_json, replacing, versions, write_json
+from ..data.folders import claim, read_json, release, replacing, versions, write_json
 
 TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
@@ -139,11 +136,7 @@ class PredictionFile:
     def _continue(self) -> None:
         """Takes up what an earlier run left, up to its last whole line."""
         begun = self.partial.exists() and self.partial.stat().st_size > 0
-        self._lock = FileLock(f"{self.partial}.lock", timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise DataFormatError(f"{self.path} is being written by another process; wait for it") from None
+        self._lock = claim(self.path, f"{self.partial}.lock")
         self._file = open(self.partial, "ab+")  # noqa: SIM115
         self._file.seek(0)
         whole = 0
@@ -216,8 +209,7 @@ class PredictionFile:
         """Leaves the file as it is, to be continued."""
         if not self.complete:
             self._file.close()
-            self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+            release(self._lock)
 
 
 class RowList:

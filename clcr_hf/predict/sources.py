@@ -13,14 +13,14 @@ from typing import Any
 from ..data.columns import DataFormatError, split_name
 from ..data.files import files_below
 from ..data.table.cells import RowIds, located
-from ..data.table.choose import ID_COLUMNS, choose_columns, listed, pick
+from ..data.table.choose import ID_COLUMNS, WINDOW_COLUMNS, choose_columns, listed, pick
 from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, Table, column_names, find_tables, read_rows
-from ..data.table.values import is_absent
+from ..data.table.values import is_absent, parse_list
 from ..fetch import is_url
 from ..modalities import STANDARD
+from ..samples import window_of
 
 CLIP_SUFFIXES = (*STANDARD["vision"].suffixes, *STANDARD["audio"].suffixes)
-_SPAN = ("start", "end")
 _WORDS = ("words", "word_intervals")
 
 
@@ -135,7 +135,7 @@ def _table_items(path: Path, split: str | None) -> Items:
     if not columns:
         raise DataFormatError(f"{path}: no column of clips, features or texts; it has {listed(present)}")
     identity = pick(path, present, None, ID_COLUMNS)
-    used = {*columns.values(), identity, *_SPAN, *_WORDS, "split"}
+    used = {*columns.values(), identity, *WINDOW_COLUMNS, *_WORDS, "split"}
     wanted = None if split is None else split_name(split)
 
     def items() -> Iterator[Item]:
@@ -169,12 +169,17 @@ def _row_item(
     name = made if identity is None or is_absent(row.get(identity)) else str(row[identity])
     try:
         sample = {key: located(key, row.get(column), folder, f"{where}, {column}") for key, column in columns.items()}
-        sample |= {key: row[key] for key in _WORDS if row.get(key) is not None}
-        sample |= {key: _seconds(row[key], f"{where}, {key}") for key in _SPAN if not is_absent(row.get(key))}
+        sample |= {key: parse_list(row[key], f"{where}, {key}") for key in _WORDS if not _is_empty(row.get(key))}
+        start, end = window_of([{key: row.get(key) for key in WINDOW_COLUMNS}], where)
+        sample |= {"start": start or None, "end": end}
     except ValueError as error:
         return Item(name, None, None, str(error))
     sample = {key: value for key, value in sample.items() if value is not None and value != ""}
     return Item(name, _path_of(sample), sample)
+
+
+def _is_empty(cell: Any) -> bool:
+    return is_absent(cell) or (hasattr(cell, "__len__") and not len(cell))
 
 
 def _path_of(sample: Mapping[str, Any]) -> str | None:
@@ -186,13 +191,6 @@ def _path_of(sample: Mapping[str, Any]) -> str | None:
         if isinstance(value, str):
             return value
     return next((value for key, value in sample.items() if key.endswith("_features") and isinstance(value, str)), None)
-
-
-def _seconds(value: Any, where: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise DataFormatError(f"{where}: {str(value)[:40]!r} is no number of seconds") from None
 
 
 # -- digests -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from datasets import DatasetDict, Value, Video
 from ..columns import DataFormatError, media_file, split_name, typed_splits
 from ..files import present_rows, read_records
 from ..source import Source, has_files
+from ..table.values import parse_number
 
 # What each label of the list is of.
 LABELS = {"all": "label", "text": "label_T", "audio": "label_A", "vision": "label_V"}
@@ -86,9 +87,9 @@ def _score(column: str, cell: str) -> float | None:
     """The number in a cell, None where it is empty."""
     if not cell or not cell.strip():
         return None
-    value = float(cell)
-    if not -1 <= value <= 1:
-        raise ValueError(f"{column} {cell!r} does not lie between -1 and 1")
+    value = parse_number(cell)
+    if value is None or not -1 <= value <= 1:
+        raise ValueError(f"{column} {cell!r} is no number between -1 and 1")
     return value
 
 

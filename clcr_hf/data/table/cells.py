@@ -8,13 +8,13 @@ from typing import Any
 
 from datasets import Audio, Image, List, Value, Video
 
+from ...modalities import FEATURES_END as FEATURES_SUFFIX
 from ...samples import is_missing
 from ..columns import DataFormatError
 from ..feature_arrays import FEATURE_SUFFIXES
 from ..files import file_fault, frame_files, natural_order
 from .values import is_absent, short
 
-FEATURES_SUFFIX = "_features"
 # Suffixes that transcripts may end in too; such a cell names features where there is such a file.
 _COMMON_SUFFIXES = (".csv", ".pt", ".mat")
 # Columns of files, in the order in which one is taken to name a row.
