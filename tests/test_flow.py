@@ -301,7 +301,7 @@ def test_processes_divide_the_clips(clip, tmp_path, monkeypatch):
     computed: list[str] = []
     home = clcr_hf.data.flow
     compute = home.compute_clip_flow
-    monkeypatch.setattr(home, "compute_clip_flow", lambda path, **given: computed.append(path) or compute(path, **given))
+    monkeypatch.setattr(home, "compute_clip_flow", lambda path, **how: computed.append(path) or compute(path, **how))
     splits = rows([*map(str, clips), str(clips[0])])
     barrier = threading.Barrier(2, timeout=60)
     with ThreadPoolExecutor(2) as pool:
