@@ -250,7 +250,7 @@ def test_tokens_without_a_moment_are_spread_evenly():
 
 def test_without_matplotlib_the_error_says_what_to_install(decision, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"clcr-hf\[explain\]"):
+    with pytest.raises(ImportError, match=r"\[explain\]"):
         draw_decision(decision, tmp_path / "a.png")
 
 
