@@ -55,7 +55,7 @@ def test_numbers_whose_zeros_were_lost(root):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"label": "1.5"}, r"line 3: label '1\.5' does not lie between -1 and 1"),
+        ({"label": "1.5"}, r"line 3: label '1\.5' is no number between -1 and 1"),
         ({"label_A": "much"}, "line 3: .*'much'"),
         ({"label": "nan"}, "line 3: label 'nan'"),
         ({"mode": "later"}, "line 3: split 'later'"),

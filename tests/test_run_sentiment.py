@@ -26,7 +26,6 @@ REPO = Path(__file__).resolve().parent.parent
 SCRIPT = REPO / "examples" / "run_sentiment.py"
 SIZES = (8, 4, 4)
 SMALL = [
-    *("--num_train_clips", "8", "--num_validation_clips", "4", "--num_test_clips", "4"),
     *("--num_train_epochs", "1", "--per_device_train_batch_size", "4", "--logging_steps", "1"),
     *("--hidden_size", "16", "--backbone_size", "16", "--image_size", "32", "--video_frames", "4"),
     *("--disable_tqdm", "True", "--use_cpu"),
@@ -263,7 +262,7 @@ def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="data_file"):
         DataArguments(dataset="mmsa")
     with pytest.raises(ValueError, match="modalities"):
-        ModelArguments(modalities=["smell"])
+        ModelArguments(modalities=["text", "text"])
     with pytest.raises(ValueError, match="name=value"):
         ModelArguments(config_overrides="num_levels").fusion_fields()
     fields = ModelArguments(config_overrides="num_levels=2,level_mixing=full_mix").fusion_fields()

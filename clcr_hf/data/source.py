@@ -5,6 +5,7 @@ convert` and `clcr extract` then know it by its name (`--dataset`), with the opt
 """
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,25 +125,24 @@ class Source:
     @property
     def options(self) -> dict[str, inspect.Parameter]:
         """Options of the reader by name, with type and default."""
-        found = {
+        return {
             name: parameter
             for function in (self.read, *self.parameters_of)
             for name, parameter in inspect.signature(function).parameters.items()
             if parameter.kind is parameter.KEYWORD_ONLY
         }
-        return found
 
     def check(self, options: Mapping[str, Any]) -> None:
         """DataFormatError for an option that the reader does not have, or a value that is not of its type."""
         known = self.options
         unknown = [name for name in options if name not in known]
         if unknown:
-            raise DataFormatError(f"{self.name} has no option {unknown[0]!r}; it takes {', '.join(known) or 'none'}")
+            told = [f"{name} ({_type_name(each.annotation)}, {each.default!r})" for name, each in known.items()]
+            raise DataFormatError(f"{self.name} has no option {unknown[0]!r}; it takes {', '.join(told) or 'none'}")
         for name, value in options.items():
             kind = known[name].annotation
             if kind is not inspect.Parameter.empty and not _fits(value, kind):
-                told = getattr(kind, "__name__", None) if isinstance(kind, type) else str(kind)
-                raise DataFormatError(f"{self.name}: {name}={value!r}, but {name} is {told}")
+                raise DataFormatError(f"{self.name}: {name}={value!r}, but {name} is {_type_name(kind)}")
 
     def locate(self, path: str | PathLike[str]) -> Path:
         """The file to read: `path`, or the first of `files` in it where it is a folder."""
@@ -211,6 +211,10 @@ def recognise(path: str | PathLike[str]) -> str | None:
 def has_files(*names: str) -> Callable[[Path], bool]:
     """A recogniser of folders: all of these names (patterns) are in it."""
     return lambda path: path.is_dir() and all(next(path.glob(name), None) is not None for name in names)
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else re.sub(r"[\w.]*\.(?=\w)", "", str(kind))
 
 
 def _fits(value: Any, kind: Any) -> bool:

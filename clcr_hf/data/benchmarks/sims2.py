@@ -17,6 +17,7 @@ from datasets import DatasetDict, Value, Video
 from ..columns import DataFormatError, media_file, split_name, typed_splits
 from ..files import present_rows, read_records
 from ..source import Source, has_files
+from ..table.values import parse_number
 
 # What each label of the list is of.
 LABELS = {"all": "label", "text": "label_T", "audio": "label_A", "vision": "label_V"}
