@@ -166,7 +166,7 @@ def upright(frame: Any) -> np.ndarray:
     """RGB image uint8 `(H, W, 3)`, turned and mirrored by the display matrix of the file; an odd angle counts as the
     right angle next to it."""
     image = frame.to_ndarray(format="rgb24")
-    # `frame.side_data` would be kept by the frame, and hold it in turn: frames would then pile up until Python looks for
+    # `frame.side_data` is kept by the frame and holds it in turn: frames would then pile up until Python looks for
     # such circles.
     beside = import_av().sidedata.sidedata.SideDataContainer(frame)
     matrix = next((bytes(data) for data in beside if data.type.name == "DISPLAYMATRIX"), None)
