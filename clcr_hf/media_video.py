@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .media_files import MediaError
+from .media_files import MediaError, import_av
 from .media_scan import CLOSE, RESTART, Plan, Track
 
 _TICK = 1e-3  # seconds; a moment this shortly before a frame is the frame's, where stamps are rounded to it (Matroska)
@@ -166,7 +166,10 @@ def upright(frame: Any) -> np.ndarray:
     """RGB image uint8 `(H, W, 3)`, turned and mirrored by the display matrix of the file; an odd angle counts as the
     right angle next to it."""
     image = frame.to_ndarray(format="rgb24")
-    matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    # `frame.side_data` is kept by the frame and holds it in turn: frames would then pile up until Python looks for
+    # such circles.
+    beside = import_av().sidedata.sidedata.SideDataContainer(frame)
+    matrix = next((bytes(data) for data in beside if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return image
     # A stored pixel (x, y) is shown at (a x + c y, b x + d y), and then shifted into view.

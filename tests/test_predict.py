@@ -2,6 +2,7 @@
 path; words from subtitles and recognisers."""
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -354,6 +356,19 @@ def test_a_long_recording_takes_no_more_memory_than_a_short_one(tmp_path):
         assert frames == [20] * len(frames) and len(frames) == seconds / 2 - 1
     # Ten times as long: the pictures alone would be 12 MB more.
     assert peaks[1] < peaks[0] + 2**20
+
+
+def test_frames_of_windows_that_are_over_are_let_go(talk):
+    """At once, not when Python looks for circles of references: it goes by their number, not their size."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(type(each) is av.VideoFrame for each in gc.get_objects())
+        for _ in read_windows(talk, window_spans(SECONDS, 2, 1), num_frames=8):
+            held = sum(type(each) is av.VideoFrame for each in gc.get_objects())
+            assert held - before < 2 * FPS
+    finally:
+        gc.enable()
 
 
 def test_a_recording_is_decoded_once(talk, monkeypatch):

@@ -91,7 +91,7 @@ def draw_timeline(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, ti
     axes = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 1, 1))
     answered = sum(not row.get("error") for row in windows)
     missing = f", {len(windows) - answered} of them without an answer" if answered < len(windows) else ""
-    _headline(figure, f"{len(windows)} windows{missing}", title)
+    _headline(figure, f"{len(windows)} window{'s' * (len(windows) > 1)}{missing}", title)
     _draw_answers(axes[0], windows, middles)
     for drawn, start, what in ((axes[1], "modality_weight_", "modality"), (axes[2], "level_weight_", "level")):
         shares = _columns(windows, start)
