@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict, Features, Value
 
+from ...samples import is_missing
 from ..arrow import gather_rows
 from ..columns import (
     SPLIT_ALIASES,
@@ -248,16 +249,16 @@ class _SplitReader:
             self.fault(str(error))
             return [str(i) for i in range(self.size)]
 
-    def strings(self, key: str) -> list[str]:
+    def strings(self, key: str) -> list[str | None]:
         value = self.split[key]
         try:
             rows = [_text(item) for item in (value.ravel() if isinstance(value, np.ndarray) else value)]
         except (TypeError, DataFormatError) as error:
             self.fault(f"{key} does not hold texts ({error})")
-            return [""] * self.size
+            return [None] * self.size
         if len(rows) != self.size:
             self.fault(f"{key} has {len(rows)} rows; id has {self.size}")
-        if sum(map(len, rows)) > _MOST_CHARACTERS:  # few distinct texts can be repeated to any length
+        if sum(len(row or "") for row in rows) > _MOST_CHARACTERS:  # few distinct texts can be repeated to any length
             self.fault(f"{key} has more than {_MOST_CHARACTERS:,} characters")
         return rows
 
@@ -349,10 +350,12 @@ class _SplitReader:
         return first, last
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> str | None:
+    if is_missing(value):
+        return None
     if isinstance(value, bytes):
         return value.decode("latin1")
-    if isinstance(value, (str, int, float, np.generic, type(None))):
+    if isinstance(value, (str, int, float, np.generic)):
         return str(value)
     raise DataFormatError(f"a {type(value).__name__} where a text is wanted")
 
