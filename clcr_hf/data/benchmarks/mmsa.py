@@ -252,7 +252,8 @@ class _SplitReader:
     def strings(self, key: str) -> list[str | None]:
         value = self.split[key]
         try:
-            rows = [_text(item) for item in (value.ravel() if isinstance(value, np.ndarray) else value)]
+            items = value.ravel() if isinstance(value, np.ndarray) else value
+            rows = [None if is_missing(item) else _text(item) for item in items]
         except (TypeError, DataFormatError) as error:
             self.fault(f"{key} does not hold texts ({error})")
             return [None] * self.size
@@ -350,12 +351,10 @@ class _SplitReader:
         return first, last
 
 
-def _text(value: Any) -> str | None:
-    if is_missing(value):
-        return None
+def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("latin1")
-    if isinstance(value, (str, int, float, np.generic)):
+    if isinstance(value, (str, int, float, np.generic, type(None))):
         return str(value)
     raise DataFormatError(f"a {type(value).__name__} where a text is wanted")
 
