@@ -55,35 +55,64 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register() -> None:
-    """Makes transformers' Auto classes and `pipeline` know CLCR."""
+def _register_models() -> None:
     import transformers
 
     from .configuration_clcr import CLCRConfig, CLCRModalityConfig
-    from .pipeline_clcr import register
-    from .remote_code import auto_classes
+    from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, CLCRModel
 
-    transformers.AutoConfig.register(CLCRConfig.model_type, CLCRConfig, exist_ok=True)
-    transformers.AutoConfig.register(CLCRModalityConfig.model_type, CLCRModalityConfig, exist_ok=True)
-    for name, each in auto_classes().items():
-        if name.startswith("Auto") and name != "AutoConfig":
-            getattr(transformers, name).register(CLCRConfig, each, exist_ok=True)
+    for each in (CLCRConfig, CLCRModalityConfig):
+        transformers.AutoConfig.register(each.model_type, each, exist_ok=True)
+    transformers.AutoModel.register(CLCRConfig, CLCRModel, exist_ok=True)
+    heads = transformers.AutoModelForSequenceClassification, transformers.AutoModelForTokenClassification
+    heads[0].register(CLCRConfig, CLCRForSequenceClassification, exist_ok=True)
+    heads[1].register(CLCRConfig, CLCRForTokenClassification, exist_ok=True)
+
+
+def _register_feature_extractor() -> None:
+    from transformers import AutoFeatureExtractor
+
+    from .configuration_clcr import CLCRConfig
+    from .feature_extraction_clcr import CLCRFeatureExtractor
+
+    AutoFeatureExtractor.register(CLCRConfig, CLCRFeatureExtractor, exist_ok=True)
+
+
+def _register_processor() -> None:
+    from transformers import AutoProcessor
+
+    from .configuration_clcr import CLCRConfig
+    from .processing_clcr import CLCRProcessor
+
+    AutoProcessor.register(CLCRConfig, CLCRProcessor, exist_ok=True)
+
+
+def _register_pipeline() -> None:
+    from .pipeline_clcr import register
+
     register()
 
 
-class _RegisterLater(MetaPathFinder):
+class _Registration(MetaPathFinder):
     """
-    Calls `_register` once transformers has been imported and no module of this package is half-way through its import.
+    Makes transformers know CLCR: each part of transformers named in `waiting` is told when it has been imported, and no
+    module of this package or of `waiting` is half-way through its own import.
 
-    Finds nothing itself: it has the other finders find transformers and our modules, and looks when they have run.
+    Finds nothing itself: it has the other finders find those modules, and looks when they have run.
     """
 
     def __init__(self) -> None:
+        self.waiting = {
+            "transformers": _register_models,
+            "transformers.models.auto.feature_extraction_auto": _register_feature_extractor,
+            "transformers.models.auto.processing_auto": _register_processor,
+            "transformers.pipelines": _register_pipeline,
+        }
         self.seeking: set[str] = set()
         self.running = 0
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if (name != "transformers" and not name.startswith(f"{__name__}.")) or name in self.seeking:
+        if (name not in self.waiting and not name.startswith(f"{__name__}.")) or name in self.seeking:
             return None
         self.seeking.add(name)
         try:
@@ -100,15 +129,18 @@ class _RegisterLater(MetaPathFinder):
             exec_module(module)
         finally:
             self.running -= 1
-        if not self.running and "transformers" in sys.modules and self in sys.meta_path:
-            sys.meta_path.remove(self)
-            _register()
+        if not self.running:
+            self.register()
+
+    def register(self) -> None:
+        """Tells the parts of transformers that are there."""
+        while ready := [name for name in self.waiting if name in sys.modules]:
+            self.waiting.pop(ready[0])()
 
 
-if "transformers" in sys.modules:
-    _register()
-else:
-    sys.meta_path.insert(0, _RegisterLater())
+_registration = _Registration()
+sys.meta_path.insert(0, _registration)
+_registration.register()
 
 __all__ = [
     "CLCRConfig",

@@ -20,7 +20,7 @@ class CLCRDataCollator:
 
     What a row may hold, by column:
         text, media: a string, and the path of a clip or `{"path", "bytes"}` as `datasets` has it undecoded; `processor`
-            makes them into tokens, frames and sound. `start` and `end` beside `media`: the stretch of it, in seconds.
+            makes them into tokens, frames and audio. `start` and `end` beside `media`: the stretch of it, in seconds.
             Without a processor they are left out, as are all other columns not named here (ids, transcripts).
         input_ids, attention_mask, token_type_ids: (T,) ints.
         <modality>_features: (T, D), (D,) for one vector a clip, or (L, T, D) for taps of L levels.

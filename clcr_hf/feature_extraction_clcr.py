@@ -1,7 +1,7 @@
 """Log spectrograms of the benchmarks' protocols (paper, section on protocols) as a transformers feature extractor.
 
-A sound becomes a picture of `F` frequencies by `T` frames, which `CLCRModel` shows to an image backbone such as ResNet
-as one channel, `(B, 1, F, T)`. For 128 mel bins by 1024 frames, as AST reads them, transformers' own
+A waveform becomes an image of `F` frequencies by `T` frames, which `CLCRModel` shows to an image backbone such as
+ResNet as one channel, `(B, 1, F, T)`. For 128 mel bins by 1024 frames, as AST reads them, transformers' own
 `ASTFeatureExtractor` is the one to take.
 """
 
@@ -12,7 +12,7 @@ from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
-_CHUNK = 4096  # frames transformed at once, so that an hour of sound needs no more memory than its spectrogram
+_CHUNK = 4096  # frames transformed at once, so that an hour of audio needs no more memory than its spectrogram
 _TUKEY_SHARE = 0.25  # of the window that is tapered, as scipy.signal.spectrogram has it
 
 # librosa.stft for CREMA-D and Kinetics-Sounds, scipy.signal.spectrogram for AVE, each followed by log(abs + 1e-7).
@@ -34,20 +34,20 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 class CLCRFeatureExtractor(SequenceFeatureExtractor):
-    """Mono sounds to log spectrograms `(B, T, F)`, float32, with an attention mask `(B, T)` over the frames.
+    """Mono waveforms to log spectrograms `(B, T, F)`, float32, with an attention mask `(B, T)` over the frames.
 
     A frame is `n_fft` samples under a window; its spectrum's absolute value to the `power`, by frequency (or summed
-    into mel bands), gives `log(value + log_offset)`. With `duration`, every sound is first brought to that length;
+    into mel bands), gives `log(value + log_offset)`. With `duration`, every waveform is first brought to that length;
     samples are clipped to [-1, 1].
 
     Args:
-        sampling_rate: samples a second that the sounds must have.
+        sampling_rate: samples a second that the waveforms must have.
         n_fft: samples in a frame, an even number; `F = n_fft // 2 + 1` without mel bands.
         hop_length: samples between the starts of two frames.
         center: frames are centred on multiples of `hop_length`, with silence beyond both ends, so that
-            `T = 1 + samples // hop_length`; else they lie inside the sound, `T = 1 + (samples - n_fft) // hop_length`.
-        duration: seconds every sound is brought to; None leaves lengths alone.
-        fit: how short sounds reach `duration`: "repeat" plays them again (masked in throughout), "pad" adds silence
+            `T = 1 + samples // hop_length`; else they lie inside the audio, `T = 1 + (samples - n_fft) // hop_length`.
+        duration: seconds every waveform is brought to; None leaves lengths alone.
+        fit: how short waveforms reach `duration`: "repeat" plays them again (masked in throughout), "pad" adds silence
             (masked out). Long ones are cut.
         power: 1 for the amplitude, 2 for the energy.
         log_offset: added before the logarithm.
@@ -126,11 +126,11 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Spectrograms of one sound or of a batch.
+        """Spectrograms of one waveform or of a batch.
 
         Args:
             raw_speech: a mono waveform `(samples,)`, full scale [-1, 1] (array, tensor or list of numbers), or a list
-                of such. A sound without samples gives silence that is masked out.
+                of such. A waveform without samples gives silence that is masked out.
             sampling_rate: rate of the waveforms; checked against the extractor's.
             padding, max_length, truncation, pad_to_multiple_of, return_attention_mask, return_tensors: as in every
                 transformers extractor; lengths are counted in frames.
@@ -139,11 +139,11 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
             BatchFeature: `input_values` `(B, T, F)` float32 and `attention_mask` `(B, T)` int32.
 
         Raises:
-            ValueError: another rate, more than one channel, NaN or infinite samples, no sound at all.
+            ValueError: another rate, more than one channel, NaN or infinite samples, no audio at all.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
-                f"the sound has {sampling_rate} samples a second, this extractor is for {self.sampling_rate}; "
+                f"the waveform has {sampling_rate} samples a second, this extractor is for {self.sampling_rate}; "
                 "resample it first (clcr_hf.media.resample_audio)"
             )
         encoded: dict[str, list[np.ndarray]] = {"input_values": [], "attention_mask": []}
@@ -163,7 +163,7 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
         )
 
     def _fitted(self, wave: np.ndarray) -> tuple[np.ndarray, int]:
-        """The sound at its final length, clipped, and how many of its samples are not padding."""
+        """The waveform at its final length, clipped, and how many of its samples are not padding."""
         real = wave.size
         if self.duration is not None:
             length = round(self.duration * self.sampling_rate)
@@ -175,7 +175,7 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
         return np.clip(wave, -1.0, 1.0), real
 
     def _frames(self, samples: int) -> int:
-        """How many frames `samples` samples fill; a sound shorter than a frame has one."""
+        """How many frames `samples` samples fill; a waveform shorter than a frame has one."""
         if samples == 0:
             return 0
         return 1 + (samples if self.center else max(samples - self.n_fft, 0)) // self.hop_length
@@ -236,10 +236,10 @@ def _check_options(
 
 
 def _as_waves(raw_speech: Any) -> list[Any]:
-    """A list of sounds: a list of numbers is one sound, a list of sequences is a batch."""
+    """A list of waveforms: a list of numbers is one waveform, a list of sequences is a batch."""
     if isinstance(raw_speech, list | tuple):
         if not raw_speech:
-            raise ValueError("no sound was given")
+            raise ValueError("no audio was given")
         return list(raw_speech) if np.ndim(raw_speech[0]) else [raw_speech]
     return [raw_speech]
 
@@ -247,12 +247,12 @@ def _as_waves(raw_speech: Any) -> list[Any]:
 def _checked(wave: Any, index: int) -> np.ndarray:
     array = np.asarray(wave.detach().cpu() if hasattr(wave, "detach") else wave)
     if array.ndim != 1:
-        raise ValueError(f"sound {index} has shape {array.shape}; pass mono waveforms (samples,), one a list entry")
+        raise ValueError(f"waveform {index} has shape {array.shape}; pass mono waveforms (samples,), one a list entry")
     if array.size and not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"sound {index} is {array.dtype}; pass floats with full scale [-1, 1]")
+        raise ValueError(f"waveform {index} is {array.dtype}; pass floats with full scale [-1, 1]")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise ValueError(f"sound {index} holds NaN or infinite samples; repair it, or leave it out")
+        raise ValueError(f"waveform {index} holds NaN or infinite samples; repair it, or leave it out")
     return array
 
 

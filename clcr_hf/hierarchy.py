@@ -295,7 +295,7 @@ class BackboneReader(nn.Module):
 
     def _read_audio(self, values, mask):
         dtype = self.backbone.dtype
-        if self.input_name == "pixel_values":  # spectrogram (B, T, mel) as a picture with one channel
+        if self.input_name == "pixel_values":  # spectrogram (B, T, mel) as an image with one channel
             maps = self._tapped(pixel_values=values.to(dtype).transpose(1, 2)[:, None])
             length = maps[-1].shape[-1]
             levels = [F.adaptive_avg_pool2d(level, (1, length))[:, :, 0].transpose(1, 2) for level in maps]
@@ -327,7 +327,7 @@ class BackboneReader(nn.Module):
         return levels, mask.repeat_interleave(self.grid**2, dim=1)
 
     def _patch_grid(self, height: int, width: int) -> tuple[int, int] | None:
-        """Rows and columns of patches of a picture; None for backbones that state no plain patch size."""
+        """Rows and columns of patches of an image; None for backbones that state no plain patch size."""
         patch = getattr(self.backbone.config, "patch_size", None)
         if isinstance(patch, int):
             return height // patch, width // patch

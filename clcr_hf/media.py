@@ -371,7 +371,7 @@ def _decode(container: Any, plan: Plan, scan: Scan, name: str, certain: bool = F
     if plan.audio and audio is not None and scan.audio is not None:
         rate = plan.sampling_rate or audio.rate
         length = scan.audio.length if plan.end is None else min(scan.audio.length, plan.end)
-        plan.check_bytes(4 * (length - plan.start) * rate * (1 if plan.mono else audio.channels), "sound", name)
+        plan.check_bytes(4 * (length - plan.start) * rate * (1 if plan.mono else audio.channels), "audio", name)
         samples = Samples(plan, rate, name)
     _fill(container, video if frames else None, audio if samples else None, frames, samples, scan)
     whole = max(scan.ends, default=0.0)

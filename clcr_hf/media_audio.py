@@ -45,7 +45,7 @@ class Samples:
             self._open(*form)
             self.heard = 0 if time is None else round(time * frame.sample_rate)
         elif form != self.form:
-            raise damaged(self.name, f"its sound changes its form at {time or 0:.2f} s, from {self.form} to {form}")
+            raise damaged(self.name, f"its audio changes its form at {time or 0:.2f} s, from {self.form} to {form}")
         elif time is not None:
             hole = round(time * frame.sample_rate) + self.shift - self.heard
             if hole < -HOLE * frame.sample_rate:
@@ -80,8 +80,8 @@ class Samples:
         assert self.form is not None
         end = (self.heard + samples) * self.rate / self.form[0] - self.first
         end = end if self.length is None else min(end, self.length)
-        self.plan.check_bytes(4 * self.channels * max(end, 0), "sound", self.name)
-        self.plan.check_bytes(4 * self.channels * samples * self.rate / self.form[0], "sound", self.name)
+        self.plan.check_bytes(4 * self.channels * max(end, 0), "audio", self.name)
+        self.plan.check_bytes(4 * self.channels * samples * self.rate / self.form[0], "audio", self.name)
 
     def _take(self, data: np.ndarray) -> None:
         """Takes in what comes next, `(samples, channels)` at the file's rate."""

@@ -58,7 +58,7 @@ class Plan:
     def check_pixels(self, width: int, height: int, name: str) -> None:
         if width * height > self.max_pixels:
             raise MediaError(
-                f"{name} claims pictures of {width} x {height}, more than {self.max_pixels} pixels; "
+                f"{name} claims frames of {width} x {height}, more than {self.max_pixels} pixels; "
                 "export it at a smaller size"
             )
 
@@ -142,7 +142,7 @@ class Scan:
 
 
 def scan_packets(container: Any, plan: Plan, name: str) -> Scan:
-    """Reads the packets without decoding them, up to the end of the window; checks picture size and tail."""
+    """Reads the packets without decoding them, up to the end of the window; checks frame size and tail."""
     if not container.streams:
         raise damaged(name, "no track in it")
     video, audio = tracks_of(container)

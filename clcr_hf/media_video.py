@@ -124,9 +124,9 @@ class Frames:
         if picture is None:
             self.plan.check_pixels(frame.width, frame.height, self.name)
             picture = upright(frame)
-        self.plan.check_bytes((len(self.frames) + 1) * max(picture.nbytes, _LEAST_FRAME_BYTES), "pictures", self.name)
+        self.plan.check_bytes((len(self.frames) + 1) * max(picture.nbytes, _LEAST_FRAME_BYTES), "frames", self.name)
         if self.frames and picture.shape != self.frames[0].shape:
-            raise MediaError(f"{self.name} changes its picture size at {time:.2f} s; export it at one size")
+            raise MediaError(f"{self.name} changes its frame size at {time:.2f} s; export it at one size")
         self.frames.append(picture)
         self.times.append(time)
         return picture

@@ -35,7 +35,7 @@ def _video_codec(av: ModuleType) -> tuple[str, dict[str, str]]:
         av.codec.Codec("libx264", "w")
     except ValueError:  # UnknownCodecError: a wheel built without x264
         return "mpeg4", {"qscale": "3"}
-    # x264's macroblock tree gives other bytes from run to run on small pictures, even on one thread: it stays off.
+    # x264's macroblock tree gives other bytes from run to run on small frames, even on one thread: it stays off.
     return "libx264", {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 FEATURES_END, MASK_END, INTERVALS_END = "_features", "_attention_mask", "_intervals"
-# A file with frames and sound. It stands for vision and audio where they have no file of their own.
+# A file with frames and audio. It stands for vision and audio where they have no file of their own.
 MEDIA = "media"
 
 
@@ -81,7 +81,7 @@ STANDARD = {each.name: each for each in _STANDARD}
 STANDARD_MODALITIES = tuple(STANDARD)
 TOKEN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 RAW_COLUMNS = tuple(dict.fromkeys(column for each in _STANDARD for column in each.columns))
-# Columns of files with frames or sound, each opened as one.
+# Columns of files with frames or audio, each opened as one.
 FILE_COLUMNS = (MEDIA, "video", "audio")
 
 

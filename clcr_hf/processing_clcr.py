@@ -1,8 +1,8 @@
-"""CLCR processor: text, sound, pictures, flow and ready features become one padded, masked batch.
+"""CLCR processor: text, audio, images, flow and ready features become one padded, masked batch.
 
 Every modality of the batch carries a mask of its own: `attention_mask` for token ids, `<modality>_attention_mask` for
 all else. Masks are int64, 1 for what the sample holds, 0 for padding; a modality that a sample lacks is a row of zeros.
-Sounds and clips are encoded one by one and padded afterwards, always on the right, so a sample's own content never
+Waveforms and clips are encoded one by one and padded afterwards, always on the right, so a sample's own content never
 depends on its neighbours in the batch.
 
 Layout and names are our reconstruction (the paper fixes the model, not its input format).
@@ -37,9 +37,9 @@ _KEYS = {"videos": "video"}
 _ARRAY_RANK = {"videos": 4, "images": 3, "flow": 4}
 # Tokenizers without a limit of their own state an enormous one.
 _NO_LIMIT = 10**9
-# Log-mel extractors need two windows of sound; shorter sounds are lengthened with silence.
+# Log-mel extractors need two windows of audio; shorter waveforms are lengthened with silence.
 _SHORTEST_SOUND = 0.05
-# Length of the silence, and side of the black picture, that tell the shapes of an all-missing modality.
+# Length of the silence, and side of the black image, that tell the shapes of an all-missing modality.
 _PROBE_SECONDS = 0.1
 _PROBE_SIDE = 64
 
@@ -66,14 +66,14 @@ class CLCRProcessor(ProcessorMixin):
     Args:
         tokenizer: any transformers tokenizer, for `text`.
         feature_extractor: any transformers audio feature extractor with 1-D (waveform) or 2-D (spectrogram) output
-            for each sound, for `audio`. `SeamlessM4TFeatureExtractor` (log-mel, numpy only) suits models trained
+            for each waveform, for `audio`. `SeamlessM4TFeatureExtractor` (log-mel, numpy only) suits models trained
             from scratch.
         image_processor: any image processor that gives `(C, H, W)` pixels for each frame, for `videos`; VideoMAE's,
             which takes clips, works too. torchvision is not needed.
         video_processor: a video processor in its place (transformers makes these need torchvision).
         video_num_frames: most frames taken of a clip, spread evenly over it. None takes every frame.
         video_fps: frames a second taken of a file instead of `video_num_frames`.
-        max_audio_seconds: sounds are cut after this many seconds. None keeps them whole.
+        max_audio_seconds: waveforms are cut after this many seconds. None keeps them whole.
         max_text_length: texts are cut after this many tokens, special tokens included. None (as before version 0.2)
             cuts at the tokenizer's own limit alone.
         face_crop: the detector (`"dlib"`, or your own, see `docs/faces.md`) by which videos and images are cut to the
@@ -212,17 +212,17 @@ class CLCRProcessor(ProcessorMixin):
             videos: a clip or a list of clips. A clip is a path, bytes, a binary file, `(F, H, W, 3)` uint8 RGB array
                 or tensor, a list of frames (PIL images or `(H, W, 3)` uint8), or `{"path": ..., "bytes": ...}` as
                 `datasets` gives undecoded video. `(B, F, H, W, 3)` is a batch.
-            audio: a sound or a list of sounds. A sound is a waveform `(samples,)`, `(channels, samples)` or
+            audio: one entry, or a list of one a sample. An entry is a waveform `(samples,)`, `(channels, samples)` or
                 `(samples, channels)` (floats in [-1, 1] or PCM integers), a list of numbers, a path, bytes, a binary
                 file, `{"array": ..., "sampling_rate": ...}` or `{"path": ..., "bytes": ...}`. An array is always
-                one sound. Sounds are mixed to mono and resampled to the extractor's rate.
-            media: a path (or bytes) or list of them, each opened once for both its frames and its sound. A file
-                without sound track (or pictures) lacks that modality. Fills what this processor has parts for.
+                one waveform. Waveforms are mixed to mono and resampled to the extractor's rate.
+            media: a path (or bytes) or list of them, each opened once for both its frames and its audio. A file
+                without audio track (or frames) lacks that modality. Fills what this processor has parts for.
             flow: optical flow, `(F, 2, H, W)` or `(F, H, W, 2)` floats or the path of a file written by
                 `clcr_hf.data.flow`, or a list of such; a 5-D array is a batch.
-            images: one picture, or a list with one entry a sample. An entry that is a picture becomes a clip of one
+            images: one image, or a list with one entry a sample. An entry that is an image becomes a clip of one
                 frame; an entry that is itself a list (or a 4-D array) holds the frames of a clip in order. So one clip
-                is a list in a list. A picture is a PIL image, `(H, W, 3)` uint8, a path, bytes, a binary file or
+                is a list in a list. An image is PIL's, `(H, W, 3)` uint8, a path, bytes, a binary file or
                 `{"path": ..., "bytes": ...}`; only the frames that are kept are opened.
             sampling_rate: rate of the waveforms in `audio`, samples a second; one for all or one for each.
             start, end: the stretch of the files that the samples are, in seconds; one for all or one for each. A file
@@ -250,11 +250,11 @@ class CLCRProcessor(ProcessorMixin):
             - videos, images: `pixel_values` (B, F, C, H, W) float32, `vision_attention_mask` (B, F);
             - audio: `input_values` (B, samples) or (B, T, mel) float32, `audio_attention_mask` over samples or T.
               Whisper's extractor keeps its own layout (B, mel, 3000) with a mask (B, 3000); AST's states no
-              lengths, so a sound that is there has a mask of ones;
+              lengths, so audio that is there has a mask of ones;
             - flow: `flow_pixel_values` (B, F, 2, H, W) float32, `flow_attention_mask` (B, F);
             - features: `NAME_features` (B, T, D) or (B, L, T, D) float32, `NAME_attention_mask` (B, T).
 
-            A modality that no sample has is one all-masked step (or one all-masked sound), except features whose
+            A modality that no sample has is one all-masked step (or one all-masked waveform), except features whose
             width is unknown because each of them is None: these are left out.
 
         Raises:
@@ -400,7 +400,7 @@ class CLCRProcessor(ProcessorMixin):
         return {"input_values": values, "audio_attention_mask": mask}
 
     def _extract(self, wave: np.ndarray, extra: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """One sound to the extractor's values, 1-D or 2-D float32, and their mask over time, int64."""
+        """One waveform to the extractor's values, 1-D or 2-D float32, and their mask over time, int64."""
         rate = self.feature_extractor.sampling_rate
         wave = np.pad(wave, (0, max(0, round(_SHORTEST_SOUND * rate) - wave.size)))
         wanted = {"sampling_rate": rate, "return_tensors": "np", "return_attention_mask": True, **extra}
@@ -417,7 +417,7 @@ class CLCRProcessor(ProcessorMixin):
             values = values[0]  # waveform extractors with a channel axis
         if values.ndim > 2:
             raise ValueError(
-                f"audio: {type(self.feature_extractor).__name__} gave shape {values.shape} for one sound; "
+                f"audio: {type(self.feature_extractor).__name__} gave shape {values.shape} for one waveform; "
                 "use one that gives a waveform (samples,) or a spectrogram (T, mel)"
             )
         return values, mask
@@ -435,7 +435,7 @@ def _encode_flow(rows: list[Any], size: list[int] | None, pad: bool) -> dict[str
 
 
 def _resized_flow(flow: np.ndarray, size: list[int]) -> np.ndarray:
-    """Flow `(F, 2, H, W)` brought to `size` (height, width); a vector grows with the picture it belongs to."""
+    """Flow `(F, 2, H, W)` brought to `size` (height, width); a vector grows with the image it belongs to."""
     height, width = flow.shape[2:]
     if [height, width] == size or 0 in flow.shape:
         return flow

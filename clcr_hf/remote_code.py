@@ -16,7 +16,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 def auto_classes() -> dict[str, type]:
     """
-    Each Auto class of transformers and who answers for it, the pipeline by its task.
+    The class behind each Auto class of transformers, and the pipeline by its task.
 
     transformers reads the import lines below as text and fetches their files with any one of them, so that the code
     arrives whole and can be published again from where it arrived.

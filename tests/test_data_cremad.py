@@ -168,7 +168,7 @@ def test_a_header_without_samples_is_no_sound(root, caplog):
     with caplog.at_level(logging.WARNING, "clcr_hf.data"):
         data = load_cremad(root)
     assert data["test"][1]["audio"] is None and data["test"][1]["images"]
-    assert f"1 sound files hold a header and no samples; their audio is None: {name}" in caplog.text
+    assert f"1 audio files hold a header and no samples; their audio is None: {name}" in caplog.text
 
 
 def test_known_faults_are_named(root, caplog):
@@ -179,7 +179,7 @@ def test_known_faults_are_named(root, caplog):
     (root / "test.csv").write_text((root / "test.csv").read_text().replace(f"{old},{old[9:12]}", f"{new},SAD"))
     with caplog.at_level(logging.WARNING, "clcr_hf.data"):
         assert new in load_cremad(root)["test"]["id"][:]
-    assert "1076_MTI_SAD_XX (no sound)" in caplog.text
+    assert "1076_MTI_SAD_XX (no audio)" in caplog.text
 
 
 def test_a_level_x_on_disk_is_xx(root):

@@ -184,18 +184,18 @@ def test_unusable_sounds_are_refused() -> None:
     extractor = CLCRFeatureExtractor()
     with pytest.raises(ValueError, match="44100 samples a second, this extractor is for 16000"):
         extractor(noise(2000), sampling_rate=44_100)
-    with pytest.raises(ValueError, match=r"sound 1 has shape \(2, 500\); pass mono"):
+    with pytest.raises(ValueError, match=r"waveform 1 has shape \(2, 500\); pass mono"):
         extractor([noise(500), np.stack([noise(500)] * 2)])
     with pytest.raises(ValueError, match="mono"):
         extractor(np.stack([noise(500)] * 2))
     for bad in (np.nan, np.inf):
         broken = noise(500)
         broken[7] = bad
-        with pytest.raises(ValueError, match="sound 0 holds NaN"):
+        with pytest.raises(ValueError, match="waveform 0 holds NaN"):
             extractor(broken)
     with pytest.raises(ValueError, match="int16; pass floats"):
         extractor(np.ones(500, np.int16))
-    with pytest.raises(ValueError, match="no sound"):
+    with pytest.raises(ValueError, match="no audio"):
         extractor([])
 
 

@@ -180,7 +180,7 @@ def test_memory_stays_bounded_whatever_a_header_claims(tmp_path: Path) -> None:
     growth, found = json.loads(done.stdout.splitlines()[-1])
     assert growth < 200, f"{growth:.0f} MiB more were taken"
     for name in ("giant.gif", "giant_raw.avi"):
-        assert "claims pictures of 16000 x 16000" in found[name], found[name]
+        assert "claims frames of 16000 x 16000" in found[name], found[name]
     for name in ("slow.avi", "gap.mkv", "slow_sound.wav"):
         assert "would give more than 4 GiB" in found[name], found[name]
     assert all(name in message for name, message in found.items() if message)
@@ -210,10 +210,10 @@ def test_limits_can_be_lowered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(media, "MAX_BYTES", 3 * GREY[0].nbytes)
     assert len(load_video(path, num_frames=3)) == 3
     for load in (lambda: load_video(path), lambda: load_video(path, num_frames=4)):
-        with pytest.raises(MediaError, match=r"a\.mp4 would give more than .* GiB of pictures"):
+        with pytest.raises(MediaError, match=r"a\.mp4 would give more than .* GiB of frames"):
             load()
     assert load_audio(path, sampling_rate=8000, end=0.4).shape == (3200,)
-    with pytest.raises(MediaError, match="of sound"):
+    with pytest.raises(MediaError, match="of audio"):
         load_audio(path, sampling_rate=48_000)
     monkeypatch.setattr(media, "MAX_PIXELS", 48 * 64 - 1)
     with pytest.raises(MediaError, match="64 x 48"):

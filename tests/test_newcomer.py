@@ -91,6 +91,7 @@ def test_the_import_is_cheap_and_its_names_are_there():
 
 
 READ = f"""
+import sys
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification
 from transformers import AutoModelForTokenClassification, AutoProcessor, pipeline
 import clcr_hf
@@ -101,7 +102,8 @@ assert type(AutoModel.from_pretrained(folder)) is clcr_hf.CLCRModel
 assert type(AutoModelForSequenceClassification.from_pretrained(folder)) is clcr_hf.CLCRForSequenceClassification
 assert type(AutoModelForTokenClassification.from_config(config)) is clcr_hf.CLCRForTokenClassification
 assert type(AutoProcessor.from_pretrained(folder)) is clcr_hf.CLCRProcessor
-assert AutoFeatureExtractor._registered if hasattr(AutoFeatureExtractor, "_registered") else True
+mapping = sys.modules["transformers.models.auto.feature_extraction_auto"].FEATURE_EXTRACTOR_MAPPING
+assert AutoFeatureExtractor and mapping[type(config)] is clcr_hf.CLCRFeatureExtractor
 read = pipeline("multimodal-sentiment", model=folder)
 assert type(read) is clcr_hf.CLCRPipeline and "score" in read({{"text": "well"}})
 print("all work")

@@ -24,6 +24,7 @@ from clcr_hf.data.labels import filled_columns, modality_columns
 from clcr_hf.explain import explain
 from clcr_hf.extract.clips import ClipReader
 from clcr_hf.extract.sources import open_source
+from clcr_hf.faces import ALLOWED
 from clcr_hf.media import MediaError, load_audio, load_flow, load_image, load_media, load_video, write_video
 from clcr_hf.pipeline_inputs import SampleReader
 from clcr_hf.samples import is_missing
@@ -32,6 +33,7 @@ from clcr_hf.training.build import train_tokenizer
 from clcr_hf.training.rows import prepare
 from clcr_hf.training.run import evaluate_model, evaluation_data, main
 
+DETECTOR = "bright_faces:guess"
 RATE, FPS, SECONDS, SIDE = 8_000, 10, 1.5, 24
 MEDIA = Path(__file__).parent / "media"
 WORDS = ["one", "two", "three", "four", "five"]
@@ -155,7 +157,8 @@ def by_extraction(processor: CLCRProcessor, sample: dict[str, Any], folder: Path
     audio = SimpleNamespace(sampling_rate=RATE, max_seconds=60.0, prepare=hear)
     fps = processor.video_fps
     number = processor.video_num_frames if fps is None else None
-    reader = ClipReader(vision, audio, fps=fps, num_frames=number, window_seconds=60.0)  # type: ignore[arg-type]
+    wanted: dict[str, Any] = {"fps": fps, "num_frames": number, "face_crop": processor.face_crop}
+    reader = ClipReader(vision, audio, window_seconds=60.0, **wanted)  # type: ignore[arg-type]
     (clip,) = open_source(table)
     found: dict[str, Any] = {}
     for job in reader.plan(clip):
@@ -209,6 +212,7 @@ SETTINGS = st.fixed_dictionaries(
         "video_num_frames": st.sampled_from([None, 4, 40]),
         "max_audio_seconds": st.sampled_from([None, 0.5]),
         "max_text_length": st.sampled_from([None, 6]),
+        "face_crop": st.sampled_from([None, DETECTOR]),
     }
 )
 
@@ -254,7 +258,8 @@ def answer(door: Any, *args: Any, **options: Any) -> dict[str, Any] | None:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(sample=samples(), options=SETTINGS, form=st.sampled_from(["bytes", "object", "reference with bytes"]))
-def test_every_door_gives_the_same(files, parts, tmp_path, sample, options, form):
+def test_every_door_gives_the_same(files, parts, tmp_path, monkeypatch, sample, options, form):
+    monkeypatch.setenv(ALLOWED, DETECTOR)
     processor = CLCRProcessor(**parts, **options)
     paths = filled(sample, files, "path")
     expected = answer(by_processor, processor, paths) or {}

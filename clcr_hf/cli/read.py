@@ -30,13 +30,13 @@ Model = Annotated[str, typer.Option(help="Folder or Hub name of a trained model.
 @app.command(context_settings=SPELLING)
 def explain(
     clip: Annotated[
-        str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and sound are read.")
+        str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and audio are read.")
     ] = None,
     text: Text = None,
     features: Features = None,
     model: Model = "runs/talking_faces",
     output: Annotated[
-        Path | None, typer.Option(help="Picture to write: png, svg or pdf. Default: explanation.png; none with --json.")
+        Path | None, typer.Option(help="Figure to write: png, svg or pdf. Default: explanation.png; none with --json.")
     ] = None,
     device: Device = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,

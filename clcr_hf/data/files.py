@@ -172,7 +172,7 @@ def read_records(
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:
-    """Paths of the pictures in a folder in the order of the numbers in their names (2 before 10).
+    """Paths of the images in a folder in the order of the numbers in their names (2 before 10).
 
     Hidden files (macOS leaves `._00000.jpg`) and files of 0 bytes are left out; an absent folder has none.
     """

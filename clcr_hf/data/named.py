@@ -62,7 +62,7 @@ def load_named(
 
 @contextmanager
 def _audio_without_torchcodec() -> Iterator[None]:
-    """`datasets` asks for torchcodec even to note down the path of a sound; within this it does without."""
+    """`datasets` asks for torchcodec even to note down the path of an audio file; within this it does without."""
     usual = Audio.encode_example
 
     def encode(self: Audio, value: Any) -> Any:
@@ -98,7 +98,7 @@ def typed_rows(
 ) -> Rows:
     """Rows of a `DatasetDict`, whatever its columns are called, as the loaders of `clcr_hf.data` have them.
 
-    One Video column is `media` (frames and sound), or `video` (frames) where an Audio column is beside it; one Audio
+    One Video column is `media` (frames and audio), or `video` (frames) where an Audio column is beside it; one Audio
     column is `audio`; one column of an Image or of a list of them is `images`, the frames of the row. `text`,
     `transcript`, `transcription` or `sentence` is the text, a column of numbers called `<modality>_features` features,
     `label`, `labels`, `score` or `sentiment` the label, `id` or `clip_id` the id. Other columns are not used, which one

@@ -18,10 +18,10 @@ def read_clip(
 
     Args:
         pipe: a pipeline "multimodal-sentiment".
-        clip: path of a video; its sound is read too unless `sound` is given.
-        sound: path of a sound file.
+        clip: path of a video; its audio is read too unless `sound` is given.
+        sound: path of an audio file.
         text: what is said.
-        max_seconds: clips and sounds that last longer are refused before they are decoded.
+        max_seconds: clips and audio files that last longer are refused before they are decoded.
 
     Raises:
         ValueError: nothing was given, or something too long; or the model cannot read what was given.
@@ -30,7 +30,7 @@ def read_clip(
     given = {"media": clip, "audio": sound, "text": text}
     given = {name: value for name, value in given.items() if not is_missing(value)}
     if not given:
-        raise ValueError("There is nothing to read yet: give a clip, a sound or a transcript.")
+        raise ValueError("There is nothing to read yet: give a clip, audio or a transcript.")
     for path in (clip, sound):
         if path is not None:
             check_duration(path, max_seconds)

@@ -1,6 +1,6 @@
-"""Frozen transformers backbones for `clcr extract`: frames, sound or text to tokens at several layers.
+"""Frozen transformers backbones for `clcr extract`: frames, audio or text to tokens at several layers.
 
-Each reader has two halves. `prepare` is work for the processor's threads (pictures to pixels, sound to the extractor's
+Each reader has two halves. `prepare` is work for the processor's threads (frames to pixels, audio to the extractor's
 values); `read` is one forward pass, whose hidden states at `taps` come out as one array `(L, T, D)` a clip.
 
 The layers are read by [`~clcr_hf.hierarchy.BackboneReader`], the one that a model with backbones inside uses, so
@@ -196,11 +196,11 @@ def load_image_processor(source: str) -> Any:
     return ViTImageProcessorPil(**{"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD, **given})
 
 
-# --- sound -----------------------------------------------------------------------------------------------------------
+# --- audio -----------------------------------------------------------------------------------------------------------
 
 
 class AudioBackbone(FrozenBackbone):
-    """Sound to tokens, one window at a time: waveform models (wav2vec2, HuBERT, WavLM), Whisper's encoder, AST.
+    """Audio to tokens, one window at a time: waveform models (wav2vec2, HuBERT, WavLM), Whisper's encoder, AST.
 
     Attributes:
         sampling_rate: samples a second wanted.
@@ -308,7 +308,7 @@ class TextBackbone(FrozenBackbone):
 def pool_to_rate(
     taps: np.ndarray, step: float, rate: float | None, *, begin: float, keep: float, end: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of one window of sound averaged to `rate` a second.
+    """Tokens of one window of audio averaged to `rate` a second.
 
     Args:
         taps: `(L, n, D)`; token i stands for the seconds from `begin + i * step` to `begin + (i + 1) * step`.
@@ -325,7 +325,7 @@ def pool_to_rate(
     starts = begin + step * np.arange(taps.shape[1])
     middles = starts + step / 2
     inside = (middles >= keep - 1e-6) & (middles < end)
-    if not inside.any():  # a sound shorter than half a token
+    if not inside.any():  # a waveform shorter than half a token
         inside[np.argmin(np.abs(middles - end))] = True
     taps, starts, middles = taps[:, inside], starts[inside], middles[inside]
     if not rate or step >= 1 / rate:

@@ -1,6 +1,6 @@
 """What `clcr extract` reads of each clip: which stretches of its file, and these decoded and prepared by threads.
 
-A clip no longer than a window is read in one go. A longer one is cut, frames and sound each in their own way, so that
+A clip no longer than a window is read in one go. A longer one is cut, frames and audio each in their own way, so that
 no more than a window of either is in memory at a time.
 """
 
@@ -42,10 +42,10 @@ class Job:
     Attributes:
         frames: arguments of `load_video` that say which frames; None reads none. `frames_end` is where the stretch
             ends, in seconds of the clip.
-        sound: whether its sound is read, and no more than `sound_limit` seconds of it (compressed sound may end a
+        sound: whether its audio is read, and no more than `sound_limit` seconds of it (compressed audio may end a
             little later than its file states); `keep` is where the part begins (seconds of the clip) that the window
             before did not hold.
-        speech: whether the sound goes to the recogniser.
+        speech: whether the audio goes to the recogniser.
         last: whether the clip is complete with it.
         error: what was wrong with the clip already.
     """
@@ -69,9 +69,9 @@ class Piece:
 
     Attributes:
         pixels, num_frames, frame_times, frame_end, longest: see `VisionBackbone`.
-        sound: the extractor's values of a window; it begins at `sound_begin`, its sound ends at `sound_end`.
+        sound: the extractor's values of a window; it begins at `sound_begin`, its audio ends at `sound_end`.
         smile: openSMILE's features `(T, D)` and the seconds of each.
-        speech: the whole sound at the recogniser's rate.
+        speech: the whole audio at the recogniser's rate.
     """
 
     job: Job
@@ -92,13 +92,13 @@ class ClipReader:
     """Plans and reads clips for the backbones at hand; both methods may run in several threads at once.
 
     Args:
-        vision, audio, smile: what reads frames and sound; None for what is not wanted.
+        vision, audio, smile: what reads frames and audio; None for what is not wanted.
         speech_rate: samples a second for the recogniser; None without one.
         fps, num_frames: frames of a clip, see `load_video`. With neither, `num_frames` is 16, or what a backbone that
             reads clips takes.
         face_crop: detector by which frames are cut to the speaker's face; None takes them whole.
-        window_seconds: longest stretch of sound that a backbone reads at a time.
-        audio_rate: tokens of sound a second; windows hold a whole number of them.
+        window_seconds: longest stretch of audio that a backbone reads at a time.
+        audio_rate: tokens of audio a second; windows hold a whole number of them.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class ClipReader:
         frames = self._frame_jobs(clip, lengths.get(id(clip.video), (None, None))[0])
         sounds = self._sound_jobs(clip, lengths.get(id(clip.audio), (None, None))[1], wants_sound)
         if wants_speech and sounds:
-            if len(sounds) > 1:  # the recogniser goes through a long sound by itself
+            if len(sounds) > 1:  # the recogniser goes through long audio by itself
                 frames = [Job(clip, clip.start, clip.end, speech=True), *frames]
             else:
                 sounds[0].speech = True

@@ -151,7 +151,7 @@ class Extractor:
             self._write(complete)
 
     def _grouped(self, pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-        """Pieces for one pass: together about `batch_size` frames or seconds of sound."""
+        """Pieces for one pass: together about `batch_size` frames or seconds of audio."""
         group: list[Piece] = []
         size = 0.0
         for piece in pieces:

@@ -8,7 +8,7 @@ from typing import Any
 from ..data.options import read_options
 from ..data.registry import ROWS_PER_SHARD
 
-# Tokens of sound a second: a syllable lasts about 0.2 s, and speech backbones give 50 tokens a second.
+# Tokens of audio a second: a syllable lasts about 0.2 s, and speech backbones give 50 tokens a second.
 AUDIO_RATE = 5.0
 DTYPES = ("float32", "float16", "bfloat16")
 OPENSMILE_LEVELS = ("lld", "functionals")

@@ -211,7 +211,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             title="UCF101",
             output="one of 101 actions",
             content="13,320 clips of about seven seconds from YouTube, in three splits. The model reads frames and "
-            "their optical flow, not the sound.",
+            "their optical flow, not the audio.",
             terms="see its authors' terms: no licence is stated that we know of. The clips come from YouTube and "
             "belong to those who uploaded them; take them as for research only",
             people="not stated by its authors; the classes are mostly sports, music and daily acts",

@@ -38,7 +38,7 @@ class EndpointHandler:
         Args:
             data: `{"inputs": ..., "parameters": {...}}`.
 
-                `inputs`: a dict with any of `text`, `media` (frames and sound), `video`, `audio` and ready features
+                `inputs`: a dict with any of `text`, `media` (frames and audio), `video`, `audio` and ready features
                 (`<modality>_features`, nested lists of numbers), and `start` and `end`, the stretch of the media in
                 seconds; a string alone: an http(s) address, a data URI or
                 base64 of a media file, otherwise text; the bytes of a media file (a body of type audio/* or video/*);

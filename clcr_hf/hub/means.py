@@ -68,7 +68,7 @@ def build_card_pictures(
 
     Args:
         folder: of a training run.
-        rows: inputs of [`CLCRPipeline`]; `clcr card --pictures` takes those of the run's own data set.
+        rows: inputs of [`CLCRPipeline`]; `clcr card --figure` takes those of the run's own data set.
         split: what the card calls them.
         batch_size: inputs in a forward pass.
         device: as of `pipeline`; default the processor, or the first GPU where there is one.

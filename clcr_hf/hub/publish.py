@@ -75,7 +75,7 @@ def build_release(
     """
     Writes to `target` what [`publish`] sends: weights (safetensors, sharded when large), configuration, processor,
     card, the code for `trust_remote_code`, `handler.py` and `requirements.txt` for Inference Endpoints, `run.json` and
-    the results of each split, and what the card shows (pictures, examples). Checkpoints, optimiser states and pickles
+    the results of each split, and what the card shows (figures, examples). Checkpoints, optimiser states and pickles
     stay behind, and so do the folders that the run's arguments name: a path is cut to its last part.
 
     Args:

@@ -124,15 +124,15 @@ class DataArguments:
         default=False, metadata={"help": "Compute the clips' optical flow where the data hold none; cached."}
     )
     flow_cache_dir: str | None = field(default=None, metadata={"help": "Where computed flow is kept."})
-    sampling_rate: int = field(default=16_000, metadata={"help": "Samples of sound a second (audio from scratch)."})
+    sampling_rate: int = field(default=16_000, metadata={"help": "Samples of audio a second (audio from scratch)."})
     audio_preset: str | None = field(
         default=None,
         metadata={
-            "help": "Read sound as the spectrogram of this benchmark's protocol, by an image backbone of one channel.",
+            "help": "Read audio as the spectrogram of this benchmark's protocol, by an image backbone of one channel.",
             "choices": ["cremad", "kinetics_sounds", "ave"],
         },
     )
-    max_audio_seconds: float | None = field(default=None, metadata={"help": "Sounds are cut after this long."})
+    max_audio_seconds: float | None = field(default=None, metadata={"help": "Audio is cut after this long."})
     check_media: bool = field(
         default=True, metadata={"help": "Open every clip before training; leave out and list those that do not open."}
     )

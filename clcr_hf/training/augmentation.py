@@ -19,7 +19,7 @@ class FrameAugmentation:
     Holds no random state: each call takes a generator, so that workers and restarts decide on their own seeds.
 
     Args:
-        scale: least and greatest share of the picture's area that a crop keeps.
+        scale: least and greatest share of the frame's area that a crop keeps.
         ratio: least and greatest width over height of a crop, in pixels.
         flip: probability of mirroring left and right.
 
@@ -77,7 +77,7 @@ class FrameAugmentation:
         return _View(top, left, share_high, share_wide, bool(rng.random() < self.flip))
 
     def _box(self, height: int, width: int, rng: np.random.Generator) -> tuple[float, float]:
-        """Height and width of a crop as shares of the picture's."""
+        """Height and width of a crop as shares of the frame's."""
         for _ in range(_TRIES):
             area = rng.uniform(*self.scale)
             ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
@@ -90,7 +90,7 @@ class FrameAugmentation:
 
 @dataclass(frozen=True)
 class _View:
-    """A part of a picture in shares of its height and width, and whether it is mirrored."""
+    """A part of a frame in shares of its height and width, and whether it is mirrored."""
 
     top: float
     left: float

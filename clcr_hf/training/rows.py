@@ -29,7 +29,7 @@ class ClipRows(torch.utils.data.Dataset):
     from the rows each time, which leaves them on the disk where the data set is mapped from there.
 
     A file that cannot be read counts as a modality that is missing from its row, and is named in a warning. In
-    training, a row with nothing left is stood in for by the next one that has something; in evaluation it stays, and
+    training, a row with nothing left is replaced by the next one that has something; in evaluation it stays, and
     counts.
 
     Args:
@@ -39,7 +39,7 @@ class ClipRows(torch.utils.data.Dataset):
         cache_gb: how much to keep; rows beyond are decoded every time.
         augment: crops and flips frames and flow afresh each time a row is asked for. Then the decoded frames are
             kept, not the inputs made of them.
-        training: whether rows with nothing to read are stood in for.
+        training: whether rows with nothing to read are replaced.
         strict: raise on a file that cannot be read.
         left_out: ids of clips that were found unreadable before; kept for the record of the run.
 
@@ -173,7 +173,7 @@ def prepare(
 
     Args:
         columns: the column of each modality, see [`modality_columns`].
-        training: whether `train` is learned from (augmented, unreadable rows stood in for) or measured like the others.
+        training: whether `train` is learned from (augmented, unreadable rows replaced) or measured like the others.
 
     Raises:
         MediaError: clips that do not open, with `strict_media`.

@@ -119,7 +119,7 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
     Returns:
         DatasetDict with columns
             id (str),
-            media (`Video(decode=False)`, pictures and sound; some clips have no sound track),
+            media (`Video(decode=False)`, frames and audio; some clips have no audio track),
             labels (task "segment": list of 10 ClassLabel, 28 events and Background; second i has the event where its
                 middle lies between start and end) or label (task "clip": ClassLabel, 28 events),
             event_start, event_end (float32, seconds, as annotated).
@@ -235,7 +235,7 @@ def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
         logger.warning("%s: %d lines repeat a line of the same list; they are kept", folder, twice)
     if shared:
         logger.warning(
-            "%s: %d videos are in two splits, with different events (%s); their pictures and sound are the same",
+            "%s: %d videos are in two splits, with different events (%s); their frames and audio are the same",
             folder,
             len(shared),
             ", ".join(sorted(shared)[:5]),

@@ -31,8 +31,8 @@ CREMAD_SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA
 CREMAD_LEVELS = ("LO", "MD", "HI", "XX")
 # Clips of the real set that exist and decode, but not to what their name says.
 KNOWN_FAULTS = {
-    "1076_MTI_SAD_XX": "no sound",
-    "1076_MTI_NEU_XX": "nearly no sound",
+    "1076_MTI_SAD_XX": "no audio",
+    "1076_MTI_NEU_XX": "nearly no audio",
     "1064_TIE_SAD_XX": "no duration",
     "1064_IEO_DIS_MD": "a minute long, with every emotion",
 }
@@ -88,7 +88,7 @@ def load_cremad(
         validation_fraction: share of the training clips, by whole actors, that becomes validation where no list gives
             one; 0 leaves validation out.
         test_fraction: the same for test, with `split="actors"`.
-        skip_missing: drop clips whose sound or frames are absent, with a warning, where the default is an error.
+        skip_missing: drop clips whose audio or frames are absent, with a warning, where the default is an error.
         frames: "video" (`VideoFlash`), "images" (`Image-<fps>-FPS`), or "auto": images where their folder is there.
         fps: which folder of frames, as the number in its name.
 
@@ -212,7 +212,7 @@ def _parse(name: str) -> _Clip | None:
 
 
 def _clips_on_disk(folder: Path) -> list[_Clip]:
-    """Every clip that has a sound file, with the label of its name."""
+    """Every clip that has an audio file, with the label of its name."""
     files = sorted(path.stem for path in (folder / "AudioWAV").glob("*.wav") if not path.name.startswith("."))
     parsed = {name: _parse(name) for name in files}
     odd = [name for name, clip in parsed.items() if clip is None]
@@ -270,7 +270,7 @@ def _warn_of_sound(folder: Path, clips: Sequence[_Clip]) -> None:
     mute = [clip.name for clip in clips if clip.mute]
     if mute:
         logger.warning(
-            "%s: %d sound files hold a header and no samples; their audio is None: %s",
+            "%s: %d audio files hold a header and no samples; their audio is None: %s",
             folder,
             len(mute),
             ", ".join(mute[:5]),

@@ -470,7 +470,7 @@ they were made from. Figures on this corpus say whether a model and its training
 it reads people.
 
 Made by `clcr_hf.data.talking_faces`, generator version {version}, seed {seed}; clips: {sizes}. Each clip is
-an MP4 of 2 s: 20 pictures of 64 x 64 pixels, sound at 16 kHz, and a transcript in `metadata.csv`.
+an MP4 of 2 s: 20 frames of 64 x 64 pixels, audio at 16 kHz, and a transcript in `metadata.csv`.
 
 Columns: `file_name`, `text`, `label` (score in [-3, 3]), `part_text`, `part_audio`, `part_vision`, `part_interaction`
 (their clipped sum is the score), and the factors the clip was made from: `shared`, `text_*`, `audio_*`, `vision_*`
