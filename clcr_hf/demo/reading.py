@@ -3,6 +3,7 @@
 from ..explain.decision import Decision, explain
 from ..media import media_duration
 from ..pipeline_clcr import CLCRPipeline
+from ..samples import is_missing
 
 
 def read_clip(
@@ -26,8 +27,8 @@ def read_clip(
         ValueError: nothing was given, or something too long; or the model cannot read what was given.
         MediaError: a file that cannot be read.
     """
-    given = {"media": clip, "audio": sound, "text": (text or "").strip() or None}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {"media": clip, "audio": sound, "text": text}
+    given = {name: value for name, value in given.items() if not is_missing(value)}
     if not given:
         raise ValueError("There is nothing to read yet: give a clip, audio or a transcript.")
     for path in (clip, sound):

@@ -17,6 +17,7 @@ MAX_SECONDS = 600.0  # of a clip that are read
 _BODY = ("inputs", "parameters", "options")
 _PARAMETERS = ("return_explanation", "top_k", "score_range", "on_error")
 _KEYS = ("text", "media", "video", "audio")
+_STRETCH = ("start", "end")
 
 
 class EndpointHandler:
@@ -38,7 +39,8 @@ class EndpointHandler:
             data: `{"inputs": ..., "parameters": {...}}`.
 
                 `inputs`: a dict with any of `text`, `media` (frames and audio), `video`, `audio` and ready features
-                (`<modality>_features`, nested lists of numbers); a string alone: an http(s) address, a data URI or
+                (`<modality>_features`, nested lists of numbers), and `start` and `end`, the stretch of the media in
+                seconds; a string alone: an http(s) address, a data URI or
                 base64 of a media file, otherwise text; the bytes of a media file (a body of type audio/* or video/*);
                 or a list of these. Media in a dict are addresses, data URIs, base64 or bytes. Files of the server are
                 never read.
@@ -80,7 +82,7 @@ def _check_input(value: Any) -> None:
         _check_part("an input alone", value, (str, bytes))
         return
     features = [key for key in value if isinstance(key, str) and key.endswith("_features")]
-    _refuse_unknown("keys in inputs", value, (*_KEYS, *features))
+    _refuse_unknown("keys in inputs", value, (*_KEYS, *_STRETCH, *features))
     for key in _KEYS:
         if value.get(key) is not None:
             _check_part(key, value[key], (str,) if key == "text" else (str, bytes))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict, Features, Value
 
+from ...samples import is_missing
 from ..arrow import gather_rows
 from ..columns import (
     SPLIT_ALIASES,
@@ -248,16 +249,17 @@ class _SplitReader:
             self.fault(str(error))
             return [str(i) for i in range(self.size)]
 
-    def strings(self, key: str) -> list[str]:
+    def strings(self, key: str) -> list[str | None]:
         value = self.split[key]
         try:
-            rows = [_text(item) for item in (value.ravel() if isinstance(value, np.ndarray) else value)]
+            items = value.ravel() if isinstance(value, np.ndarray) else value
+            rows = [None if is_missing(item) else _text(item) for item in items]
         except (TypeError, DataFormatError) as error:
             self.fault(f"{key} does not hold texts ({error})")
-            return [""] * self.size
+            return [None] * self.size
         if len(rows) != self.size:
             self.fault(f"{key} has {len(rows)} rows; id has {self.size}")
-        if sum(map(len, rows)) > _MOST_CHARACTERS:  # few distinct texts can be repeated to any length
+        if sum(len(row or "") for row in rows) > _MOST_CHARACTERS:  # few distinct texts can be repeated to any length
             self.fault(f"{key} has more than {_MOST_CHARACTERS:,} characters")
         return rows
 
