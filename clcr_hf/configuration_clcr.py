@@ -261,7 +261,8 @@ class CLCRConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.label_scale == "auto":
             scored = self.num_labels == 1 and self.problem_type in (None, "regression")
-            even = self.label_range == "auto" or (_is_pair(self.label_range) and sum(self.label_range) == 0)  # type: ignore[arg-type]
+            limits: Any = self.label_range
+            even = limits == "auto" or (_is_pair(limits) and limits[0] == -limits[1])
             named = self.id2label[0] not in ("LABEL_0", "sentiment")
             self.label_scale = "sentiment" if scored and even and not named else None
         if self.label_range == "auto":

@@ -153,7 +153,8 @@ def scan_packets(container: Any, plan: Plan, name: str) -> Scan:
         plan.check_pixels(video.codec_context.width, video.codec_context.height, name)
     wanted = [track for track in (video, audio) if track is not None]
     keyed = is_format(container, _MARK_KEYFRAMES)
-    sample = 1 / audio.rate if audio is not None and audio.rate else 0.0
+    rate = getattr(audio, "rate", None)  # a track of an unknown codec has none
+    sample = 1 / rate if rate else 0.0
     for packet in container.demux(wanted) if wanted else ():
         track = scan.video if video is not None and packet.stream.index == video.index else scan.audio
         assert track is not None

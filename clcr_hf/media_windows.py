@@ -107,6 +107,9 @@ class _Tracks:
         self.spans, self.origin, self.length = spans, scan.origin, max(scan.ends, default=0.0)
         self.video: _WindowFrames | None = None
         self.audio: _WindowAudio | None = None
+        for track, wanted in ((video, plan.video), (audio, plan.audio)):
+            if wanted and track is not None and track.codec_context is None:
+                raise damaged(name, f"its {track.type} track has an unknown codec")
         tracks = {}
         if plan.video and video is not None and scan.video is not None:
             tracks[video.index] = video
@@ -114,9 +117,6 @@ class _Tracks:
         if plan.audio and audio is not None:
             tracks[audio.index] = audio
             self.audio = _WindowAudio(spans, plan, plan.sampling_rate or audio.rate, name)
-        for track in tracks.values():
-            if track.codec_context is None:
-                raise damaged(name, f"its {track.type} track has an unknown codec")
         if self.video is not None and video is not None:
             # A stream may change its size half way, where only the decoder sees it.
             video.codec_context.options = {"max_pixels": str(plan.max_pixels)}

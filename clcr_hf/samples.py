@@ -216,8 +216,9 @@ class _Parts:
         else:
             video = self.read(sees, self.images if sees == "images" else self.video)
             found.audio = self.read(hears, self.audio)
-            if reading.timed and video is not None:
-                lengths.append(self.read(sees, self.duration))
+            if reading.timed:
+                files = [key for key in (sees, hears) if key in ("media", "video")]
+                lengths += [self.read(key, self.duration) for key in files]
         if found.audio is not None:
             lengths.append(found.audio_seconds)
             if reading.max_audio_seconds is not None:

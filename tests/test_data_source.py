@@ -166,6 +166,18 @@ def test_rows_in_memory_are_the_rows_of_the_stream(tmp_path):
         assert seen == {split: len(part) for split, part in loaded.items()}
 
 
+def test_a_row_that_does_not_fit_is_named():
+    rows = [("train", {"id": str(i), "text": "words", "label": i}) for i in range(2)]
+    for wrong, message in (
+        ({"id": "7", "text": "words", "label": "none"}, "row '7' of train: column 'label'"),
+        ({"id": "7", "text": "words"}, "lacks or adds the columns label"),
+        ({"id": "7", "text": "words", "label": 1, "more": 1}, "lacks or adds the columns more"),
+        ({"id": "", "text": "words", "label": 1}, "ids are non-empty strings"),
+    ):
+        with pytest.raises(DataFormatError, match=message):
+            Rows(_Numbers.features, lambda wrong=wrong: iter([*rows, ("train", wrong)])).load()
+
+
 def test_rows_of_nothing():
     with pytest.raises(DataFormatError, match="no rows"):
         Rows(_Numbers.features, lambda: iter(())).load()
@@ -275,13 +287,16 @@ def test_clips_are_not_generated_unasked(tmp_path):
     gone = {"dataset": "talking_faces", "dataset_dir": str(tmp_path / "gone"), "num_train_clips": 8}
     with pytest.raises(ValueError, match="gone.* are not there; say where"):
         evaluation_data(save_run(tmp_path / "run", **gone), [])
+    (tmp_path / "gone").mkdir()  # emptied
+    with pytest.raises(ValueError, match="are not there"):
+        evaluation_data(save_run(tmp_path / "run", **gone), [])
     old = {"dataset": "talking_faces", "dataset_dir": None, "num_train_clips": 8}
     with pytest.raises(ValueError, match="talking_faces-v1-0-8.* are not there"):
         evaluation_data(save_run(tmp_path / "run", **old), [])
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match="does not say which data"):
         evaluation_data(str(tmp_path / "bare"), [])
-    assert not (tmp_path / "gone").exists()
+    assert not list((tmp_path / "gone").iterdir())
 
 
 def test_other_data_than_a_models_own(tmp_path):

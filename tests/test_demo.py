@@ -156,6 +156,10 @@ def test_every_kind_of_answer_is_drawn_and_compared():
     assert "+1.00" in words(draw_answer(several))
     assert change(several, {"scores": {"joy": 0.5, "fear": 1.75}}) == ("largest change of a score", 1.25)
     assert "scale" not in draw_answer({"label": "stars", "score": 4.0})
+    scale = draw_answer({"label": "stars", "score": 4.0}, (1.0, 5.0))
+    assert "4.00 on a scale from 1 to 5" in scale and "left:75.0%" in scale and "positive" not in scale
+    sentiment = draw_answer({"label": "negative", "score": -0.5}, (-1.0, 1.0))
+    assert "left:25.0%" in sentiment and "-1 negative" in sentiment and "positive +1" in sentiment
     segments = [
         {"start": index, "end": index + 1.0, "label": label, "score": 0.5, **WEIGHTS}
         for index, label in enumerate(("bark", "none"))

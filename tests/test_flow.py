@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts.ucf101 import moving_picture, write_avi
 
-import clcr_hf.flow
+import clcr_hf.data.flow
 from clcr_hf.flow import add_flow, cached_flow, compute_clip_flow, compute_flow, load_flow, save_flow
 from clcr_hf.media import MediaError, write_video
 
@@ -299,10 +299,9 @@ def test_processes_divide_the_clips(clip, tmp_path, monkeypatch):
         path.write_bytes(clip.read_bytes())
     clips[4].write_bytes(b"no clip")
     computed: list[str] = []
-    compute = clcr_hf.flow.compute_clip_flow
-    monkeypatch.setattr(
-        clcr_hf.flow, "compute_clip_flow", lambda path, **options: computed.append(path) or compute(path, **options)
-    )
+    home = clcr_hf.data.flow
+    compute = home.compute_clip_flow
+    monkeypatch.setattr(home, "compute_clip_flow", lambda path, **how: computed.append(path) or compute(path, **how))
     splits = rows([*map(str, clips), str(clips[0])])
     barrier = threading.Barrier(2, timeout=60)
     with ThreadPoolExecutor(2) as pool:

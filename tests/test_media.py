@@ -230,6 +230,14 @@ def test_damaged_clips_give_a_clip_or_a_media_error(clip: Path, data: st.DataObj
         assert load_media(bytes(content), num_frames=3) is not None
 
 
+def test_a_track_of_an_unknown_codec_is_one_error(clip: Path) -> None:
+    unknown = clip.read_bytes().replace(b"mp4a", b"zzzz").replace(b"esds", b"zzzz")
+    for load in (load_media, lambda source: load_audio(source, sampling_rate=RATE)):
+        with pytest.raises(MediaError, match="unknown codec"):
+            load(unknown)
+    assert len(load_video(unknown)) == COUNT
+
+
 def test_other_mistakes(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="does not exist"):
         load_media(tmp_path / "none.mp4")

@@ -176,7 +176,7 @@ def _media_files(folder: Path) -> Iterator[tuple[str, bool]]:
 def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
     tables = find_tables(path)
     present = {name for table in tables for name in column_names(table)}
-    manifest = open_manifest(path, **{"require_label": False, **options}, also_used=_WORDS)
+    manifest = open_manifest(path, **{"require_label": False, **options}, ignore_columns=_WORDS)
     columns = _carried(manifest.features)
 
     def clips() -> Iterator[Clip]:

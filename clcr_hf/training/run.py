@@ -178,14 +178,14 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
     wanted = asked["dataset"] or ("hub" if asked["dataset_name"] else None if place is None else recognise(place))
     path = Path(model_dir) / RUN_FILE
     own = read_run(model_dir).get("data_arguments", {}) if path.is_file() else {}
-    if wanted not in (None, own.get("dataset")):
-        own = {}
-    elif place is not None:
-        own = {name: value for name, value in own.items() if name not in ("dataset_name", "data_file", "dataset_dir")}
-    elif own:
-        _check_place(path, own)
-    elif wanted is None:
+    if "dataset" not in own and wanted is None and place is None:
         raise ValueError(f"{model_dir} does not say which data it learned from; name data with --dataset")
+    if "dataset" not in own or wanted not in (None, own["dataset"]):
+        own = {}
+    elif place is None:
+        _check_place(path, own)
+    else:
+        own = {name: value for name, value in own.items() if name not in ("dataset_name", "data_file", "dataset_dir")}
     if own:
         idle = LOADER_ARGUMENTS.keys() - used_arguments(own["dataset"]).keys()
         own = {name: value for name, value in own.items() if name not in idle}
@@ -201,7 +201,8 @@ def _check_place(path: Path, own: Mapping[str, Any]) -> None:
     place = own.get("data_file") or own.get("dataset_dir")
     if place is None and source.generated:
         place = corpus_folder(**{name: own[name] for name in source.options if name in own})
-    if place is None or not os.path.exists(place):
+    there = place is not None and (source.recognise(Path(place)) if source.generated else os.path.exists(place))
+    if not there:
         raise ValueError(
             f"the data of {path} ({own['dataset']}, {place}) are not there; say where with --dataset_dir or --data_file"
         )

@@ -102,6 +102,7 @@ def load_manifest(
         missing_labels: what a row means whose label is empty, NaN, or a word such as `nan`, `NA` or `None` that is none
             of `label_names`: "error", or "drop" to leave it out with a warning that counts.
         keep_columns: further columns of the table to keep, as strings or as the table's JSON or Parquet types.
+        ignore_columns: columns that are not read, and not named as unused either.
 
     Returns:
         DatasetDict with columns id (str); media, video, audio, images, flow and `<modality>_features` as the table has
@@ -160,13 +161,12 @@ def open_manifest(
     missing_labels: str = "error",
     keep_columns: Sequence[str] = (),
     group_column: str | None = None,
-    also_used: Sequence[str] = (),
+    ignore_columns: Sequence[str] = (),
 ) -> "Manifest":
     """Look through a table once, keeping nothing of it but the ids, and say what its rows are.
 
     Args:
-        as in `load_manifest`, and
-        also_used: columns that the caller reads itself, which are not to be called unused.
+        as in `load_manifest`.
 
     Returns:
         A `Manifest`, whose `rows()` reads the table anew each time.
@@ -191,7 +191,7 @@ def open_manifest(
             f"(..._features) or texts; it has {listed(present)}"
         )
     window = tuple(name for name in WINDOW_COLUMNS if name in present and columns.keys() & _TIMED)
-    used = {*columns.values(), *window, *labelled, identity, split_column, *keep_columns, group_column, *also_used}
+    used = {*columns.values(), *window, *labelled, identity, split_column, *keep_columns, group_column, *ignore_columns}
     _name_unused(source, [name for name in present if name not in used])
     read = scan.labels.finish() if labelled else None
     shapes = {name: feature_shape(tables, columns[name]) for name in columns if name.endswith(FEATURES_SUFFIX)}

@@ -1,13 +1,14 @@
 """The generated corpus as a source of rows."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 from ..columns import DataFormatError
 from ..folders import read_json
 from ..source import Rows, Source, has_files
 from ..table.manifest import load_manifest
-from .factors import GENERATOR_VERSION, MARKER
+from .factors import GENERATOR_VERSION, MARKER, Latents
 from .render import generate_talking_faces
 
 
@@ -42,7 +43,10 @@ def open_corpus(root: str | os.PathLike | None = None, **sizes: int) -> Rows:
                 raise DataFormatError(
                     f"{folder} holds a corpus of {name}={made[name]}, not {value}; name another folder"
                 )
-    return Rows.of(load_manifest(folder))
+    # What else the table holds is true of a clip, and known to no model.
+    parts = ("part_text", "part_audio", "part_vision", "part_interaction")
+    factors = [each.name for each in fields(Latents)]
+    return Rows.of(load_manifest(folder, ignore_columns=[*parts, *factors]))
 
 
 SOURCE = Source(
