@@ -6,7 +6,7 @@ first use; `pip install av pillow` brings it.
 Times are seconds from the beginning of the clip (the container's own start when it has one after zero), the same
 clock for video and audio: sample `i` of a waveform loaded from `start` is heard at `start + i / sampling_rate`.
 Files are decoded in order and only what is asked for is kept, so memory does not grow with the length of the clip
-(except where every frame is asked for). What a file claims about itself is not believed: a picture of more than
+(except where every frame is asked for). What a file claims about itself is not believed: an image of more than
 `MAX_PIXELS` pixels, or a result of more than `MAX_BYTES`, is refused before memory is taken for it.
 """
 
@@ -27,20 +27,20 @@ from .media_scan import Plan, Scan, scan_packets
 from .media_video import FrameClock, Frames, VideoClip, WrongEndError
 from .media_write import check_frames, encode
 
-MAX_PIXELS = 89_478_485  # of one picture; Pillow's own limit, 256 MiB as RGB
-MAX_BYTES = 4 * 2**30  # of the pictures, and of the sound, that one reading returns
+MAX_PIXELS = 89_478_485  # of one image; Pillow's own limit, 256 MiB as RGB
+MAX_BYTES = 4 * 2**30  # of the frames, and of the audio, that one reading returns
 MAX_FLOW_BYTES = 2**30  # of the arrays in one flow file, unpacked
 
-# Still pictures we open. PostScript stays out: Pillow hands it to another program.
+# Still images we open. PostScript stays out: Pillow hands it to another program.
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @dataclass
 class MediaClip:
-    """Pictures and sound of one file.
+    """Frames and audio of one file.
 
     Attributes:
-        video: the pictures, or None where the file has no video track.
+        video: the frames, or None where the file has no video track.
         audio: float32 `(samples,)`, or `(channels, samples)` with `mono=False`; None where there is no audio track.
         sampling_rate: samples a second of `audio`; None without audio.
         duration: seconds of the clip inside the window: from `start` to `end` or, where that comes first, to the end
@@ -61,7 +61,7 @@ def load_video(
     start: float = 0.0,
     end: float | None = None,
 ) -> VideoClip:
-    """Reads the pictures of a clip.
+    """Reads the frames of a clip.
 
     Args:
         source: path, bytes, or binary file object of MP4, WebM, AVI, MOV, MKV and the like.
@@ -83,7 +83,7 @@ def load_video(
     plan = _plan(num_frames=num_frames, fps=fps, start=start, end=end, audio=False)
     clip = _read(source, plan)
     if clip.video is None:
-        raise MediaError(f"{name_of(source)} has no video track; for its sound alone use load_audio")
+        raise MediaError(f"{name_of(source)} has no video track; for its audio alone use load_audio")
     return clip.video
 
 
@@ -95,11 +95,11 @@ def load_audio(
     start: float = 0.0,
     end: float | None = None,
 ) -> np.ndarray:
-    """Reads the sound of a clip or sound file (WAV, MP3, FLAC, OGG, M4A, MP4, WebM and the like).
+    """Reads the audio of a clip or audio file (WAV, MP3, FLAC, OGG, M4A, MP4, WebM and the like).
 
     Args:
         source: path, bytes, or binary file object.
-        sampling_rate: samples a second wanted; the sound is resampled to it.
+        sampling_rate: samples a second wanted; the audio is resampled to it.
         mono: mix the channels as `ffmpeg -ac 1` does (two: their mean; 5.1: the front ones louder, no bass channel),
             scaled so that full scale stays [-1, 1]; False keeps them.
         start, end: window in seconds; `end=None` reads to the end. It gives the samples from
@@ -116,7 +116,7 @@ def load_audio(
     plan = _plan(sampling_rate=sampling_rate, mono=mono, start=start, end=end, video=False)
     clip = _read(source, plan)
     if clip.audio is None:
-        raise MediaError(f"{name_of(source)} has no audio track; for its pictures use load_video")
+        raise MediaError(f"{name_of(source)} has no audio track; for its frames use load_video")
     return clip.audio
 
 
@@ -130,7 +130,7 @@ def load_media(
     start: float = 0.0,
     end: float | None = None,
 ) -> MediaClip:
-    """Reads pictures and sound of one file together; arguments as in `load_video` and `load_audio`.
+    """Reads frames and audio of one file together; arguments as in `load_video` and `load_audio`.
 
     `sampling_rate=None` keeps the rate of the file. A track that is not there gives None.
 
@@ -147,7 +147,7 @@ def load_media(
 
 
 def load_image(source: MediaSource) -> np.ndarray:
-    """Reads a still picture (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM); of an animated one, the first.
+    """Reads a still image (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM); of an animated one, the first.
 
     Args:
         source: path, bytes, or binary file object.
@@ -156,13 +156,13 @@ def load_image(source: MediaSource) -> np.ndarray:
         uint8 `(H, W, 3)`, RGB, upright where the file carries an orientation (EXIF).
 
     Raises:
-        MediaError: the file is missing, empty, broken, no picture, or has more than `MAX_PIXELS` pixels.
+        MediaError: the file is missing, empty, broken, no image, or has more than `MAX_PIXELS` pixels.
         ImportError: Pillow is not installed.
     """
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError("reading pictures needs Pillow: pip install av pillow") from error
+        raise ImportError("reading images needs Pillow: pip install av pillow") from error
     name = name_of(source)
     stream = openable(source, name)
     if hasattr(stream, "seek"):
@@ -228,7 +228,7 @@ def load_flow(path: str | os.PathLike[str], *, start: float = 0.0, end: float | 
 
 
 def media_duration(source: MediaSource) -> float:
-    """Seconds from the beginning of a clip or sound to the end of its last track, told from its packets: nothing is
+    """Seconds from the beginning of a clip or audio to the end of its last track, told from its packets: nothing is
     decoded, and the length that its header states is not believed.
 
     Args:

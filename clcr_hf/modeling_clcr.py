@@ -283,7 +283,7 @@ class CLCRModel(CLCRPreTrainedModel):
             input_ids (`(B, T)` int64), attention_mask (`(B, T)`), token_type_ids (`(B, T)` int64): words, for a text
                 backbone; `inputs_embeds (B, T, D)` in place of ids.
             pixel_values (`(B, F, C, H, W)`): frames, for a vision backbone; mask `vision_attention_mask (B, F)`.
-            input_values (`(B, samples)` or `(B, T, mel)`): sound, for an audio backbone; without a backbone the
+            input_values (`(B, samples)` or `(B, T, mel)`): audio, for an audio backbone; without a backbone the
                 `(B, T, mel)` form counts as features. Mask `audio_attention_mask` over its time axis.
             flow_pixel_values (`(B, F, 2, H, W)`): optical flow, for a flow backbone; mask `flow_attention_mask (B, F)`.
             text_features, vision_features, audio_features, flow_features (`(B, T, D)`): ready features, `D` the

@@ -38,11 +38,11 @@ class CLCRPipeline(Pipeline):
 
     An input is one of:
 
-    - a media file, read for its frames and its sound: its path, an http(s) address, its bytes, an open binary file, a
+    - a media file, read for its frames and its audio: its path, an http(s) address, its bytes, an open binary file, a
       data URI, or base64 text (where no such path exists and the text cannot be taken for anything else);
     - a dict with any of `media` (as above), `video` (as above, or uint8 frames `(F, H, W, 3)`), `audio` (as above, or a
       float waveform `(samples,)` at the dict's `sampling_rate`, by default the feature extractor's), `images` (a list
-      of pictures, one a frame), `flow` (array or path), `text` (str), ready features `<modality>_features (T, D)`, and
+      of images, one a frame), `flow` (array or path), `text` (str), ready features `<modality>_features (T, D)`, and
       token ids (`input_ids`). Undecoded media of `datasets` (`{"path", "bytes"}`) will do, and columns that only
       training reads (id, label, labels, words, intervals) are left alone: a row of a data set is an input. What is
       left out, None or "" counts as missing, and what the model does not read is passed over.
@@ -74,7 +74,7 @@ class CLCRPipeline(Pipeline):
     - `return_explanation` (bool): adds `level_weights` (one float a level, shallow first), `modality_weights` and
       `private_gates` (by modality), in each segment where there are segments; and `tokens`: by modality a list of dicts
       with `budget` (one float a level, how much of the token was exchanged), and `token` (text), `time` in seconds
-      (frames, sound) or `index` (features);
+      (frames, audio) or `index` (features);
     - `window`, `every` (seconds, of a call): see above; each is as long as the other by default;
     - `top_k` (int): `probabilities` holds so many labels, likeliest first; segments get them too;
     - `score_range` (two numbers or None): of a regression. Default: `config.label_range`;
@@ -401,7 +401,7 @@ def _when(index: int, count: int, seconds: float | None) -> dict[str, Any]:
 
 
 def _inputs_that_padding_reaches(model: Any) -> list[str]:
-    """Raw inputs whose backbone lets what lies behind the end of a short sample reach it: sounds that are normalised
+    """Raw inputs whose backbone sees the padding behind a short sample: waveforms that are normalised
     over time (wav2vec 2.0 base) or read without a mask (spectrograms), frames that are read as whole clips."""
     names = []
     for name, encoder in model.base_model.hierarchy.encoders.items():

@@ -269,7 +269,7 @@ class _Parts:
             return None
 
     def _lacks_track(self, source: Any, how: Callable[..., Any]) -> bool:
-        """Whether a clip is sound in itself and has not the track that alone was wanted of it."""
+        """Whether a clip is whole in itself and has not the track that alone was wanted of it."""
         try:
             lengths = track_lengths(source_of(source, "media"))
         except MediaError:

@@ -21,8 +21,10 @@ from safetensors import SafetensorError
 
 from clcr_hf.cli.errors import _waits_for_us, can_be_mended, one_line, told
 from clcr_hf.cli.main import main
+from clcr_hf.data.columns import carve_groups
+from clcr_hf.data.columns import logger as data_logger
 from clcr_hf.data.talking_faces.render import generate_talking_faces
-from clcr_hf.training.log import short
+from clcr_hf.training.log import CarvedSplits, short
 from clcr_hf.training.run import main as train
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "clips"
@@ -336,6 +338,16 @@ def test_python_of_the_readme_runs_as_written(tmp_path, monkeypatch):
     for block in blocks:
         exec(block.split("# pretrained transformers backbones")[0], names)  # those come from the Hub
     assert (tmp_path / "runs" / "more" / "model.safetensors").is_file()
+
+
+def test_what_loaders_say_is_heard_while_splits_are_gathered(caplog):
+    with CarvedSplits() as carved:
+        picked = carve_groups(["a", "a", "b", "c"], fraction=0.3, split="test")
+        data_logger.warning("a clip is absent")
+        data_logger.info("only for who asks")
+    carve_groups(["a", "b"], fraction=0.5)
+    assert carved.found["test"].startswith(f"test is {picked.sum()} of the 4 rows of train") and len(carved.found) == 1
+    assert [record.getMessage() for record in caplog.records] == ["a clip is absent"]
 
 
 def test_short_logs():

@@ -17,8 +17,8 @@ from .reading import check_duration, read_clip
 
 _INTRODUCTION = """# CLCR: a clip's score, and what decided it
 
-Give a clip of a person who speaks, and what they say. Any of the three, pictures, sound and words, may be missing;
-a sound given by itself takes the place of the clip's.
+Give a clip of a person who speaks, and what they say. Any of the three, frames, audio and words, may be missing;
+audio given by itself takes the place of the clip's.
 
 **Take the answer with caution.** Reading emotion from people is uncertain: the same face or voice means different
 things in different people, cultures and moments, and a model repeats the biases of its data. Do not judge anyone by
@@ -153,7 +153,7 @@ def serve(
         pipe = pipeline(TASK, model=model, device=device, trust_remote_code=trust_remote_code)
         recognise = _recogniser(transcribe, pipe.device) if transcribe else None
         page = build_page(pipe, max_seconds=max_seconds, recognise=recognise, name=Path(model).name)
-        with _end_signals() as ended:  # heeded before the first visitor can come
+        with _end_signals() as ended:  # installed before the page is served
             _, address, public = page.launch(
                 server_name=host,
                 server_port=port,
@@ -228,7 +228,7 @@ def _told(gr: Any, *paths: str | None) -> Iterator[None]:
 
 def _transcript(recognise: Callable[[str], str] | None, path: str | None, max_seconds: float) -> str:
     if path is None or recognise is None:
-        raise ValueError("There is nothing to hear yet: give a clip or a sound.")
+        raise ValueError("There is nothing to hear yet: give a clip or audio.")
     check_duration(path, max_seconds)
     return recognise(path)
 

@@ -1,6 +1,6 @@
 """What decided an answer: weights, token budgets, and the answer with each modality left out; for one clip, or as means
-over a data set for the model card. Made of what [`CLCRPipeline`] returns with `return_explanation=True`; the pictures
-are drawn by `pictures.py`, and as HTML by `demo/pictures.py`, which does without matplotlib."""
+over a data set for the model card. Made of what [`CLCRPipeline`] returns with `return_explanation=True`; the figures
+are drawn by `plot.py`, and as HTML by `demo/html.py`, which does without matplotlib."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def explain(pipe: CLCRPipeline, sample: Any) -> Decision:
     given = dict(sample) if isinstance(sample, Mapping) else {"media": sample}
     present = [name for name, tokens in result["tokens"].items() if tokens]
     rest = given
-    for name in STANDARD.keys() - present:  # such as the sound of a clip that has none
+    for name in STANDARD.keys() - present:  # such as the audio of a clip that has none
         rest = leave_out(rest, name)
     without = {name: pipe(leave_out(rest, name)) for name in present} if len(present) > 1 else {}
     config = pipe.model.config

@@ -15,7 +15,7 @@ from ..modeling_clcr import CLCRPreTrainedModel
 
 Part = Literal["whole", "fusion"]
 _IMAGE_SIZE, _MEL_BINS = 224, 40
-# Tokens of sound that a backbone gives for the traced waveform.
+# Tokens of audio that a backbone gives for the traced waveform.
 _AUDIO_TOKENS = 12
 
 
@@ -80,7 +80,7 @@ def graph_inputs(
         modalities: which of the model's modalities the graph takes; all by default. The others count as missing.
         image_size: rows and columns of a frame; the backbone's own where its configuration says, else that of the
             processor saved beside the model, else 224.
-        mel_bins: bands of a spectrogram, where a network for pictures reads sound; likewise, else 40.
+        mel_bins: bands of a spectrogram, where a network for images reads audio; likewise, else 40.
 
     Raises:
         ValueError: an unknown part, or a modality that the model does not have.
@@ -158,7 +158,7 @@ def _sound_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | N
     # With fewer tokens than three torch.export would have to tell apart lengths that it cannot.
     if (
         reader.input_name == "pixel_values"
-    ):  # a network for pictures, halved at the stem twice and at each stage but one
+    ):  # a network for images, halved at the stem twice and at each stage but one
         stride = 2 ** (len(config.hidden_sizes) + 1)
         shape = (axis, mel_bins or _MEL_BINS)
         return GraphInput(name, "input_values", mask, shape, 0, stride * _AUDIO_TOKENS, shortest=3 * stride)
@@ -172,7 +172,7 @@ def _sound_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | N
 
 
 def _saved_sizes(folder: str) -> dict[str, Any]:
-    """Sizes that the processor saved beside a model says its pictures and spectrograms have."""
+    """Sizes that the processor saved beside a model says its images and spectrograms have."""
     path = Path(folder or ".") / "processor_config.json"
     if not folder or not path.is_file():
         return {}

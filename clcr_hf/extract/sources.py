@@ -31,7 +31,7 @@ class Clip:
 
     Attributes:
         id, split: as in the rows written.
-        video, audio: file (path or bytes) with the frames, with the sound; the same one for most clips. None: the row
+        video, audio: file (path or bytes) with the frames, with the audio; the same one for most clips. None: the row
             has no such modality.
         images: frames already taken, paths or bytes in order, where there is no video.
         start, end: seconds of the file that are the clip; `end=None` is the file's end.

@@ -18,7 +18,7 @@ OPENSMILE_WIDTHS = {"lld": 25, "functionals": 88}
 _OPENSMILE_STEP = 0.01
 # Low-level descriptors look over frames of 60 ms.
 _OPENSMILE_SHORTEST = 0.1
-# CTC models read long sounds in overlapping pieces of this many seconds; Whisper goes through them by itself.
+# CTC models read long waveforms in overlapping pieces of this many seconds; Whisper goes through them by itself.
 _CTC_PIECE = 30.0
 
 
@@ -29,8 +29,8 @@ class Transcript:
     Attributes:
         text: the whole.
         words: each word without outer spaces.
-        intervals: float32 `(W, 2)`, seconds of each word from the beginning of the sound; each ends no earlier than
-            it begins and lies within the sound.
+        intervals: float32 `(W, 2)`, seconds of each word from the beginning of the audio; each ends no earlier than
+            it begins and lies within the audio.
     """
 
     text: str
@@ -82,7 +82,7 @@ def tidy_transcript(found: dict[str, Any], seconds: float) -> Transcript:
     """A recogniser's `{"text", "chunks": [{"text", "timestamp": (start, end)}]}` as a [`Transcript`].
 
     A time that is not given (Whisper leaves the last word's end open) becomes the next word's start or the end of the
-    sound; times outside the sound are brought into it.
+    audio; times outside the audio are brought into it.
     """
     chunks = [chunk for chunk in found.get("chunks", []) if chunk["text"].strip()]
     times = np.full((len(chunks), 2), np.nan)

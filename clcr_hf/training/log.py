@@ -11,27 +11,29 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Tra
 from ..data.columns import logger as data_logger
 
 _TRAINING = ("loss", "loss_task", "learning_rate", "epoch")
+_NAMED = 12  # classes in a line
 
 
-class CarvedSplits(logging.Handler):
+class CarvedSplits(logging.Filter):
     """A context that gathers what loaders carve from train while it is open: `found`, by the name of the new split."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self.found: dict[str, str] = {}
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
         if hasattr(record, "carved"):
             self.found[record.carved] = record.getMessage()
+        return record.levelno >= self._shown
 
     def __enter__(self) -> "CarvedSplits":
-        self._level = data_logger.level
-        data_logger.setLevel(logging.INFO)
-        data_logger.addHandler(self)
+        self._level, self._shown = data_logger.level, data_logger.getEffectiveLevel()
+        data_logger.setLevel(min(self._shown, logging.INFO))
+        data_logger.addFilter(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        data_logger.removeHandler(self)
+        data_logger.removeFilter(self)
         data_logger.setLevel(self._level)
 
 
@@ -60,12 +62,15 @@ def plan(
     weights = sum(each.numel() for each in model.parameters())
     learning = sum(each.numel() for each in model.parameters() if each.requires_grad)
     frozen = f", of which {learning:,} learn" if learning < weights else ""
-    labels = ", ".join(map(str, model.config.id2label.values())) if model.config.problem_type != "regression" else ""
+    kind, names = model.config.problem_type or "regression", list(map(str, model.config.id2label.values()))
+    if kind == "regression" and len(names) == 1:
+        names = []
+    shown = ", ".join(names[:_NAMED]) + f", ... ({len(names)})" * (len(names) > _NAMED)
     lines = {
         "data": f"{title}: {', '.join(counts)}",
         "carved": "; ".join(text for name, text in carved.items() if name in datasets),
         "inputs": ", ".join(f"{name} from {column}" for name, column in columns.items()),
-        "labels": f"{model.config.problem_type or 'regression'}{f': {labels}' if labels else ''}",
+        "labels": kind.replace("_", " ") + f": {shown}" * bool(names),
         "model": f"{type(model).__name__}, {weights:,} parameters{frozen}",
         "device": f"{args.device}" + f", {args.world_size} processes" * (args.world_size > 1),
         "output": f"{args.output_dir}",
@@ -77,10 +82,10 @@ def outcome(folder: str, columns: Mapping[str, str]) -> str:
     """What was saved where, and the commands to use it."""
     where = shlex.quote(folder)
     size = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors")) / 1e6
-    features = [name for name, column in columns.items() if column.endswith("_features") or column == "input_ids"]
-    words = [f"--features {name}=FILE.npy" for name in features]
-    words += ['--text "WHAT IS SAID"'] if "text" in columns and "text" not in features else []
-    words = (["CLIP.mp4"] if set(columns) - set(features) - {"text"} else []) + words
+    features = [name for name, column in columns.items() if column.endswith("_features")]
+    words = ["CLIP.mp4"] if set(columns) - set(features) - {"text"} else []
+    words += ['--text "WHAT IS SAID"'] if columns.get("text") == "text" else []
+    words += [f"--features {name}=FILE.npy" for name in features]
     return "\n".join(
         (
             f"saved:   {folder}: the model ({size:.1f} MB) and its processor, README.md (the card), run.json (settings "

@@ -47,7 +47,7 @@ def media_reference(folder: Path, cell: Any, where: str) -> dict[str, Any] | Non
 
 
 def image_references(folder: Path, cell: Any, where: str) -> list[dict[str, Any]] | None:
-    """The pictures that a cell names, as a list, a folder, a pattern, or one file; None for none.
+    """The images that a cell names, as a list, a folder, a pattern, or one file; None for none.
 
     Raises:
         DataFormatError: something else.

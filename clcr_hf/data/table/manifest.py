@@ -66,7 +66,7 @@ def load_manifest(
 
     What a row may have, each in a column of its own:
         one file with frames and sound: `MEDIA_COLUMNS`, or `video` where there is no `audio` beside it;
-        `video` (its frames alone are meant) and `audio` (a sound file);
+        `video` (its frames alone are meant) and `audio` (an audio file);
         `images`: frames in order, as a list of files, a folder, or a pattern such as `frames/7/*.jpg`;
         `flow`: an `.npz` of optical flow (`clcr_hf.data.flow`);
         `<modality>_features`: numbers (Parquet or JSONL lists), or a file (`FEATURE_SUFFIXES`) of shape (T, D), (D,),
