@@ -32,64 +32,14 @@ from .run_folder import (
     read_run,
     run_mark,
 )
-from .texts import intended_use, limits, out_of_scope
+from .texts import SUBJECTS, TEXTS, limits
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
 
-# What a metric is called in the card, and its type in the Hub's vocabulary. Names: clcr_hf.metrics.
-_METRIC_NAMES = {
-    "mae": ("MAE", "mae"),
-    "corr": ("Pearson correlation", "pearsonr"),
-    "acc_2_has0": ("Acc-2, negative / non-negative", "accuracy"),
-    "acc_2_non0": ("Acc-2, negative / positive", "accuracy"),
-    "f1_has0": ("weighted F1, negative / non-negative", "f1"),
-    "f1_non0": ("weighted F1, negative / positive", "f1"),
-    "spearman": ("Spearman correlation", "spearmanr"),
-    "r2": ("R2", "r_squared"),
-    "acc_2": ("Acc-2, positive / not", "accuracy"),
-    "f1": ("weighted F1, positive / not", "f1"),
-    "acc_3": ("Acc-3", "accuracy"),
-    "acc_5": ("Acc-5", "accuracy"),
-    "acc_7": ("Acc-7", "accuracy"),
-    "accuracy": ("accuracy", "accuracy"),
-    "macro_f1": ("macro F1", "f1"),
-    "weighted_f1": ("weighted F1, mean over labels", "f1"),
-    "map": ("mAP", "mean_average_precision"),
-    "segment_accuracy": ("segment accuracy", "accuracy"),
-    "segment_macro_f1": ("segment macro F1", "f1"),
-}
-# Columns that a processor reads, and what it makes of them for the model.
-# What a model gives, and the name of its task.
-_TASKS = {
-    "regression": ("a sentiment score", "multimodal sentiment"),
-    "scores": ("a score", "multimodal regression"),
-    "single_label_classification": ("one label", "multimodal classification"),
-    "multi_label_classification": ("any number of labels", "multimodal multi-label classification"),
-    "segments": ("a label for each segment", "event localisation"),
-}
+_METRICS: dict[str, list[str]] = TEXTS["metrics"]
 _PIPELINE_TAGS = ("video-classification", "audio-classification", "text-classification")
-_TAGS = {
-    "sentiment": ["sentiment-analysis"],
-    "drawn faces": ["sentiment-analysis"],
-    "acted emotion": ["emotion-recognition"],
-}
 DATA_LICENSE = {"license": "other", "license_name": "terms-of-the-training-data"}
-LICENSE_NOTE = (
-    "The code is Apache-2.0. The weights are made from the data, so they are given under the terms of the data, "
-    "whatever those allow."
-)
-_UNKNOWN_DATA = {
-    "terms": "the record of the run does not state them; ask whoever published this model",
-    "people": "the record of the run does not say who is in it",
-    "page": None,
-}
-_DRAWN_DATA = {
-    "content": "Clips of a drawn face that speaks, with a voice and a transcript, whose label is known exactly because "
-    "the clips are drawn from it.",
-    "terms": "made by the package itself (Apache-2.0); anyone can make the same clips again from the seed",
-    "people": "none",
-    "page": None,
-}
+LICENSE_NOTE: str = TEXTS["license_note"]
 
 
 # -- the card of a run ------------------------------------------------------------------------------------------------
@@ -151,7 +101,7 @@ class _Facts:
 
     @property
     def kind(self) -> str:
-        """A key of `_TASKS`."""
+        """A key of the texts' `tasks`."""
         if self.run["problem_type"] == "regression" and self.run.get("label_scale", "sentiment") is None:
             return "scores"
         return "segments" if self.run.get("per_segment") else self.run["problem_type"]
@@ -167,7 +117,7 @@ class _Facts:
             return self.benchmark.output
         limits = self.run.get("label_range") if self.kind == "scores" else None
         if not limits:
-            return _TASKS.get(self.kind, ("a label", ""))[0]
+            return TEXTS["tasks"][self.kind][0]
         if isinstance(limits[0], list):
             return f"{len(limits)} scores"
         return f"a score from {limits[0]:g} to {limits[1]:g}"
@@ -243,8 +193,8 @@ def render_card(
         example=json.dumps({name: value for name, value in sample.items() if value is not None}),
         shell_example="" if own or "flow" in modalities else "".join(f"{word} " for word in shell),
         reads_files=bool(media),
-        intended=intended_use(subject),
-        out_of_scope=out_of_scope(subject),
+        intended=SUBJECTS[subject]["intended"],
+        out_of_scope=SUBJECTS[subject]["out_of_scope"],
         **fields,
     )
 
@@ -298,7 +248,7 @@ def pipeline_tag(modalities: Sequence[str]) -> str | None:
 def card_tags(modalities: Sequence[str], subject: str) -> list[str]:
     """What to find the model by."""
     several = ["multimodal"] if len(modalities) > 1 else []
-    return ["clcr", *several, *_TAGS.get(subject, []), *modalities]
+    return ["clcr", *several, *SUBJECTS[subject]["tags"], *modalities]
 
 
 def _card_data(facts: _Facts) -> ModelCardData:
@@ -367,7 +317,7 @@ def _eval_results(facts: _Facts) -> list[EvalResult] | None:
     results = [
         EvalResult(
             task_type=pipeline_tag(facts.run["modalities"]) or "other",
-            task_name=_TASKS.get(facts.kind, ("", "multimodal classification"))[1],
+            task_name=TEXTS["tasks"][facts.kind][1],
             dataset_type=facts.run["dataset"],
             dataset_name=facts.title,
             dataset_split=facts.named_split,
@@ -409,12 +359,12 @@ def check_card(card: ModelCard) -> None:
 # -- parts of the text ------------------------------------------------------------------------------------------------
 
 
-def _named(key: str) -> tuple[str, str]:
-    if key in _METRIC_NAMES:
-        return _METRIC_NAMES[key]
+def _named(key: str) -> Sequence[str]:
+    if key in _METRICS:
+        return _METRICS[key]
     metric, _, score = key.partition("_")  # of one score of several
-    name, kind = _METRIC_NAMES.get(metric, (key, key))
-    return (f"{name}, {score}" if metric in _METRIC_NAMES else name), kind
+    name, kind = _METRICS.get(metric, (key, key))
+    return (f"{name}, {score}" if metric in _METRICS else name), kind
 
 
 def _count(examples: int | None) -> str:
@@ -439,9 +389,10 @@ def paper_table(benchmark: Benchmark) -> dict[str, Any]:
 
 def _data_texts(facts: _Facts) -> dict[str, str | None]:
     if facts.run["generated"]:
-        return _DRAWN_DATA
+        return TEXTS["data"]["generated"]
     if facts.benchmark is None:
-        return {**_UNKNOWN_DATA, "content": f"{facts.title}, data of the one who trained this model."}
+        unknown = TEXTS["data"]["unknown"]
+        return unknown | {"content": unknown["content"].format(title=facts.title)}
     return benchmark_texts(facts.benchmark)
 
 
