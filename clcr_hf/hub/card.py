@@ -25,8 +25,7 @@ from .run_folder import (
     WEIGHTS_FILE,
     CardOptions,
     is_hub_id,
-    measured_metrics,
-    measured_split,
+    measured_figures,
     read_card_options,
     read_emissions,
     read_run,
@@ -132,30 +131,21 @@ class _Facts:
             return "drawn faces"
         return "sentiment" if self.kind == "regression" else "labels"
 
-    @property
-    def split(self) -> str:
-        """Prefix of the figures that the card states."""
-        return measured_split(self.run)
-
-    @property
-    def named_split(self) -> str:
-        return "validation" if self.split == "eval" else self.split
-
 
 def _run_fields(facts: _Facts) -> dict[str, Any]:
     """Of the template: what was run and measured."""
     run = facts.run
     columns = run.get("inputs", {})
-    figures = measured_metrics(run["metrics"], facts.split)
+    split, figures = measured_figures(run)
     return {
         "generated": run["generated"],
         "per_segment": facts.kind == "segments",
         "features": any(column.endswith("_features") or column == "input_ids" for column in columns.values()),
         "inputs": [modality(name).inputs[0] if column in RAW_COLUMNS else column for name, column in columns.items()],
         "selected": run.get("selected_by", True),
-        "split": facts.named_split,
+        "split": split,
         "seed": run["seed"],
-        "num_test": run["num_examples"].get(facts.named_split),
+        "num_test": run["num_examples"].get(split),
         "results": [(_named(key)[0], _figure(value)) for key, value in figures.items()],
         "settings": list(run["settings"].items()),
         "command": run["command"],
@@ -220,16 +210,15 @@ def eval_result_entries(folder: str | Path, dataset_id: str) -> list[EvalResultE
         dataset_id: name on the Hub of the data set that was measured on. The run does not know it.
     """
     run = read_run(folder)
-    split = measured_split(run)
-    where = "validation" if split == "eval" else split
+    split, figures = measured_figures(run)
     return [
         EvalResultEntry(
             dataset_id=dataset_id,
             task_id=key,
             value=round(value, 4),
-            notes=f"{_named(key)[0]}, {where} split, seed {run['seed']}",
+            notes=f"{_named(key)[0]}, {split} split, seed {run['seed']}",
         )
-        for key, value in measured_metrics(run["metrics"], split).items()
+        for key, value in figures.items()
         if math.isfinite(value)
     ]
 
@@ -258,13 +247,6 @@ def _card_data(facts: _Facts) -> ModelCardData:
     emissions = read_emissions(facts.folder)
     if emissions is not None:
         emissions["metadata"]["training_type"] = "fine-tuning" if bases else "pre-training"
-    extra: dict[str, Any] = {
-        "base_model_relation": "finetune" if bases else None,
-        "widget": _widget(options.examples, facts.model_id, run_mark(run)) or None,
-        # What an endpoint's widget sends along with an input; see handler.py.
-        "inference": {"parameters": {"return_explanation": True}} if facts.kind != "segments" else None,
-        "co2_eq_emissions": emissions["metadata"] if emissions else None,
-    }
     results = _eval_results(facts)
     return ModelCardData(
         language=_language(run, facts.benchmark),
@@ -276,7 +258,11 @@ def _card_data(facts: _Facts) -> ModelCardData:
         base_model=bases or None,
         model_name=facts.model_id if results else None,  # the Hub keeps it in the list of results
         eval_results=results,
-        **{name: value for name, value in extra.items() if value is not None},
+        base_model_relation="finetune" if bases else None,
+        widget=_widget(options.examples, facts.model_id, run_mark(run)) or None,
+        # What an endpoint's widget sends along with an input; see handler.py.
+        inference={"parameters": {"return_explanation": True}} if facts.kind != "segments" else None,
+        co2_eq_emissions=emissions["metadata"] if emissions else None,
     )
 
 
@@ -314,18 +300,19 @@ def _widget(examples: Sequence[dict[str, Any]], model_id: str, mark: str) -> lis
 
 
 def _eval_results(facts: _Facts) -> list[EvalResult] | None:
+    split, figures = measured_figures(facts.run)
     results = [
         EvalResult(
             task_type=pipeline_tag(facts.run["modalities"]) or "other",
             task_name=TEXTS["tasks"][facts.kind][1],
             dataset_type=facts.run["dataset"],
             dataset_name=facts.title,
-            dataset_split=facts.named_split,
+            dataset_split=split,
             metric_type=_named(key)[1],
             metric_name=_named(key)[0],
             metric_value=round(value, 4),
         )
-        for key, value in measured_metrics(facts.run["metrics"], facts.split).items()
+        for key, value in figures.items()
         if math.isfinite(value)
     ]
     return results or None
@@ -404,9 +391,9 @@ def benchmark_texts(benchmark: Benchmark) -> dict[str, str | None]:
 
 def _weights_fields(facts: _Facts) -> dict[str, Any]:
     """Of the template: how the model decides, as far as it was measured of this run's model."""
-    path, picture = facts.folder / WEIGHTS_FILE, facts.folder / PICTURE_FILE
-    fields: dict[str, Any] = {"weights": None, "levels": _levels(facts.folder)}
-    found = read_json(path) or {}
+    config = read_json(facts.folder / "config.json")
+    fields: dict[str, Any] = {"weights": None, "levels": None if config is None else config.get("num_levels", 3)}
+    found = read_json(facts.folder / WEIGHTS_FILE) or {}
     if found.get("mark") != run_mark(facts.run):
         return fields
     named = {f"level {number}": value for number, value in enumerate(found["level_weights"], start=1)}
@@ -414,13 +401,7 @@ def _weights_fields(facts: _Facts) -> dict[str, Any]:
     named |= {f"{name}, gate of what is private": value for name, value in found["private_gates"].items()}
     table = [(name, f"{value['mean']:.3f} ± {value['std']:.3f}") for name, value in named.items()]
     weights = {"rows": found["rows"], "split": found["split"], "table": table}
-    return {**fields, "picture": picture.is_file(), "weights": weights}
-
-
-def _levels(folder: Path) -> int | None:
-    path = folder / "config.json"
-    found = read_json(path)
-    return None if found is None else found.get("num_levels", 3)
+    return {**fields, "picture": (facts.folder / PICTURE_FILE).is_file(), "weights": weights}
 
 
 def _compute(run: dict[str, Any], emissions: dict[str, Any] | None) -> str:
