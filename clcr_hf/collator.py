@@ -63,9 +63,9 @@ class CLCRDataCollator:
         for name in names:
             modality = of_features(name)
             if modality is not None:
-                batch.update(self._features(name, modality + MASK_END, rows, self.pad_to_multiple_of))
+                batch.update(self._pad(name, modality + MASK_END, rows, axis=-2, multiple=self.pad_to_multiple_of))
             elif name in _RAW_INPUTS:
-                batch.update(self._raw(name, _RAW_INPUTS[name], rows))
+                batch.update(self._pad(name, _RAW_INPUTS[name], rows, axis=0))
         labels = self._labels(rows)
         if labels is not None:
             batch["labels"] = labels
@@ -117,26 +117,13 @@ class CLCRDataCollator:
             batch[key] = torch.from_numpy(padded)
         return batch
 
-    def _features(
-        self, name: str, mask_name: str, rows: Sequence[Mapping[str, Any]], multiple: int | None
-    ) -> dict[str, torch.Tensor]:
-        arrays = [_array(row.get(name), np.float32) for row in rows]
-        arrays = [x[None] if x is not None and x.ndim == 1 else x for x in arrays]
-        return self._pad(name, mask_name, rows, arrays, axis=-2, multiple=multiple)
-
-    def _raw(self, name: str, mask_name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        arrays = [_array(row.get(name), np.float32) for row in rows]
-        return self._pad(name, mask_name, rows, arrays, axis=0, multiple=None)
-
     def _pad(
-        self,
-        name: str,
-        mask_name: str,
-        rows: Sequence[Mapping[str, Any]],
-        arrays: Sequence[np.ndarray | None],
-        axis: int,
-        multiple: int | None,
+        self, name: str, mask_name: str, rows: Sequence[Mapping[str, Any]], axis: int, multiple: int | None = None
     ) -> dict[str, torch.Tensor]:
+        """A column of arrays padded along `axis`, and its mask; a vector alone is one step."""
+        arrays = [_array(row.get(name), np.float32) for row in rows]
+        if axis == -2:
+            arrays = [x[None] if x is not None and x.ndim == 1 else x for x in arrays]
         known = [x for x in arrays if x is not None]
         if not known:
             return {}
@@ -152,10 +139,7 @@ class CLCRDataCollator:
             if array is None:
                 continue
             steps = array.shape[axis]
-            if axis == 0:
-                values[i, :steps] = array
-            else:
-                values[i, ..., :steps, :] = array
+            np.moveaxis(values[i], axis, 0)[:steps] = np.moveaxis(array, axis, 0)
             given = _array(row.get(mask_name), np.int64)
             mask[i, :steps] = 1 if given is None else _same_length(mask_name, given, np.empty(steps), i)
         return {name: torch.from_numpy(values), mask_name: torch.from_numpy(mask)}
