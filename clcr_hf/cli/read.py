@@ -1,7 +1,6 @@
 """`clcr explain` and `clcr demo`: a clip to its answer and the reasons; and what `clcr predict` shares."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +41,15 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Draw what decided the score of a clip: weights, tokens over time, and what changes without each modality."""
-    pipe, sample = load_reader(clip, text, features, model, device)
+    from ..fetch import is_url
+    from ..predict.sources import sample_of
+
+    sample = sample_of(clip, text, features)
+    if not sample:
+        raise ValueError("nothing to read: give a clip, or --text, or --features")
+    if clip is not None and not is_url(clip) and not Path(clip).is_file():
+        raise FileNotFoundError(f"{clip} is not a file")
+    pipe = load_pipe(model, device)
     from ..explain.decision import explain as read_and_compare
 
     decision = read_and_compare(pipe, sample)
@@ -89,38 +96,8 @@ def demo(
     )
 
 
-def sample_of(clip: str | None, text: str | None, features: Sequence[str] | None) -> dict[str, str]:
-    """An input of the pipeline from what the command line gives.
-
-    Raises:
-        ValueError: features that are not NAME=FILE, or given twice.
-        FileNotFoundError: no such file.
-    """
-    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
-    for given in features or ():
-        name, equals, path = given.partition("=")
-        key = f"{name.strip().removesuffix('_features')}_features"
-        if not equals or not name.strip() or not path:
-            raise ValueError(f"--features takes a modality and a file, as gaze=gaze.npy, got {given!r}")
-        if key in sample:
-            raise ValueError(f"--features {name}: given twice")
-        if not Path(path).expanduser().is_file():
-            raise FileNotFoundError(f"--features {name}: {path} is not a file")
-        sample[key] = path
-    return sample
-
-
-def load_reader(
-    clip: str | None, text: str | None, features: Sequence[str] | None, model: str, device: str | None
-) -> tuple[Any, dict[str, Any]]:
-    """A pipeline, and an input of it."""
-    sample: dict[str, Any] = dict(sample_of(clip, text, features))
-    if not sample:
-        raise ValueError("nothing to read: give a clip, or --text, or --features")
-    from ..fetch import is_url
-
-    if clip is not None and not is_url(clip) and not Path(clip).is_file():
-        raise FileNotFoundError(f"{clip} is not a file")
+def load_pipe(model: str, device: str | None) -> Any:
+    """A pipeline of a model that was asked for."""
     where = choose_device(device)
     check_model(model)
     quiet()
@@ -128,7 +105,7 @@ def load_reader(
 
     from ..pipeline_clcr import TASK
 
-    return pipeline(TASK, model=model, device=where), sample
+    return pipeline(TASK, model=model, device=where)
 
 
 def print_result(console: Console, result: dict[str, Any], top: int) -> None:

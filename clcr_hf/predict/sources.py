@@ -62,6 +62,36 @@ class Items:
         return self.open()
 
 
+def is_one_clip(sources: Sequence[str]) -> bool:
+    """Whether that is one file or address, or none at all: no table, folder, pattern or several of them."""
+    if len(sources) != 1 or is_url(sources[0]):
+        return len(sources) < 2
+    path = Path(sources[0]).expanduser()
+    listed = path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES
+    return not listed and (path.is_file() or not glob.has_magic(str(path)))
+
+
+def sample_of(clip: str | None, text: str | None, features: Sequence[str] | None) -> dict[str, Any]:
+    """An input of the pipeline from what a command line gives.
+
+    Raises:
+        ValueError: features that are not NAME=FILE, or given twice.
+        FileNotFoundError: no such file.
+    """
+    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
+    for given in features or ():
+        name, equals, path = given.partition("=")
+        key = f"{name.strip().removesuffix('_features')}_features"
+        if not equals or not name.strip() or not path:
+            raise ValueError(f"--features takes a modality and a file, as gaze=gaze.npy, got {given!r}")
+        if key in sample:
+            raise ValueError(f"--features {name}: given twice")
+        if not Path(path).expanduser().is_file():
+            raise FileNotFoundError(f"--features {name}: {path} is not a file")
+        sample[key] = path
+    return sample
+
+
 def open_items(sources: Sequence[str], split: str | None = None) -> Items:
     """
     Args:
@@ -151,7 +181,7 @@ def _table_items(path: Path, split: str | None) -> Items:
     total = sum(1 for _ in items())
     if not total:
         raise DataFormatError(f"{path}: no rows" + (f" of the split {split}" if split is not None else ""))
-    digest = _digest([[_file_digest(table.path) for table in tables], split])
+    digest = _digest([[file_digest(table.path) for table in tables], split])
     return Items(str(path), digest, items, total, [name for name in present if name not in used])
 
 
@@ -200,17 +230,13 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest_of(file)
-
-
-def _digest_of(file: Any) -> str:
-    """As `hashlib.file_digest`, which Python 3.10 lacks."""
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """A digest of a file's content. (`hashlib.file_digest` came with Python 3.11.)"""
     found = hashlib.sha256()
-    while block := file.read(2**20):
-        found.update(block)
-    return found.hexdigest()
+    with open(os.path.expanduser(path), "rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()[:16]
 
 
-__all__ = ["CLIP_SUFFIXES", "Item", "Items", "open_items"]
+__all__ = ["CLIP_SUFFIXES", "Item", "Items", "file_digest", "is_one_clip", "open_items", "sample_of"]
