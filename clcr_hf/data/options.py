@@ -1,11 +1,20 @@
-"""Options given as text: `name=value`, several with commas between them."""
+"""Options given as text: `name=value`, several with commas between them; and what a docstring says of each option."""
 
+import inspect
 import json
 import re
 from typing import Any
 
 # A comma between two options, and none inside a list or a mapping.
 _BETWEEN = re.compile(r",(?=\s*[^\W\d]\w*\s*=)")
+
+
+def argument_help(documented: Any) -> dict[str, str]:
+    """What the docstring of a class or function says below `Args:`, a line by the name of each argument."""
+    _, _, after = (inspect.getdoc(documented) or "").partition("\nArgs:\n")
+    section = re.split(r"^(?=\S)", after, maxsplit=1, flags=re.MULTILINE)[0]
+    entries = (entry.partition(":") for entry in re.split(r"^    (?=\S)", section, flags=re.MULTILINE))
+    return {name.strip(): " ".join(text.split()) for names, _, text in entries for name in names.split(",")}
 
 
 def read_options(text: str | None, flag: str) -> dict[str, Any]:

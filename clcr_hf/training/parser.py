@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from ..data.options import argument_help
+
 _GROUPS = {
     "data": "data",
     "model": "model",
@@ -39,7 +41,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 class RunParser(HfArgumentParser):
     """
-    `HfArgumentParser` whose help comes in groups, the common arguments first, and that takes whole names alone.
+    `HfArgumentParser` whose help comes in groups, the common arguments first, and that takes whole names alone. Of an
+    argument, help says what the docstring of its dataclass does.
 
     Raises, when it parses:
         ValueError: an argument that there is not, or a value that does not fit.
@@ -57,6 +60,7 @@ class RunParser(HfArgumentParser):
             self._groups.setdefault(key, self.add_argument_group(title) if key not in self._groups else None)
         kinds = {"DataArguments": "data", "ModelArguments": "model"}
         self._kind = kinds.get(dtype.__name__, "training")
+        self._help = argument_help(dtype)
         super()._add_dataclass_arguments(dtype)
 
     def _parse_dataclass_field(self, parser: Any, field: Field) -> None:
@@ -65,6 +69,7 @@ class RunParser(HfArgumentParser):
         before = len(self._actions)
         HfArgumentParser._parse_dataclass_field(group, field)
         for action in self._actions[before:]:
+            action.help = self._help.get(field.name, action.help)
             if action.option_strings[0].startswith("--no_"):
                 action.help = argparse.SUPPRESS
 
