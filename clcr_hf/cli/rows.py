@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..data.options import argument_help, read_options
 from ..data.registry import SOURCE_NAMES
 from ..extract.settings import ExtractSettings, flag_of
 from .app import SPELLING, app, quiet
@@ -44,10 +45,10 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each of `ExtractSettings`."""
     signature = inspect.signature(command)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    made = []
+    made, what = [], argument_help(ExtractSettings)
     for each in fields(ExtractSettings):
         kind = each.metadata["word"] or each.type
-        option = typer.Option(flag_of(each), help=each.metadata["help"])
+        option = typer.Option(flag_of(each), help=what[each.name])
         made.append(
             inspect.Parameter(
                 each.name,
@@ -77,7 +78,6 @@ def convert(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from ..data.convert import convert as convert_rows
-    from ..data.options import read_options
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

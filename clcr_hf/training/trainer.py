@@ -129,9 +129,7 @@ class CLCRTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The model's loss; in training its parts are added up for the next log."""
-        loss, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self._task_loss is not None:
             loss = self._task_loss(outputs, inputs.get("labels"), num_items_in_batch=num_items_in_batch)
             if outputs.get("loss_components"):
