@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..extract.speech import SpeechRecogniser
 from ..pipeline_clcr import CLCRPipeline
 from .output import TABLE_FORMATS, PredictionFile, column_types, model_digest
 from .run import Predictor
@@ -103,8 +104,6 @@ class Request:
                 raise ValueError(f"--{name}: this model reads no text")
         recogniser = None
         if self.transcribe is not None:
-            from ..extract.speech import SpeechRecogniser
-
             recogniser = SpeechRecogniser(self.transcribe, language=self.language, device=pipe.device)
         on_error = self.on_error or ("raise" if self.one_clip and not self.in_windows else "skip")
         return Predictor(pipe, self.batch_size, on_error, self.window, self.every, recogniser)

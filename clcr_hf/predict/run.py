@@ -3,10 +3,9 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
+from ..extract.speech import SpeechRecogniser
 from ..pipeline_clcr import CLCRPipeline
 from ..pipeline_windows import placed
 from ..samples import Reading, read_sample
@@ -15,14 +14,6 @@ from .sources import Item
 
 # What one item may do wrong; all else is a fault of ours or of the installation.
 _ITEM_ERRORS = (ValueError, OSError, RuntimeError, TypeError, KeyError)
-
-
-class Recogniser(Protocol):
-    """Hears words, as [`~clcr_hf.extract.speech.SpeechRecogniser`]."""
-
-    sampling_rate: int
-
-    def __call__(self, wave: np.ndarray) -> Any: ...
 
 
 @dataclass
@@ -58,7 +49,7 @@ class Predictor:
     on_error: str = "skip"
     window: float | None = None
     every: float | None = None
-    recogniser: Recogniser | None = None
+    recogniser: SpeechRecogniser | None = None
     expect: Callable[[int], None] = lambda count: None
     cut: dict[str, tuple[float, float]] = field(default_factory=dict)
     recordings: dict[str, tuple[float, float, int]] = field(default_factory=dict)
