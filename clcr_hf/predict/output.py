@@ -15,6 +15,9 @@ from ..data.table.read import Table, read_rows
 TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
 _BATCH_ROWS = 1024
+# Parts of an answer that are dicts, and how the columns of their entries begin.
+_BY_NAME = {name: name.removesuffix("s") for name in ("scores", "modality_weights", "private_gates")}
+_BY_NAME["probabilities"] = "probability"
 
 
 # -- columns and rows --------------------------------------------------------------------------------------------------
@@ -31,7 +34,7 @@ def column_types(config: Any, *, per_segment: bool = False, windows: bool = Fals
     if windows:
         columns["text"] = str
     names = [config.id2label[index] for index in range(config.num_labels)]
-    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    problem = config.effective_problem_type
     if problem == "regression" and config.num_labels > 1:
         columns |= {f"score_{name}": float for name in names}
     else:
@@ -64,11 +67,8 @@ def _flat(result: Mapping[str, Any]) -> Row:
     row = {key: result[key] for key in ("score", "label", "error") if key in result}
     if "labels" in result:
         row["labels"] = "|".join(result["labels"])
-    for key, column in (("scores", "score"), ("probabilities", "probability")):
-        row |= {f"{column}_{name}": value for name, value in result.get(key, {}).items()}
-    for level, weight in enumerate(result.get("level_weights", ()), 1):
-        row[f"level_weight_{level}"] = weight
-    for key, column in (("modality_weights", "modality_weight"), ("private_gates", "private_gate")):
+    row |= {f"level_weight_{level}": weight for level, weight in enumerate(result.get("level_weights", ()), 1)}
+    for key, column in _BY_NAME.items():
         row |= {f"{column}_{name}": value for name, value in result.get(key, {}).items()}
     return row
 

@@ -1,7 +1,6 @@
 """The arguments of a training run: data, model and training, from words, recipes and defaults."""
 
 import argparse
-import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from ..data.options import read_options
+from ..data.options import did_you_mean, read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
 from ..modalities import STANDARD_MODALITIES
@@ -375,8 +374,7 @@ def parse_args(
     known = {action.dest for action in parser._actions}
     unknown = [name for name in recipe if name not in known]
     if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(unknown[0], known)
         raise ValueError(f"the recipe holds {', '.join(map(str, unknown))}, which is no argument{hint}")
     asked = named_data(words)
     chosen = find_dataset(*(value or recipe.get(name) for name, value in asked.items()))

@@ -1,14 +1,12 @@
 """The parser of training's arguments: help in groups, and an error in one line."""
 
 import argparse
-import difflib
-from collections.abc import Sequence
 from dataclasses import Field
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from ..data.options import argument_help
+from ..data.options import argument_help, did_you_mean
 
 _GROUPS = {
     "data": "data",
@@ -76,13 +74,10 @@ class RunParser(HfArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         found, left = super().parse_known_args(args, namespace)
         if left:
-            raise ValueError(f"{left[0]} is no argument{self._hint(left[0])}; --help lists them")
+            known = [name for action in self._actions for name in action.option_strings]
+            hint = did_you_mean(left[0].split("=")[0], known)
+            raise ValueError(f"{left[0]} is no argument{hint}; --help lists them")
         return found, left
-
-    def _hint(self, word: str) -> str:
-        known: Sequence[str] = [name for action in self._actions for name in action.option_strings]
-        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
-        return f", did you mean {near[0]}?" if near else ""
 
     def error(self, message: str) -> NoReturn:
         """One line, where argparse prints the usage of all arguments."""
