@@ -11,57 +11,56 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .app import SPELLING, app
+from .app import SPELLING, app, documented, progress_bar
 from .device import Device
-from .read import Features, Model, Text, load_pipe, print_result
+from .read import load_pipe, print_result
 
 _DEFAULT_OUTPUT = "predictions.csv"
 
 
 @app.command(context_settings=SPELLING)
+@documented
 def predict(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="A clip (file or http(s) address), several, a folder, a pattern in quotes, or a table "
-            "(CSV, TSV, JSONL, Parquet; docs/manifest.md).",
-            show_default=False,
-        ),
-    ] = None,
-    text: Text = None,
-    features: Features = None,
-    model: Model = "runs/talking_faces",
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Table to write: csv, jsonl or parquet; of a recording in windows also a figure: png, svg or pdf. "
-            "May be given twice. Default for more than one clip: predictions.csv.",
-            show_default=False,
-        ),
-    ] = None,
-    window: Annotated[str | None, typer.Option(help="Read long recordings in windows of so long: 10s, 1m.")] = None,
-    every: Annotated[str | None, typer.Option(help="A window begins each so often. Default: --window.")] = None,
-    subtitles: Annotated[
-        Path | None, typer.Option(help="Words of a recording with their times: srt, vtt, or json of a recogniser.")
-    ] = None,
-    transcribe: Annotated[
-        str | None, typer.Option(help="Speech recogniser for what has no text: Whisper or CTC.")
-    ] = None,
-    language: Annotated[str | None, typer.Option(help="Language for Whisper, such as en.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of a table: the rows of this split alone.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Clips or windows a forward pass.", min=1)] = 8,
-    on_error: Annotated[
-        str | None,
-        typer.Option(
-            help="A clip that cannot be read: skip (its row says why) or raise. Default: raise for one, else skip.",
-        ),
-    ] = None,
-    top: Annotated[int, typer.Option(help="Of one clip: most exchanged tokens to show a modality.", min=0)] = 5,
+    sources: Annotated[list[str] | None, typer.Argument()] = None,
+    text: str | None = None,
+    features: list[str] | None = None,
+    model: str = "runs/talking_faces",
+    output: list[str] | None = None,
+    window: str | None = None,
+    every: str | None = None,
+    subtitles: Path | None = None,
+    transcribe: str | None = None,
+    language: str | None = None,
+    split: str | None = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+    on_error: str | None = None,
+    top: Annotated[int, typer.Option(min=0)] = 5,
     device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Score clips, or windows of a recording, and say what decided. A table that was not finished is continued by the
-    same command."""
+    """
+    Score clips, or windows of a recording, and say what decided. A table that was not finished is continued by the same
+    command.
+
+    Args:
+        sources: A clip (file or http(s) address), several, a folder, a pattern in quotes, or a table (CSV, TSV, JSONL,
+            Parquet; docs/manifest.md).
+        text: What is said in the clip.
+        features: Ready features of a modality, as gaze=gaze.npy (.npy, .npz, .safetensors, .pt, .csv); may be repeated.
+        model: Folder or Hub name of a trained model.
+        output: Table to write: csv, jsonl or parquet; of a recording in windows also a figure: png, svg or pdf. May be
+            given twice. Default for more than one clip: predictions.csv.
+        window: Read long recordings in windows of so long: 10s, 1m.
+        every: A window begins each so often. Default: --window.
+        subtitles: Words of a recording with their times: srt, vtt, or json of a recogniser.
+        transcribe: Speech recogniser for what has no text: Whisper or CTC.
+        language: Language for Whisper, such as en.
+        split: Of a table: the rows of this split alone.
+        batch_size: Clips or windows a forward pass.
+        on_error: A clip that cannot be read: skip (its row says why) or raise. Default: raise for one, else skip.
+        top: Of one clip: most exchanged tokens to show a modality.
+        as_json: Print JSON for machines.
+    """
     from ..predict import Request
 
     request = Request(
@@ -144,8 +143,6 @@ def _say(line: str) -> None:
 
 def _predict_many(predictor: Any, items: Any, rows: Any) -> None:
     """Reads all items with a progress bar; what is done stays where the run is ended."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     if items.unread:
         _say(f"columns that are not read: {', '.join(items.unread)}")
     if rows.complete:
@@ -154,8 +151,7 @@ def _predict_many(predictor: Any, items: Any, rows: Any) -> None:
     what, total = ("windows", 0) if predictor.in_windows else ("clips", items.total)
     if rows.done:
         _say(f"{rows.path}: going on after {rows.done} {what}")
-    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*parts, console=Console(stderr=True), transient=True) as progress:
+    with progress_bar(transient=True) as progress:
         bar = progress.add_task(what, total=total or None, completed=rows.done)
 
         def expect(count: int) -> None:
