@@ -307,6 +307,11 @@ class CLCRConfig(PreTrainedConfig):
         return self.num_levels if self.use_hierarchy else 1
 
     @property
+    def effective_problem_type(self) -> str:
+        """What the head learns: `problem_type`, or where that is left out what transformers takes the labels for."""
+        return self.problem_type or ("regression" if self.num_labels == 1 else "single_label_classification")
+
+    @property
     def effective_shared_rank(self) -> int:
         """Width of the tokens that cross modalities: the whole `hidden_size` without factorisation."""
         return self.shared_rank if self.use_intraced and self.shared_rank else self.hidden_size

@@ -300,7 +300,7 @@ class CLCRPipeline(Pipeline):
 
     def _read_logits(self, logits: torch.Tensor, top_k: int | None, score_range: Any) -> dict:
         config = self.model.config
-        problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+        problem = config.effective_problem_type
         names = [config.id2label[index] for index in range(logits.numel())]
         if problem == "regression":
             ranges = config.score_ranges() if isinstance(score_range, str) else [score_range] * len(names)

@@ -10,10 +10,15 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import typer
 
 from clcr_hf import CLCRConfig, CLCRForTokenClassification, CLCRProcessor
+from clcr_hf.cli import app, learn, predict, read, rows, share  # noqa: F401  (each adds its commands)
 from clcr_hf.cli.main import main
+from clcr_hf.data.options import argument_help
 from clcr_hf.data.talking_faces.render import generate_talking_faces
+from clcr_hf.training.arguments import DataArguments, ModelArguments, RunArguments
+from clcr_hf.training.parser import RunParser
 
 SIZES = ("--num_train_clips", "4", "--num_validation_clips", "2", "--num_test_clips", "2")
 
@@ -163,3 +168,31 @@ def test_help_lists_the_commands(inside):
     for command in ("train", "evaluate", "predict"):
         assert command in text
     assert "--backbone_learning_rate" in inside("train", "--help")[1]
+
+
+def test_help_says_what_each_argument_is():
+    for name, command in typer.main.get_command(app).commands.items():
+        assert command.help and "Args:" not in command.help, name
+        assert [each.name for each in command.params if not each.help] == [], name
+    parser = RunParser((ModelArguments, DataArguments, RunArguments))
+    told = {action.dest for action in parser._actions if action.help}
+    for kind in (ModelArguments, DataArguments, RunArguments):
+        assert set(kind.__annotations__) <= told
+
+
+def test_help_is_the_docstring():
+    def command(first, second):
+        """Does it.
+
+        Args:
+            first, second: said once
+                in two lines: for both.
+            third: of no use.
+
+        Returns:
+            nothing: at all.
+        """
+
+    both = "said once in two lines: for both."
+    assert argument_help(command) == {"first": both, "second": both, "third": "of no use."}
+    assert argument_help(test_help_is_the_docstring) == {}

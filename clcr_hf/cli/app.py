@@ -1,12 +1,14 @@
 """The command that the parts of `clcr` hang on, and what they share. No heavy import stands here at the top."""
 
+import inspect
 import os
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
 from .. import __version__
+from ..data.options import argument_help
 from .errors import one_line
 
 app = typer.Typer(
@@ -18,6 +20,26 @@ app = typer.Typer(
 # `--batch_size` is `--batch-size`, as in `clcr train`.
 SPELLING = {"token_normalize_func": lambda word: word.replace("_", "-")}
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def documented(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose arguments are told by its docstring: help for each that stands below `Args:`."""
+    what, signature = argument_help(command), inspect.signature(command)
+    parameters = [
+        with_help(each, what[each.name]) if each.name in what else each for each in signature.parameters.values()
+    ]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__doc__ = (inspect.getdoc(command) or "").partition("\nArgs:\n")[0]
+    return command
+
+
+def with_help(parameter: inspect.Parameter, text: str) -> inspect.Parameter:
+    """A parameter of a command with its help; an argument where it has no default, else an option."""
+    annotated = get_origin(parameter.annotation) is Annotated
+    kind, *infos = get_args(parameter.annotation) if annotated else [parameter.annotation]
+    info = infos[0] if infos else typer.Argument() if parameter.default is parameter.empty else typer.Option()
+    info.help = text
+    return parameter.replace(annotation=Annotated[kind, info])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,6 +63,15 @@ def _options(
     ] = False,
 ) -> None:
     """CLCR: multimodal models that say what decided their answer."""
+
+
+def progress_bar(**options: Any) -> Any:
+    """A bar on the standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*parts, console=Console(stderr=True), **options)
 
 
 def quiet() -> None:

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .app import PASS_ON, app
+from .app import PASS_ON, app, documented
 from .errors import one_line
 from .model import check_model
 
@@ -29,18 +29,30 @@ def train(context: typer.Context) -> None:
 
 
 @app.command(context_settings=PASS_ON)
+@documented
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")],
-    dataset: Annotated[str | None, typer.Option(help="A name as in `clcr train`; default: what it learned.")] = None,
-    dataset_dir: Annotated[str | None, typer.Option(help="Folder of the data set.")] = None,
-    data_file: Annotated[str | None, typer.Option(help="The pickle, table or npz.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    batch_size: Annotated[int, typer.Option(help="Examples a forward pass.")] = 16,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    model: Annotated[str, typer.Option()],
+    dataset: str | None = None,
+    dataset_dir: str | None = None,
+    data_file: str | None = None,
+    split: str = "test",
+    batch_size: int = 16,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Measure a trained model on one split of a data set. Data arguments of `clcr train` may follow, such as
-    `--dataset_options fold=2`; those of the model's own training hold where its data set is measured."""
+    """
+    Measure a trained model on one split of a data set. Data arguments of `clcr train` may follow, such as
+    `--dataset_options fold=2`; those of the model's own training hold where its data set is measured.
+
+    Args:
+        model: Folder or Hub name of a trained model.
+        dataset: A name as in `clcr train`; default: what it learned.
+        dataset_dir: Folder of the data set.
+        data_file: The pickle, table or npz.
+        split: train, validation or test.
+        batch_size: Examples a forward pass.
+        as_json: Print JSON for machines.
+    """
     check_model(model)
     from ..training.run import evaluate_model, evaluation_data
 

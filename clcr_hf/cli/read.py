@@ -1,7 +1,6 @@
 """`clcr explain` and `clcr demo`: a clip to its answer and the reasons; and what `clcr predict` shares."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,40 +8,44 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .app import SPELLING, app, quiet
+from .app import SPELLING, app, documented, quiet
 from .device import Device, choose_device
 from .model import check_model
 
 _BAR = 24
 
 
-Text = Annotated[str | None, typer.Option(help="What is said in the clip.")]
-Features = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Ready features of a modality, as gaze=gaze.npy (.npy, .npz, .safetensors, .pt, .csv); may be repeated.",
-        show_default=False,
-    ),
-]
-Model = Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")]
-
-
 @app.command(context_settings=SPELLING)
+@documented
 def explain(
-    clip: Annotated[
-        str | None, typer.Argument(help="Video with speech, a file or an http(s) address: frames and audio are read.")
-    ] = None,
-    text: Text = None,
-    features: Features = None,
-    model: Model = "runs/talking_faces",
-    output: Annotated[
-        Path | None, typer.Option(help="Figure to write: png, svg or pdf. Default: explanation.png; none with --json.")
-    ] = None,
+    clip: Annotated[str | None, typer.Argument()] = None,
+    text: str | None = None,
+    features: list[str] | None = None,
+    model: str = "runs/talking_faces",
+    output: Path | None = None,
     device: Device = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Draw what decided the score of a clip: weights, tokens over time, and what changes without each modality."""
-    pipe, sample = load_reader(clip, text, features, model, device)
+    """
+    Draw what decided the score of a clip: weights, tokens over time, and what changes without each modality.
+
+    Args:
+        clip: Video with speech, a file or an http(s) address: frames and audio are read.
+        text: What is said in the clip.
+        features: Ready features of a modality, as gaze=gaze.npy (.npy, .npz, .safetensors, .pt, .csv); may be repeated.
+        model: Folder or Hub name of a trained model.
+        output: Figure to write: png, svg or pdf. Default: explanation.png; none with --json.
+        as_json: Print JSON for machines.
+    """
+    from ..fetch import is_url
+    from ..predict.sources import sample_of
+
+    sample = sample_of(clip, text, features)
+    if not sample:
+        raise ValueError("nothing to read: give a clip, or --text, or --features")
+    if clip is not None and not is_url(clip) and not Path(clip).is_file():
+        raise FileNotFoundError(f"{clip} is not a file")
+    pipe = load_pipe(model, device)
     from ..explain.decision import explain as read_and_compare
 
     decision = read_and_compare(pipe, sample)
@@ -58,20 +61,31 @@ def explain(
 
 
 @app.command(context_settings=SPELLING)
+@documented
 def demo(
-    model: Annotated[str, typer.Option(help="Folder or Hub name of a trained model.")] = "runs/talking_faces",
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
-    share: Annotated[bool, typer.Option("--share", help="Make a public address through gradio's servers.")] = False,
-    max_size: Annotated[float, typer.Option(help="Most megabytes of an upload.")] = 50.0,
-    max_seconds: Annotated[float, typer.Option(help="Length of the longest clip that is read.")] = 60.0,
-    transcribe: Annotated[str | None, typer.Option(help="Speech recogniser for transcripts: Whisper or CTC.")] = None,
+    model: str = "runs/talking_faces",
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    share: Annotated[bool, typer.Option("--share")] = False,
+    max_size: float = 50.0,
+    max_seconds: float = 60.0,
+    transcribe: str | None = None,
     device: Device = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
 ) -> None:
-    """Serve a page that scores a clip and shows what decided it. Ctrl-C ends it."""
+    """
+    Serve a page that scores a clip and shows what decided it. Ctrl-C ends it.
+
+    Args:
+        model: Folder or Hub name of a trained model.
+        host: Address to listen at; 0.0.0.0 lets other machines in.
+        port: Port to listen at.
+        share: Make a public address through gradio's servers.
+        max_size: Most megabytes of an upload.
+        max_seconds: Length of the longest clip that is read.
+        transcribe: Speech recogniser for transcripts: Whisper or CTC.
+        trust_remote_code: Run code that comes with the model.
+    """
     check_model(model)
     quiet()
     from ..demo import serve
@@ -89,38 +103,8 @@ def demo(
     )
 
 
-def sample_of(clip: str | None, text: str | None, features: Sequence[str] | None) -> dict[str, str]:
-    """An input of the pipeline from what the command line gives.
-
-    Raises:
-        ValueError: features that are not NAME=FILE, or given twice.
-        FileNotFoundError: no such file.
-    """
-    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
-    for given in features or ():
-        name, equals, path = given.partition("=")
-        key = f"{name.strip().removesuffix('_features')}_features"
-        if not equals or not name.strip() or not path:
-            raise ValueError(f"--features takes a modality and a file, as gaze=gaze.npy, got {given!r}")
-        if key in sample:
-            raise ValueError(f"--features {name}: given twice")
-        if not Path(path).expanduser().is_file():
-            raise FileNotFoundError(f"--features {name}: {path} is not a file")
-        sample[key] = path
-    return sample
-
-
-def load_reader(
-    clip: str | None, text: str | None, features: Sequence[str] | None, model: str, device: str | None
-) -> tuple[Any, dict[str, Any]]:
-    """A pipeline, and an input of it."""
-    sample: dict[str, Any] = dict(sample_of(clip, text, features))
-    if not sample:
-        raise ValueError("nothing to read: give a clip, or --text, or --features")
-    from ..fetch import is_url
-
-    if clip is not None and not is_url(clip) and not Path(clip).is_file():
-        raise FileNotFoundError(f"{clip} is not a file")
+def load_pipe(model: str, device: str | None) -> Any:
+    """A pipeline of a model that was asked for."""
     where = choose_device(device)
     check_model(model)
     quiet()
@@ -128,7 +112,7 @@ def load_reader(
 
     from ..pipeline_clcr import TASK
 
-    return pipeline(TASK, model=model, device=where), sample
+    return pipeline(TASK, model=model, device=where)
 
 
 def print_result(console: Console, result: dict[str, Any], top: int) -> None:

@@ -7,23 +7,29 @@ from dataclasses import fields
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from ..data.options import argument_help, read_options
 from ..data.registry import SOURCE_NAMES
 from ..extract.settings import ExtractSettings, flag_of
-from .app import SPELLING, app, quiet
+from .app import SPELLING, app, documented, progress_bar, quiet
 from .device import choose_device
 
 
+@documented
 def _extract(
-    source: Annotated[
-        str, typer.Argument(help="Folder of clips, table of clips, or a benchmark's folder (--dataset).")
-    ],
-    out: Annotated[str, typer.Argument(help="Folder of the features.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    source: str,
+    out: str,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
     **words: Any,
 ) -> None:
-    """Turn clips into features by pretrained backbones. Goes on where it was stopped."""
+    """
+    Turn clips into features by pretrained backbones. Goes on where it was stopped.
+
+    Args:
+        source: Folder of clips, table of clips, or a benchmark's folder (--dataset).
+        out: Folder of the features.
+        as_json: Print JSON for machines.
+    """
     quiet()
     words["device"] = choose_device(words["device"])
     settings = ExtractSettings.from_words(**words)
@@ -44,10 +50,10 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each of `ExtractSettings`."""
     signature = inspect.signature(command)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    made = []
+    made, what = [], argument_help(ExtractSettings)
     for each in fields(ExtractSettings):
         kind = each.metadata["word"] or each.type
-        option = typer.Option(flag_of(each), help=each.metadata["help"])
+        option = typer.Option(flag_of(each), help=what[each.name])
         made.append(
             inspect.Parameter(
                 each.name,
@@ -64,23 +70,30 @@ app.command(name="extract", context_settings=SPELLING)(_with_settings(_extract))
 
 
 @app.command(context_settings=SPELLING)
+@documented
 def convert(
     dataset: Annotated[str, typer.Argument(help=f"{', '.join(SOURCE_NAMES)}.")],
-    source: Annotated[str, typer.Argument(help="The data set: its folder, pickle, table or npz.")],
-    out: Annotated[str, typer.Argument(help="Folder of the shards.")],
-    dataset_options: Annotated[str | None, typer.Option(help="Options of the loader, as fold=2,seed=1.")] = None,
-    embed_media: Annotated[bool, typer.Option(help="Put videos, audio and images into the shards.")] = False,
-    rows_per_shard: Annotated[int, typer.Option(help="Rows a file.", min=1)] = 256,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    source: str,
+    out: str,
+    dataset_options: str | None = None,
+    embed_media: bool = False,
+    rows_per_shard: Annotated[int, typer.Option(min=1)] = 256,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Turn a data set into shards, once; train with `--dataset shards`. Goes on where it was stopped."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """
+    Turn a data set into shards, once; train with `--dataset shards`. Goes on where it was stopped.
 
+    Args:
+        source: The data set: its folder, pickle, table or npz.
+        out: Folder of the shards.
+        dataset_options: Options of the loader, as fold=2,seed=1.
+        embed_media: Put videos, audio and images into the shards.
+        rows_per_shard: Rows a file.
+        as_json: Print JSON for machines.
+    """
     from ..data.convert import convert as convert_rows
-    from ..data.options import read_options
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with progress_bar() as bar:
         rows = bar.add_task("rows", total=None)
         record = convert_rows(
             dataset,

@@ -7,29 +7,39 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .app import app, quiet
+from .app import app, documented, quiet
 from .model import check_model
 
 
 @app.command()
+@documented
 def card(
-    folder: Annotated[Path, typer.Argument(help="Where training left the model and run.json.")],
-    model_id: Annotated[str | None, typer.Option(help="org/name that the card's examples load.")] = None,
-    pictures: Annotated[
-        bool,
-        typer.Option("--figure", "--pictures", help="Measure on the run's data how the model decides, and draw it."),
-    ] = False,
-    split: Annotated[str, typer.Option(help="Where to measure that: train, validation or test.")] = "test",
-    limit: Annotated[int, typer.Option(help="On how many examples.", min=1)] = 200,
-    license: Annotated[str | None, typer.Option(help="The weights' licence, as the Hub names it.")] = None,
-    benchmark: Annotated[
-        str | None, typer.Option(help="What it learned: mosi, mosei, cremad, kinetics_sounds, ave or ucf101.")
-    ] = None,
-    dataset_id: Annotated[str | None, typer.Option(help="The data set's name on the Hub.")] = None,
-    example: Annotated[Path | None, typer.Option(help="A clip to publish as example for the widget.")] = None,
-    text: Annotated[str | None, typer.Option(help="What is said in it; or an example without a clip.")] = None,
+    folder: Path,
+    model_id: str | None = None,
+    pictures: Annotated[bool, typer.Option("--figure", "--pictures")] = False,
+    split: str = "test",
+    limit: Annotated[int, typer.Option(min=1)] = 200,
+    license: str | None = None,
+    benchmark: str | None = None,
+    dataset_id: str | None = None,
+    example: Path | None = None,
+    text: str | None = None,
 ) -> None:
-    """Write a trained model's card anew. What is said here is kept in card.json beside it."""
+    """
+    Write a trained model's card anew. What is said here is kept in card.json beside it.
+
+    Args:
+        folder: Where training left the model and run.json.
+        model_id: org/name that the card's examples load.
+        pictures: Measure on the run's data how the model decides, and draw it.
+        split: Where to measure that: train, validation or test.
+        limit: On how many examples.
+        license: The weights' licence, as the Hub names it.
+        benchmark: What it learned: mosi, mosei, cremad, kinetics_sounds, ave or ucf101.
+        dataset_id: The data set's name on the Hub.
+        example: A clip to publish as example for the widget.
+        text: What is said in it; or an example without a clip.
+    """
     check_model(str(folder), on_hub=False)
     quiet()
     from ..hub.card import write_model_card
@@ -65,19 +75,30 @@ def _own_rows(folder: Path, split: str, limit: int) -> Any:
 
 
 @app.command()
+@documented
 def publish(
-    folder: Annotated[Path, typer.Argument(help="Where training left the model, its processor and run.json.")],
-    repo_id: Annotated[str, typer.Argument(help="org/name on the Hub; made when it does not exist.")],
-    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
-    create_pr: Annotated[bool, typer.Option(help="Open a pull request instead.")] = False,
-    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
-    max_shard_size: Annotated[str, typer.Option(help="Weights beyond this are cut into files.")] = "5GB",
-    to_folder: Annotated[
-        Path | None, typer.Option(help="Write what would be sent to this folder, and send nothing.")
-    ] = None,
+    folder: Path,
+    repo_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    message: str | None = None,
+    max_shard_size: str = "5GB",
+    to_folder: Path | None = None,
 ) -> None:
-    """Send a trained model to the Hub: weights, processor, code, card, results. Takes the token of `hf auth login`."""
+    """
+    Send a trained model to the Hub: weights, processor, code, card, results. Takes the token of `hf auth login`.
+
+    Args:
+        folder: Where training left the model, its processor and run.json.
+        repo_id: org/name on the Hub; made when it does not exist.
+        private: Make a new repository private.
+        revision: Branch to commit to.
+        create_pr: Open a pull request instead.
+        message: Message of the commit.
+        max_shard_size: Weights beyond this are cut into files.
+        to_folder: Write what would be sent to this folder, and send nothing.
+    """
     check_model(str(folder), on_hub=False)
     quiet()
     from ..hub.publish import build_release
@@ -99,17 +120,30 @@ def publish(
 
 
 @app.command()
+@documented
 def export(
-    folder: Annotated[str, typer.Argument(help="Folder or Hub name of a trained model.")],
-    out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 for torch.")],
-    format: Annotated[str, typer.Option(help="onnx, int8 (ONNX with 8-bit weights) or torch (torch.export).")] = "onnx",
-    part: Annotated[str, typer.Option(help="whole, or fusion: what follows the backbones.")] = "whole",
-    modalities: Annotated[str | None, typer.Option(help="Those it takes, as text,audio. Default: all.")] = None,
-    opset: Annotated[int | None, typer.Option(help="Version of the ONNX operators.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Rows and columns of a frame. Default: as trained.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    folder: str,
+    out: Path,
+    format: str = "onnx",
+    part: str = "whole",
+    modalities: str | None = None,
+    opset: int | None = None,
+    image_size: int | None = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Write a trained model as one graph for other runtimes, and compare its outputs with the model's."""
+    """
+    Write a trained model as one graph for other runtimes, and compare its outputs with the model's.
+
+    Args:
+        folder: Folder or Hub name of a trained model.
+        out: File to write: .onnx, or .pt2 for torch.
+        format: onnx, int8 (ONNX with 8-bit weights) or torch (torch.export).
+        part: whole, or fusion: what follows the backbones.
+        modalities: Those it takes, as text,audio. Default: all.
+        opset: Version of the ONNX operators.
+        image_size: Rows and columns of a frame. Default: as trained.
+        as_json: Print JSON for machines.
+    """
     check_model(folder)
     quiet()
     from ..export.onnx import export_model

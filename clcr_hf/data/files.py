@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -185,20 +186,29 @@ def frame_files(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def files_below(
-    folder: str | os.PathLike[str], suffixes: Sequence[str], *, depth: int | None = None, leave_out: Sequence[str] = ()
+    folder: str | os.PathLike[str],
+    suffixes: Sequence[str],
+    *,
+    depth: int | None = None,
+    leave_out: Sequence[str] = (),
+    follow_links: bool = True,
 ) -> Iterator[str]:
     """Paths of the files in a folder, and in those inside it, whose names end in one of `suffixes` (in small letters).
 
-    Linked folders are entered, each place once, so that a link to a folder above does no harm. Hidden files and folders
-    are left out. In the order of names.
+    Hidden files and folders are left out. In the order of names.
 
     Args:
         depth: how many folders down; None for no limit.
         leave_out: beginnings of the names of folders that are not entered.
+        follow_links: whether linked folders are entered; each place once, so that a link to a folder above does no
+            harm.
+
+    Raises:
+        PermissionError: a folder that may not be read.
     """
     unwanted = (".", *leave_out)
     seen: set[tuple[int, int]] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_refused, followlinks=follow_links):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -211,6 +221,19 @@ def files_below(
             path = os.path.join(place, name)
             if name[0] != "." and name.lower().endswith(tuple(suffixes)) and os.path.isfile(path):
                 yield path
+
+
+def _refused(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise error
+
+
+def place_names(root: str | os.PathLike[str], paths: Sequence[str]) -> list[str]:
+    """Names of files by their place below `root`, without the suffix where none differs in that alone."""
+    places = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    stems = [os.path.splitext(place)[0] for place in places]
+    counts = Counter(stems)
+    return [stem if counts[stem] == 1 else place for stem, place in zip(stems, places, strict=True)]
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path | None:

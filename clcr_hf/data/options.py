@@ -1,11 +1,30 @@
-"""Options given as text: `name=value`, several with commas between them."""
+"""Options given as text: `name=value`, several with commas between them; and what a docstring says of each option."""
 
+import difflib
+import inspect
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # A comma between two options, and none inside a list or a mapping.
 _BETWEEN = re.compile(r",(?=\s*[^\W\d]\w*\s*=)")
+
+
+def did_you_mean(word: Any, known: Iterable[str]) -> str:
+    """The end of an error that names what is nearest to a word; empty where nothing is near."""
+    near = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def argument_help(documented: Any) -> dict[str, str]:
+    """What the docstring of a class or function says below `Args:`, a line by the name of each argument."""
+    _, _, after = (inspect.getdoc(documented) or "").partition("\nArgs:\n")
+    section = re.split(r"^(?=\S)", after, maxsplit=1, flags=re.MULTILINE)[0]
+    entries = (entry.partition(":") for entry in re.split(r"^    (?=\S)", section, flags=re.MULTILINE))
+    return {
+        name.strip(): " ".join(text.split()) for names, colon, text in entries if colon for name in names.split(",")
+    }
 
 
 def read_options(text: str | None, flag: str) -> dict[str, Any]:

@@ -130,10 +130,6 @@ class FrozenBackbone:
                     outputs[index] = value
         return outputs
 
-    def shaped(self, taps: np.ndarray) -> np.ndarray:
-        """`(L, T, D)` as it is stored: `(T, D)` with `taps="last"`."""
-        return taps[0] if self.num_levels is None else taps
-
 
 # --- frames ----------------------------------------------------------------------------------------------------------
 

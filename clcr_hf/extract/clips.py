@@ -72,6 +72,7 @@ class Piece:
         sound: the extractor's values of a window; it begins at `sound_begin`, its audio ends at `sound_end`.
         smile: openSMILE's features `(T, D)` and the seconds of each.
         speech: the whole audio at the recogniser's rate.
+        vision_taps, audio_taps: the tokens `(L, T, D)` that the backbones gave for it, later.
     """
 
     job: Job
@@ -85,6 +86,8 @@ class Piece:
     sound_end: float = 0.0
     smile: tuple[np.ndarray, float] | None = None
     speech: np.ndarray | None = None
+    vision_taps: np.ndarray | None = None
+    audio_taps: np.ndarray | None = None
     error: Exception | None = None
 
 

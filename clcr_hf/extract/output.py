@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,6 @@ class FailureList:
 
     folder: Path
     rank: int
-    _file: Any = field(default=None, repr=False)
-
-    def __enter__(self) -> "FailureList":
-        self._file = open(self.folder / f"failures-{self.rank:03d}.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
 
     def add(self, clip: Clip, error: BaseException) -> None:
         """A clip is skipped."""
@@ -46,8 +38,8 @@ class FailureList:
 
     def _line(self, clip: Clip, error: str, message: str, *, written: bool) -> None:
         line = {"id": clip.id, "split": clip.split, "path": clip.path, "error": error, "message": message}
-        self._file.write(json.dumps({**line, "written": written}, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with open(self.folder / f"failures-{self.rank:03d}.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, "written": written}, ensure_ascii=False) + "\n")
 
     def failed_ids(self) -> set[str]:
         """Ids of all processes' clips that were skipped in earlier runs."""

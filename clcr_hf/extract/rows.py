@@ -15,19 +15,15 @@ from .speech import Transcript
 _INTERVALS = List(List(Value("float32"), length=2))
 
 
-def row_features(
-    shapes: dict[str, tuple[int | None, int]], kept: Features, *, text: bool, words: bool, path: bool = True
-) -> Features:
+def row_features(shapes: dict[str, tuple[int | None, int]], kept: Features, *, text: bool, words: bool) -> Features:
     """Columns of the rows.
 
     Args:
         shapes: of each modality `(L, D)`; with L None its features have no axis of levels.
         kept: columns carried over.
         text, words: whether there are transcripts, and words with times.
-        path: whether the clips are files.
     """
-    columns: dict[str, Any] = {"id": Value("string")}
-    columns |= {"path": Value("string")} if path else {}
+    columns: dict[str, Any] = {"id": Value("string"), "path": Value("string")}
     columns |= {"text": Value("string")} if text else {}
     columns |= {"words": List(Value("string")), "word_intervals": _INTERVALS} if words else {}
     columns |= {name: kind for name, kind in kept.items() if name not in columns}

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -29,6 +29,8 @@ from .speech import OpenSmile, SpeechRecogniser
 
 # Processes that finish early wait for the others at the end.
 _PATIENCE = timedelta(days=14)
+# Settings of the reader of clips.
+_READING = ("fps", "num_frames", "face_crop", "window_seconds", "audio_rate")
 # So many first clips that fail with one and the same message end the run.
 _ALIKE = 20
 
@@ -86,7 +88,8 @@ class Readers:
         if self.smile is not None:
             shapes[self.smile_name] = (None, self.smile.width)
         heard = self.recogniser is not None
-        return row_features(shapes, clips.kept, text=heard or clips.has_text, words=heard or clips.has_words)
+        words = heard or clips.has("words", "word_intervals")
+        return row_features(shapes, clips.kept, text=heard or clips.has("text"), words=words)
 
     def clip_reader(self, settings: ExtractSettings) -> ClipReader:
         """What decodes for them."""
@@ -95,11 +98,7 @@ class Readers:
             self.audio,
             self.smile,
             None if self.recogniser is None else self.recogniser.sampling_rate,
-            fps=settings.fps,
-            num_frames=settings.num_frames,
-            face_crop=settings.face_crop,
-            window_seconds=settings.window_seconds,
-            audio_rate=settings.audio_rate,
+            **{name: getattr(settings, name) for name in _READING},
         )
 
     def describe(self) -> dict[str, Any]:
@@ -114,10 +113,8 @@ class Readers:
             for name, backbone in self.backbones().items()
         }
         if self.smile is not None:
-            columns[f"{self.smile_name}_features"] = {
-                "opensmile": f"eGeMAPSv02 {self.smile.level}",
-                "width": self.smile.width,
-            }
+            made_by = f"eGeMAPSv02 {self.smile.level}"
+            columns[f"{self.smile_name}_features"] = {"opensmile": made_by, "width": self.smile.width}
         return columns
 
 
@@ -147,8 +144,8 @@ class Extractor:
     def run(self, pieces: Iterable[Piece]) -> None:
         """Writes the rows of all clips whose pieces come, in order."""
         for group in self._grouped(pieces):
-            complete = [clip for piece in self._read(group) if (clip := self._take(piece)) is not None]
-            self._write(complete)
+            self._read(group)
+            self._write([clip for piece in group if (clip := self._take(piece)) is not None])
 
     def _grouped(self, pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         """Pieces for one pass: together about `batch_size` frames or seconds of audio."""
@@ -163,75 +160,54 @@ class Extractor:
         if group:
             yield group
 
-    def _read(self, group: list[Piece]) -> list["_ReadPiece"]:
-        """Pieces with their tokens. Where a pass fails, each piece is tried by itself, to find the one at fault."""
-        read = [_ReadPiece(piece) for piece in group]
-        try:
-            self._forward([item for item in read if item.piece.error is None])
-        except DEVICE_ERRORS:
-            raise
-        except CLIP_ERRORS as error:
-            for item in read:
-                if item.piece.error is not None:
-                    continue
-                try:
-                    if len(read) == 1:
-                        raise error
-                    self._forward([item])
-                except DEVICE_ERRORS:
-                    raise
-                except CLIP_ERRORS as own:
-                    item.piece.error = own
-        return read
+    def _read(self, group: list[Piece]) -> None:
+        """Gives pieces their tokens. Where a pass fails, each piece is tried by itself, to find the one at fault."""
+        error = _fault(self._forward, [piece for piece in group if piece.error is None])
+        for piece in group if error is not None else ():
+            if piece.error is None:
+                piece.error = error if len(group) == 1 else _fault(self._forward, [piece])
 
-    def _forward(self, items: list["_ReadPiece"]) -> None:
+    def _forward(self, pieces: list[Piece]) -> None:
         vision, audio = self.readers.vision, self.readers.audio
-        seen = [item for item in items if item.piece.pixels is not None]
+        seen = [piece for piece in pieces if piece.pixels is not None]
         if vision is not None and seen:
-            pixels = [item.piece.pixels for item in seen if item.piece.pixels is not None]
-            found = vision.read(pixels, [item.piece.num_frames for item in seen], self.batch_size)
-            for item, taps in zip(seen, found, strict=True):
-                item.vision = taps
-        heard = [item for item in items if item.piece.sound is not None]
+            pixels = [piece.pixels for piece in seen if piece.pixels is not None]
+            found = vision.read(pixels, [piece.num_frames for piece in seen], self.batch_size)
+            for piece, taps in zip(seen, found, strict=True):
+                piece.vision_taps = taps
+        heard = [piece for piece in pieces if piece.sound is not None]
         if audio is not None and heard:
-            longest = max(item.piece.sound_end - item.piece.sound_begin for item in heard)
+            longest = max(piece.sound_end - piece.sound_begin for piece in heard)
             at_once = max(1, int(self.batch_size / max(audio.max_seconds or longest, 1.0)))
-            sounds = [item.piece.sound for item in heard if item.piece.sound is not None]
-            for item, taps in zip(heard, audio.read(sounds, at_once), strict=True):
-                item.audio = taps
+            sounds = [piece.sound for piece in heard if piece.sound is not None]
+            for piece, taps in zip(heard, audio.read(sounds, at_once), strict=True):
+                piece.audio_taps = taps
 
-    def _take(self, read: "_ReadPiece") -> ClipTokens | None:
+    def _take(self, piece: Piece) -> ClipTokens | None:
         """Adds a piece to its clip; the clip, when this was its last."""
-        piece, clip = read.piece, read.piece.job.clip
+        clip = piece.job.clip
         if self.broken == clip.id:
             return None
         if self.open is None or self.open.clip is not clip:
             self.open = ClipTokens(clip)
-        try:
-            if piece.error is not None:
-                raise piece.error
-            self._add(self.open, read)
-        except DEVICE_ERRORS:
-            raise
-        except CLIP_ERRORS as error:
+        error = piece.error or _fault(self._add, self.open, piece)
+        if error is not None:
             self._fail(clip, error)
             self.open, self.broken = None, clip.id
-            return None
-        if not piece.job.last:
+        if error is not None or not piece.job.last:
             return None
         complete, self.open = self.open, None
         return complete
 
-    def _add(self, clip: ClipTokens, read: "_ReadPiece") -> None:
-        piece, rate = read.piece, self.settings.audio_rate
-        if read.vision is not None and self.readers.vision is not None and piece.frame_times is not None:
-            clip.add(
-                "vision", read.vision, self.readers.vision.intervals(piece.frame_times, piece.frame_end, piece.longest)
-            )
+    def _add(self, clip: ClipTokens, piece: Piece) -> None:
+        rate = self.settings.audio_rate
+        if piece.vision_taps is not None and self.readers.vision is not None and piece.frame_times is not None:
+            times = self.readers.vision.intervals(piece.frame_times, piece.frame_end, piece.longest)
+            clip.add("vision", piece.vision_taps, times)
         span = {"begin": piece.sound_begin, "keep": piece.job.keep, "end": piece.sound_end}
-        if read.audio is not None and self.readers.audio is not None:
-            step = self.readers.audio.step_seconds(read.audio.shape[1], piece.sound_end - piece.sound_begin)
-            clip.add("audio", *pool_to_rate(read.audio, step, rate, **span))
+        if piece.audio_taps is not None and self.readers.audio is not None:
+            step = self.readers.audio.step_seconds(piece.audio_taps.shape[1], piece.sound_end - piece.sound_begin)
+            clip.add("audio", *pool_to_rate(piece.audio_taps, step, rate, **span))
         if piece.smile is not None:
             features, step = piece.smile
             clip.add(self.readers.smile_name, *pool_to_rate(features[None], step, rate, **span))
@@ -275,11 +251,10 @@ class Extractor:
         present = [(index, text) for index, text in enumerate(texts) if text]
         if self.readers.text is None or not present:
             return output
-        try:
-            found: list[Any] = list(self.readers.text.read([text for _, text in present], self.batch_size))
-        except DEVICE_ERRORS:
-            raise
-        except CLIP_ERRORS as error:
+        found: list[Any] = []
+        read = self.readers.text.read
+        error = _fault(lambda: found.extend(read([text for _, text in present], self.batch_size)))
+        if error is not None:
             found = [error if len(present) == 1 else self._texts([clips[index]])[0] for index, _ in present]
         for (index, _), value in zip(present, found, strict=True):
             output[index] = value
@@ -295,13 +270,16 @@ class Extractor:
             self.failures.note(clip, "TextTruncated", f"the text is longer than {limit} tokens; the rest is left out")
 
 
-@dataclass
-class _ReadPiece:
-    """A piece and the tokens `(L, T, D)` that the backbones gave for it."""
-
-    piece: Piece
-    vision: Any = None
-    audio: Any = None
+def _fault(step: Callable[..., None], *arguments: Any) -> Exception | None:
+    """What is wrong with a clip that a step fails on; None where it does not. What the device is at fault for is
+    raised."""
+    try:
+        step(*arguments)
+    except DEVICE_ERRORS:
+        raise
+    except CLIP_ERRORS as error:
+        return error
+    return None
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -354,7 +332,7 @@ def extract_features(
         "source": clips.name,
         "settings": chosen.identity(),
         "features": json.loads(json.dumps(features.to_dict())),
-        **clips.about_labels,
+        **clips.rows.about_labels,
     }
     folder = OutputFolder(out, "extract")
     folder.finished(task)
@@ -388,7 +366,7 @@ def _write(
     )
     most = clips.total and min(clips.total, settings.limit or clips.total) // state.num_processes - len(skip)
     shards = ShardSet(folder, readers.features(clips), rank=state.process_index, rows_per_shard=settings.rows_per_shard)
-    with shards, failures:
+    with shards:
         extractor = Extractor(settings, readers, shards, failures, settings.batch_size)
         pieces = read_ahead(readers.clip_reader(settings), _with_bar(mine, most, progress, state), settings.num_workers)
         extractor.run(pieces)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-from ..data.options import read_options
+from ..data.options import argument_help, read_options
 from ..data.registry import ROWS_PER_SHARD
 
 # Tokens of audio a second: a syllable lasts about 0.2 s, and speech backbones give 50 tokens a second.
@@ -14,70 +14,93 @@ DTYPES = ("float32", "float16", "bfloat16")
 OPENSMILE_LEVELS = ("lld", "functionals")
 
 
-def _setting(default: Any, text: str, part: str, *, word: Any = None, flag: str | None = None) -> Any:
+def _setting(default: Any, part: str, *, word: Any = None, flag: str | None = None) -> Any:
     """
     A field.
 
     Args:
-        text: what it is, for help and docs.
         part: features (what they are: a folder holds rows of one such set), rows (where they come from) or run.
         word: its type on the command line, where that is not the field's own.
         flag: its name there, where that is not the field's own.
     """
-    return field(default=default, metadata={"help": text, "part": part, "word": word, "flag": flag})
+    return field(default=default, metadata={"part": part, "word": word, "flag": flag})
 
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """How features are extracted; see `table()` for what each setting is. ValueError for settings that contradict."""
+    """
+    How features are extracted.
 
-    vision: str | None = _setting(None, "Backbone for frames: hub name or folder.", "features")
-    audio: str | None = _setting(None, "Backbone for audio.", "features")
-    text: str | None = _setting(None, "Backbone for transcripts.", "features")
-    taps: str | Sequence[int] = _setting(
-        "early-middle-late",
-        "early-middle-late, last (no axis of levels), or layers such as 4,8,12.",
-        "features",
-        word=str,
-    )
-    num_levels: int = _setting(3, "How many layers early-middle-late takes.", "features", flag="levels")
-    fps: float | None = _setting(None, "Frames a second that are read.", "features")
-    num_frames: int | None = _setting(None, "Frames of a clip instead. Default: 16.", "features")
-    face_crop: str | None = _setting(
-        None, "Cut frames to the speaker's face: dlib, or your own detector as module:function.", "features"
-    )
-    token_grid: int = _setting(1, "Tokens of a frame: the square of this.", "features")
-    audio_rate: float | None = _setting(
-        AUDIO_RATE, "Tokens of audio a second; 0 keeps the backbone's own.", "features", word=float
-    )
-    window_seconds: float | None = _setting(
-        None, "Longest stretch of audio read at a time. Default: what the backbone reads, else 20.", "features"
-    )
-    opensmile: bool | str = _setting(False, "eGeMAPS by openSMILE (licence: not commercial).", "features", word=bool)
-    opensmile_level: str = _setting("lld", "lld (25, each 10 ms) or functionals (88, each second).", "features")
-    opensmile_window: float = _setting(1.0, "Seconds that one set of functionals is for.", "features")
-    transcribe: str | None = _setting(None, "Speech recogniser for clips without text.", "features")
-    language: str | None = _setting(None, "Language for Whisper, such as en.", "features")
-    align: str | None = _setting(None, "words: one token a word in every modality; needs word times.", "features")
-    dtype: str = _setting("float32", f"{', '.join(DTYPES)}, of the backbones.", "features")
-    dataset: str | None = _setting(None, "Benchmark whose folder is read, a name as in `clcr train`.", "rows")
-    dataset_options: Mapping[str, Any] | None = _setting(
-        None, "Options of its loader, as fold=2,seed=1.", "rows", word=str | None
-    )
-    split: str | None = _setting(None, "Folder: of clips that do not say. Default: train.", "rows")
-    label_column: str | None = _setting(None, "Table: column of the labels.", "rows")
-    label_names: Sequence[str] | None = _setting(
-        None, "Table: classes in order, as happy,sad.", "rows", word=str | None
-    )
-    label_separator: str | None = _setting(None, "Table: what lies between several labels of a cell.", "rows")
-    task: str = _setting("auto", "Table: auto, regression, classification, multi_label, segments.", "rows")
-    keep_columns: Sequence[str] = _setting((), "Table: columns to carry over, as speaker,age.", "rows", word=str | None)
-    batch_size: int = _setting(64, "Frames, seconds of audio or texts in a forward pass.", "run")
-    num_workers: int = _setting(2, "Threads that decode.", "run")
-    device: str | None = _setting(None, "cpu, cuda, cuda:1. Default: a GPU if there is one.", "run")
-    rows_per_shard: int = _setting(ROWS_PER_SHARD, "Rows a file; a run that is killed loses no more.", "run")
-    limit: int | None = _setting(None, "Only the first so many clips.", "run")
-    retry_failed: bool = _setting(False, "Try again what failed before.", "run")
+    Args:
+        vision: Backbone for frames: hub name or folder.
+        audio: Backbone for audio.
+        text: Backbone for transcripts.
+        taps: early-middle-late, last (no axis of levels), or layers such as 4,8,12.
+        num_levels: How many layers early-middle-late takes.
+        fps: Frames a second that are read.
+        num_frames: Frames of a clip instead. Default: 16.
+        face_crop: Cut frames to the speaker's face: dlib, or your own detector as module:function.
+        token_grid: Tokens of a frame: the square of this.
+        audio_rate: Tokens of audio a second; 0 keeps the backbone's own.
+        window_seconds: Longest stretch of audio read at a time. Default: what the backbone reads, else 20.
+        opensmile: eGeMAPS by openSMILE (licence: not commercial).
+        opensmile_level: lld (25, each 10 ms) or functionals (88, each second).
+        opensmile_window: Seconds that one set of functionals is for.
+        transcribe: Speech recogniser for clips without text.
+        language: Language for Whisper, such as en.
+        align: words: one token a word in every modality; needs word times.
+        dtype: float32, float16, bfloat16, of the backbones.
+        dataset: Benchmark whose folder is read, a name as in `clcr train`.
+        dataset_options: Options of its loader, as fold=2,seed=1.
+        split: Folder: of clips that do not say. Default: train.
+        label_column: Table: column of the labels.
+        label_names: Table: classes in order, as happy,sad.
+        label_separator: Table: what lies between several labels of a cell.
+        task: Table: auto, regression, classification, multi_label, segments.
+        keep_columns: Table: columns to carry over, as speaker,age.
+        batch_size: Frames, seconds of audio or texts in a forward pass.
+        num_workers: Threads that decode.
+        device: cpu, cuda, cuda:1. Default: a GPU if there is one.
+        rows_per_shard: Rows a file; a run that is killed loses no more.
+        limit: Only the first so many clips.
+        retry_failed: Try again what failed before.
+
+    Raises:
+        ValueError: settings that contradict each other.
+    """
+
+    vision: str | None = _setting(None, "features")
+    audio: str | None = _setting(None, "features")
+    text: str | None = _setting(None, "features")
+    taps: str | Sequence[int] = _setting("early-middle-late", "features", word=str)
+    num_levels: int = _setting(3, "features", flag="levels")
+    fps: float | None = _setting(None, "features")
+    num_frames: int | None = _setting(None, "features")
+    face_crop: str | None = _setting(None, "features")
+    token_grid: int = _setting(1, "features")
+    audio_rate: float | None = _setting(AUDIO_RATE, "features", word=float)
+    window_seconds: float | None = _setting(None, "features")
+    opensmile: bool | str = _setting(False, "features", word=bool)
+    opensmile_level: str = _setting("lld", "features")
+    opensmile_window: float = _setting(1.0, "features")
+    transcribe: str | None = _setting(None, "features")
+    language: str | None = _setting(None, "features")
+    align: str | None = _setting(None, "features")
+    dtype: str = _setting("float32", "features")
+    dataset: str | None = _setting(None, "rows")
+    dataset_options: Mapping[str, Any] | None = _setting(None, "rows", word=str | None)
+    split: str | None = _setting(None, "rows")
+    label_column: str | None = _setting(None, "rows")
+    label_names: Sequence[str] | None = _setting(None, "rows", word=str | None)
+    label_separator: str | None = _setting(None, "rows")
+    task: str = _setting("auto", "rows")
+    keep_columns: Sequence[str] = _setting((), "rows", word=str | None)
+    batch_size: int = _setting(64, "run")
+    num_workers: int = _setting(2, "run")
+    device: str | None = _setting(None, "run")
+    rows_per_shard: int = _setting(ROWS_PER_SHARD, "run")
+    limit: int | None = _setting(None, "run")
+    retry_failed: bool = _setting(False, "run")
 
     def __post_init__(self) -> None:
         self._settle()
@@ -145,8 +168,9 @@ def flag_of(setting: Field) -> str:
 
 def table() -> str:
     """The settings as a table in Markdown, for docs/extract.md."""
+    what = argument_help(ExtractSettings)
     lines = ["| option | in Python | default | what |", "|---|---|---|---|"]
     for each in fields(ExtractSettings):
         default = "" if each.default in (None, MISSING, (), False) else f"`{each.default}`"
-        lines.append(f"| `{flag_of(each)}` | `{each.name}` | {default} | {each.metadata['help']} |")
+        lines.append(f"| `{flag_of(each)}` | `{each.name}` | {default} | {what[each.name]} |")
     return "\n".join(lines)

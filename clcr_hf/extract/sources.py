@@ -1,19 +1,19 @@
 """Where `clcr extract` takes its clips from: a folder, a table, or a benchmark. All are read as streams."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, Features
+from datasets import DatasetDict, Features, Value
 
 from ..data.columns import SPLIT_ALIASES, DataFormatError, split_name
-from ..data.source import Rows, find_source
+from ..data.files import files_below, place_names
+from ..data.source import Row, Rows, find_source
 from ..data.table.manifest import open_manifest
-from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, column_names, find_tables, read_rows
+from ..data.table.read import TABLE_SUFFIXES, column_names, find_tables, named_table, read_rows
 from ..data.table.source import about_labels
 from ..modalities import RAW_COLUMNS, STANDARD
 from ..samples import text_or_none
@@ -60,27 +60,35 @@ class Clip:
 
 @dataclass
 class ClipSource:
-    """A stream of clips that can be gone through more than once.
+    """A stream of clips that can be gone through more than once, in the same order each time.
 
     Attributes:
         name: what the clips come from, as it is recorded.
-        open: gives a fresh iterator of clips, in the same order each time.
-        kept: types of the columns carried over (`Clip.kept`).
-        total: how many clips, where that is known.
-        has_text, has_words: whether clips bring their transcript; its words with times.
-        about_labels: what the column of the labels cannot hold of them; see `Rows`.
+        rows: what they are made of.
     """
 
     name: str
-    open: Callable[[], Iterator[Clip]]
-    kept: Features
-    total: int | None = None
-    has_text: bool = False
-    has_words: bool = False
-    about_labels: Mapping[str, Any] = field(default_factory=lambda: {"label_names": None})
+    rows: Rows
+
+    @property
+    def kept(self) -> Features:
+        """Types of the columns carried over (`Clip.kept`)."""
+        made = ("_features", "_intervals")
+        columns = self.rows.features.items()
+        return Features({name: each for name, each in columns if name not in _READ_COLUMNS and not name.endswith(made)})
+
+    @property
+    def total(self) -> int | None:
+        """How many clips, where that is known."""
+        return self.rows.total
+
+    def has(self, *columns: str) -> bool:
+        """Whether clips bring their transcript (`text`); its words with times (`words` and `word_intervals`)."""
+        return set(self.rows.features).issuperset(columns)
 
     def __iter__(self) -> Iterator[Clip]:
-        return self.open()
+        columns = self.kept
+        return (_row_clip(row, split, columns) for split, row in self.rows)
 
 
 def open_source(
@@ -113,19 +121,19 @@ def open_source(
     given = {"dataset_options": dataset_options, "split": split, **table_options}
     if isinstance(source, Mapping):
         _refuse("loaded rows", given | {"dataset": dataset}, ())
-        return _rows_source("rows", Rows.of(source))
+        return ClipSource("rows", Rows.of(source))
     path = Path(source)
     if dataset is not None:
         _refuse(f"the data set {dataset}", given, ("dataset_options",))
         rows = find_source(dataset).open(path, streaming=True, **(dataset_options or {}))
-        return _rows_source(str(path.absolute() if path.exists() else path), rows)
-    if path.is_dir() and not _named_tables(path):
+        return ClipSource(str(path.absolute() if path.exists() else path), rows)
+    if path.is_dir() and named_table(path) is None:
         _refuse("a folder of clips", given, ("split",))
-        return ClipSource(str(path.absolute()), lambda: _walk(path, split_name(split or "train")), Features({}))
+        return ClipSource(str(path.absolute()), Rows(Features({}), lambda: _walk(path, split_name(split or "train"))))
     if not path.exists():
         raise DataFormatError(f"{path} is neither a folder nor a table ({', '.join(TABLE_SUFFIXES)}) of clips")
     _refuse("a table", given, table_options)
-    return _table_source(path, table_options)
+    return ClipSource(os.path.abspath(path), _table_rows(path, table_options))
 
 
 def _refuse(kind: str, given: Mapping[str, Any], used: Iterable[str]) -> None:
@@ -137,83 +145,33 @@ def _refuse(kind: str, given: Mapping[str, Any], used: Iterable[str]) -> None:
 # --- a folder --------------------------------------------------------------------------------------------------------
 
 
-def _named_tables(folder: Path) -> bool:
-    return any((folder / (name + suffix)).is_file() for name in TABLE_NAMES for suffix in TABLE_SUFFIXES)
-
-
-def _walk(root: Path, split: str) -> Iterator[Clip]:
-    """Clips of a folder and those below it, one folder's names in memory at a time."""
-    found = False
-    for path, shares_name in _media_files(root):
-        found = True
-        name = os.path.relpath(path, root).replace(os.sep, "/")
-        top = name.split("/")[0].lower() if "/" in name else ""
-        stem, suffix = os.path.splitext(name)
-        video = None if suffix.lower() in SOUND_SUFFIXES else path
-        yield Clip(name if shares_name else stem, SPLIT_ALIASES.get(top, split), video=video, audio=path)
-    if not found:
+def _walk(root: Path, split: str) -> Iterator[tuple[str, Row]]:
+    """Clips of a folder and those below it, in the order of their paths."""
+    paths = sorted(files_below(root.absolute(), _SUFFIXES, follow_links=False), key=lambda path: path.split(os.sep))
+    if not paths:
         raise DataFormatError(f"{root} holds no clips ({', '.join(_SUFFIXES)})")
-
-
-def _media_files(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Path of each clip, and whether another one beside it differs in its suffix alone (clip.mp4 and clip.wav)."""
-    with os.scandir(folder) as scan:
-        # Sorted, so that every process and every run sees the same order.
-        entries = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan)
-    entries = [entry for entry in entries if not entry[0].startswith(".")]
-    wanted = {name for name, is_folder in entries if not is_folder and name.lower().endswith(_SUFFIXES)}
-    stems = Counter(os.path.splitext(name)[0] for name in wanted)
-    for name, is_folder in entries:
-        if is_folder:
-            yield from _media_files(folder / name)
-        elif name in wanted:
-            yield os.path.abspath(folder / name), stems[os.path.splitext(name)[0]] > 1
+    for path, name in zip(paths, place_names(root, paths), strict=True):
+        top = name.split("/")[0].lower() if "/" in name else ""
+        kind = "audio" if path.lower().endswith(SOUND_SUFFIXES) else "media"
+        yield SPLIT_ALIASES.get(top, split), {"id": name, kind: path}
 
 
 # --- tables and benchmarks -------------------------------------------------------------------------------------------
 
 
-def _table_source(path: Path, options: Mapping[str, Any]) -> ClipSource:
+def _table_rows(path: Path, options: Mapping[str, Any]) -> Rows:
     tables = find_tables(path)
     present = {name for table in tables for name in column_names(table)}
     manifest = open_manifest(path, **{"require_label": False, **options}, ignore_columns=_WORDS)
-    columns = _carried(manifest.features)
+    words = dict.fromkeys(_WORDS, Value("string")) if present.issuperset(_WORDS) else {}
 
-    def clips() -> Iterator[Clip]:
+    def stream() -> Iterator[tuple[str, Row]]:
         # What a manifest does not know is read beside it: both give every row, in the same order.
         beside = (row for table in tables for row in read_rows(table, _WORDS))
         for row, raw in zip(manifest.rows(), beside, strict=True):
-            yield _row_clip({**row, **{name: raw.get(name) for name in _WORDS}}, row["split"], columns)
+            yield row["split"], {**row, **{name: raw.get(name) for name in _WORDS}}
 
-    return ClipSource(
-        name=os.path.abspath(path),
-        open=clips,
-        kept=columns,
-        total=len(manifest),
-        has_text="text" in manifest.features,
-        has_words=present.issuperset(_WORDS),
-        about_labels=Rows(manifest.features, lambda: iter(()), **about_labels(manifest)).about_labels,
-    )
-
-
-def _rows_source(name: str, rows: Rows) -> ClipSource:
-    columns = _carried(rows.features)
-    return ClipSource(
-        name=name,
-        open=lambda: (_row_clip(row, split, columns) for split, row in rows),
-        kept=columns,
-        total=rows.total,
-        has_text="text" in rows.features,
-        has_words=set(rows.features).issuperset(_WORDS),
-        about_labels=rows.about_labels,
-    )
-
-
-def _carried(features: Mapping[str, Any]) -> Features:
-    made = ("_features", "_intervals")
-    return Features(
-        {name: kind for name, kind in features.items() if name not in _READ_COLUMNS and not name.endswith(made)}
-    )
+    return Rows(Features({**manifest.features, **words}), stream, len(manifest), **about_labels(manifest))
 
 
 def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str]) -> Clip:

@@ -1,10 +1,11 @@
 """`clcr predict`: many clips, tables and long recordings to a table of predictions.
 
-`sources.py` says what is read, `run.py` reads it batch by batch, `output.py` writes a table that survives a kill,
-`subtitles.py` gives words their times.
+`request.py` says what is asked, `sources.py` what is read, `run.py` reads it batch by batch, `output.py` writes a table
+that survives a kill, `subtitles.py` gives words their times.
 """
 
-from .output import PredictionFile, RowList, column_types, model_digest, result_rows
+from .output import PredictionFile, column_types, model_digest, result_rows
+from .request import Request
 from .run import Predictor
 from .sources import Item, Items, open_items
 from .subtitles import read_subtitles
@@ -14,7 +15,7 @@ __all__ = [
     "Items",
     "PredictionFile",
     "Predictor",
-    "RowList",
+    "Request",
     "column_types",
     "model_digest",
     "open_items",

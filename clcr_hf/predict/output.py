@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data.folders import claim, read_json, release, replacing, versions, write_json
+from ..data.table.read import Table, read_rows
 
 TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
 _BATCH_ROWS = 1024
+# Parts of an answer that are dicts, and how the columns of their entries begin.
+_BY_NAME = {name: name.removesuffix("s") for name in ("scores", "modality_weights", "private_gates")}
+_BY_NAME["probabilities"] = "probability"
 
 
 # -- columns and rows --------------------------------------------------------------------------------------------------
@@ -30,7 +34,7 @@ def column_types(config: Any, *, per_segment: bool = False, windows: bool = Fals
     if windows:
         columns["text"] = str
     names = [config.id2label[index] for index in range(config.num_labels)]
-    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    problem = config.effective_problem_type
     if problem == "regression" and config.num_labels > 1:
         columns |= {f"score_{name}": float for name in names}
     else:
@@ -63,11 +67,8 @@ def _flat(result: Mapping[str, Any]) -> Row:
     row = {key: result[key] for key in ("score", "label", "error") if key in result}
     if "labels" in result:
         row["labels"] = "|".join(result["labels"])
-    for key, column in (("scores", "score"), ("probabilities", "probability")):
-        row |= {f"{column}_{name}": value for name, value in result.get(key, {}).items()}
-    for level, weight in enumerate(result.get("level_weights", ()), 1):
-        row[f"level_weight_{level}"] = weight
-    for key, column in (("modality_weights", "modality_weight"), ("private_gates", "private_gate")):
+    row |= {f"level_weight_{level}": weight for level, weight in enumerate(result.get("level_weights", ()), 1)}
+    for key, column in _BY_NAME.items():
         row |= {f"{column}_{name}": value for name, value in result.get(key, {}).items()}
     return row
 
@@ -176,7 +177,9 @@ class PredictionFile:
     def rows(self) -> Iterator[Row]:
         """All rows so far, in order."""
         if self.complete:
-            yield from _READERS[self.path.suffix.lower()](self.path, self.columns)
+            kinds = self.columns if self.path.suffix.lower() == ".csv" else {}  # whose cells are all texts
+            for row in read_rows(Table(self.path)):
+                yield {**row, **{name: kind(row[name]) if row[name] else None for name, kind in kinds.items()}}
             return
         with open(self.partial, "rb") as file:
             next(file)
@@ -210,31 +213,6 @@ class PredictionFile:
         if not self.complete:
             self._file.close()
             release(self._lock)
-
-
-class RowList:
-    """Rows that are kept in memory, in place of a `PredictionFile`."""
-
-    complete = False
-
-    def __init__(self, columns: Mapping[str, type]) -> None:
-        self.columns, self.done, self.found = dict(columns), 0, list[Row]()
-
-    def add(self, rows: Sequence[Sequence[Row]]) -> None:
-        """The rows of some more inputs."""
-        self.found += [{name: row.get(name) for name in self.columns} for each in rows for row in each]
-        self.done += len(rows)
-
-    def rows(self) -> Iterator[Row]:
-        """All rows, in order."""
-        return iter(self.found)
-
-    def finish(self) -> dict[str, int]:
-        """How many rows there are, and how many of them have an error."""
-        return {"rows": len(self.found), "errors": sum(row["error"] is not None for row in self.found)}
-
-    def close(self) -> None:
-        """There is no file to leave."""
 
 
 def _loads(line: bytes) -> dict[str, Any] | None:
@@ -277,26 +255,6 @@ def _write_parquet(path: Path, rows: Iterator[Row], columns: Mapping[str, type])
             writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
-def _read_csv(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            yield {name: kind(row[name]) if row[name] != "" else None for name, kind in columns.items()}
-
-
-def _read_jsonl(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
-    with open(path, encoding="utf-8") as file:
-        yield from map(json.loads, file)
-
-
-def _read_parquet(path: Path, columns: Mapping[str, type]) -> Iterator[Row]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(_BATCH_ROWS):
-            yield from batch.to_pylist()
-
-
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 _WRITERS: dict[str, Callable[[Path, Iterator[Row], Mapping[str, type]], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
@@ -304,4 +262,4 @@ _WRITERS: dict[str, Callable[[Path, Iterator[Row], Mapping[str, type]], None]] =
 }
 
 
-__all__ = ["TABLE_FORMATS", "PredictionFile", "RowList", "column_types", "model_digest", "result_rows"]
+__all__ = ["TABLE_FORMATS", "PredictionFile", "column_types", "model_digest", "result_rows"]

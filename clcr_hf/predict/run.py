@@ -3,26 +3,17 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from ..media import load_audio, resample_audio
+from ..extract.speech import SpeechRecogniser
 from ..pipeline_clcr import CLCRPipeline
 from ..pipeline_windows import placed
-from .output import PredictionFile, RowList, result_rows
+from ..samples import Reading, read_sample
+from .output import PredictionFile, result_rows
 from .sources import Item
 
 # What one item may do wrong; all else is a fault of ours or of the installation.
 _ITEM_ERRORS = (ValueError, OSError, RuntimeError, TypeError, KeyError)
-
-
-class Recogniser(Protocol):
-    """Hears words, as [`~clcr_hf.extract.speech.SpeechRecogniser`]."""
-
-    sampling_rate: int
-
-    def __call__(self, wave: np.ndarray) -> Any: ...
 
 
 @dataclass
@@ -58,10 +49,15 @@ class Predictor:
     on_error: str = "skip"
     window: float | None = None
     every: float | None = None
-    recogniser: Recogniser | None = None
+    recogniser: SpeechRecogniser | None = None
     expect: Callable[[int], None] = lambda count: None
     cut: dict[str, tuple[float, float]] = field(default_factory=dict)
     recordings: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+
+    @property
+    def in_windows(self) -> bool:
+        """Whether items are read in windows."""
+        return self.window is not None or self.every is not None
 
     def __call__(self, items: Iterable[Item], skip: int = 0) -> Iterator[list[tuple[Unit, dict[str, Any]]]]:
         """Results of the items, a batch at a time, in order, without those of the first `skip` units."""
@@ -69,7 +65,7 @@ class Predictor:
         while group := list(itertools.islice(units, self.batch_size)):
             yield self._answers(group)
 
-    def write(self, items: Iterable[Item], rows: PredictionFile | RowList, done: Callable[[int], None]) -> None:
+    def write(self, items: Iterable[Item], rows: PredictionFile, done: Callable[[int], None]) -> None:
         """Adds to `rows` what they lack; `done` is called with how many units came with each batch."""
         for batch in self(items, rows.done):
             rows.add([result_rows(unit.item.id, unit.item.path, result) for unit, result in batch])
@@ -81,10 +77,10 @@ class Predictor:
         for item in items:
             if item.sample is None:
                 yield Unit(item, None, error=item.error)
-            elif self.window is None and self.every is None:
-                yield Unit(item, item.sample)
-            else:
+            elif self.in_windows:
                 yield from self._windows(item)
+            else:
+                yield Unit(item, item.sample)
 
     def _windows(self, item: Item) -> Iterator[Unit]:
         assert item.sample is not None
@@ -124,30 +120,20 @@ class Predictor:
         return result if unit.window is None else placed(result, {**unit.window, "sample": unit.sample})
 
     def _transcribe(self, unit: Unit) -> None:
-        """Gives a unit without a text what the recogniser hears."""
-        if self.recogniser is None or unit.error is not None or not unit.sample or unit.sample.get("text"):
-            return
-        try:
-            wave = self._wave(unit.sample)
-            if wave is not None and wave.size:
-                text = self.recogniser(wave).text
-                unit.sample = {**unit.sample, **({"text": text} if text else {})}
-        except _ITEM_ERRORS as error:
-            unit.error = error
+        if unit.error is None and unit.sample is not None:
+            try:
+                unit.sample = self.heard(unit.sample)
+            except _ITEM_ERRORS as error:
+                unit.error = error
 
-    def _wave(self, sample: Mapping[str, Any]) -> np.ndarray | None:
-        """Audio of a sample at the recogniser's rate."""
-        assert self.recogniser is not None
-        rate = self.recogniser.sampling_rate
-        given = sample.get("audio", sample.get("media"))
-        if isinstance(given, Mapping) and "array" in given:
-            return resample_audio(given["array"], given["sampling_rate"], rate)
-        if isinstance(given, Mapping):
-            given = given.get("bytes") or given.get("path")
-        if given is None:
-            return None
-        span: dict[str, Any] = {"start": sample.get("start") or 0.0, "end": sample.get("end")}
-        return load_audio(given, sampling_rate=rate, **span)
+    def heard(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """The sample, and where it has no text what the recogniser hears in it."""
+        if self.recogniser is None or sample.get("text"):
+            return dict(sample)
+        file = {key: sample[key] for key in ("audio", "media", "sampling_rate", "start", "end") if key in sample}
+        wave = read_sample(file, Reading(vision=False, sampling_rate=self.recogniser.sampling_rate)).audio
+        text = None if wave is None else self.recogniser(wave).text
+        return {**sample, **({"text": text} if text else {})}
 
 
 __all__ = ["Predictor", "Unit"]

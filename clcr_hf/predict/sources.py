@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data.columns import DataFormatError, split_name
-from ..data.files import files_below
+from ..data.files import files_below, place_names
 from ..data.table.cells import RowIds, located
 from ..data.table.choose import ID_COLUMNS, WINDOW_COLUMNS, choose_columns, listed, pick
-from ..data.table.read import TABLE_NAMES, TABLE_SUFFIXES, Table, column_names, find_tables, read_rows
+from ..data.table.read import TABLE_SUFFIXES, Table, column_names, find_tables, named_table, read_rows
 from ..data.table.values import is_absent, parse_list
 from ..fetch import is_url
 from ..modalities import STANDARD
-from ..samples import window_of
+from ..samples import is_missing, window_of
 
 CLIP_SUFFIXES = (*STANDARD["vision"].suffixes, *STANDARD["audio"].suffixes)
 _WORDS = ("words", "word_intervals")
@@ -62,6 +62,36 @@ class Items:
         return self.open()
 
 
+def is_one_clip(sources: Sequence[str]) -> bool:
+    """Whether that is one file or address, or none at all: no table, folder, pattern or several of them."""
+    if len(sources) != 1 or is_url(sources[0]):
+        return len(sources) < 2
+    path = Path(sources[0]).expanduser()
+    listed = path.is_dir() or path.suffix.lower() in TABLE_SUFFIXES
+    return not listed and (path.is_file() or not glob.has_magic(str(path)))
+
+
+def sample_of(clip: str | None, text: str | None, features: Sequence[str] | None) -> dict[str, Any]:
+    """An input of the pipeline from what a command line gives.
+
+    Raises:
+        ValueError: features that are not NAME=FILE, or given twice.
+        FileNotFoundError: no such file.
+    """
+    sample = {key: value for key, value in (("media", clip), ("text", text)) if value is not None}
+    for given in features or ():
+        name, equals, path = given.partition("=")
+        key = f"{name.strip().removesuffix('_features')}_features"
+        if not equals or not name.strip() or not path:
+            raise ValueError(f"--features takes a modality and a file, as gaze=gaze.npy, got {given!r}")
+        if key in sample:
+            raise ValueError(f"--features {name}: given twice")
+        if not Path(path).expanduser().is_file():
+            raise FileNotFoundError(f"--features {name}: {path} is not a file")
+        sample[key] = path
+    return sample
+
+
 def open_items(sources: Sequence[str], split: str | None = None) -> Items:
     """
     Args:
@@ -102,9 +132,9 @@ def _file_items(name: str, files: list[str], root: str | None = None) -> Items:
     """Clips named by their place below `root`, without the suffix where that is enough."""
     folders = [os.path.dirname(os.path.abspath(file)) for file in files if not is_url(file)]
     root = root or (os.path.commonpath(folders) if folders else "")
-    places = [file if is_url(file) else os.path.relpath(file, root).replace(os.sep, "/") for file in files]
-    stems = Counter(os.path.splitext(place)[0] for place in places)
-    ids = [place if stems[stem := os.path.splitext(place)[0]] > 1 or is_url(place) else stem for place in places]
+    local = [file for file in files if not is_url(file)]
+    named = dict(zip(local, place_names(root, local), strict=True))
+    ids = [named.get(file, file) for file in files]
     twice = [each for each, count in Counter(ids).items() if count > 1]
     if twice:
         raise ValueError(f"{twice[0]} is given twice")
@@ -113,14 +143,14 @@ def _file_items(name: str, files: list[str], root: str | None = None) -> Items:
     def items() -> Iterator[Item]:
         return (Item(each, file, {"media": file}) for each, file in zip(ids, files, strict=True))
 
-    return Items(name, _digest([places, sizes]), items, len(files))
+    return Items(name, _digest([ids, [os.path.basename(file) for file in files], sizes]), items, len(files))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def _holds_a_table(folder: Path) -> bool:
-    if any((folder / (name + suffix)).is_file() for name in TABLE_NAMES for suffix in TABLE_SUFFIXES):
+    if named_table(folder) is not None:
         return True
     try:
         return bool(find_tables(folder)) and next(files_below(folder, CLIP_SUFFIXES, depth=0), None) is None
@@ -137,6 +167,21 @@ def _table_items(path: Path, split: str | None) -> Items:
     identity = pick(path, present, None, ID_COLUMNS)
     used = {*columns.values(), identity, *WINDOW_COLUMNS, *_WORDS, "split"}
     wanted = None if split is None else split_name(split)
+    naming = next((columns[key] for key in ("media", "video", "audio", "images", "flow") if key in columns), "")
+
+    def item_of(table: Table, number: int, row: Mapping[str, Any], make_id: RowIds) -> Item:
+        where, folder = f"{table.path}, row {number}", table.path.parent
+        made = make_id(row.get(naming), None)
+        own = made if identity is None or is_absent(row.get(identity)) else str(row[identity])
+        try:
+            sample = {key: located(key, row.get(name), folder, f"{where}, {name}") for key, name in columns.items()}
+            sample |= {key: parse_list(row[key], f"{where}, {key}") for key in _WORDS if not is_missing(row.get(key))}
+            start, end = window_of([{key: row.get(key) for key in WINDOW_COLUMNS}], where)
+        except ValueError as error:
+            return Item(own, None, None, str(error))
+        sample |= {"start": start or None, "end": end}
+        sample = {key: value for key, value in sample.items() if value is not None and value != ""}
+        return Item(own, _path_of(sample), sample)
 
     def items() -> Iterator[Item]:
         make_id = RowIds()
@@ -144,42 +189,15 @@ def _table_items(path: Path, split: str | None) -> Items:
             for number, row in enumerate(read_rows(table), 1):
                 found = table.split if table.split is not None else row.get("split")
                 own = None if is_absent(found) else split_name(found)
-                item = _row_item(table, number, row, columns, identity, make_id)
+                item = item_of(table, number, row, make_id)
                 if wanted is None or own == wanted:
                     yield item
 
     total = sum(1 for _ in items())
     if not total:
         raise DataFormatError(f"{path}: no rows" + (f" of the split {split}" if split is not None else ""))
-    digest = _digest([[_file_digest(table.path) for table in tables], split])
+    digest = _digest([[file_digest(table.path) for table in tables], split])
     return Items(str(path), digest, items, total, [name for name in present if name not in used])
-
-
-def _row_item(
-    table: Table,
-    number: int,
-    row: Mapping[str, Any],
-    columns: Mapping[str, str],
-    identity: str | None,
-    make_id: RowIds,
-) -> Item:
-    where, folder = f"{table.path}, row {number}", table.path.parent
-    naming = next((columns[key] for key in ("media", "video", "audio", "images", "flow") if key in columns), "")
-    made = make_id(row.get(naming), None)
-    name = made if identity is None or is_absent(row.get(identity)) else str(row[identity])
-    try:
-        sample = {key: located(key, row.get(column), folder, f"{where}, {column}") for key, column in columns.items()}
-        sample |= {key: parse_list(row[key], f"{where}, {key}") for key in _WORDS if not _is_empty(row.get(key))}
-        start, end = window_of([{key: row.get(key) for key in WINDOW_COLUMNS}], where)
-        sample |= {"start": start or None, "end": end}
-    except ValueError as error:
-        return Item(name, None, None, str(error))
-    sample = {key: value for key, value in sample.items() if value is not None and value != ""}
-    return Item(name, _path_of(sample), sample)
-
-
-def _is_empty(cell: Any) -> bool:
-    return is_absent(cell) or (hasattr(cell, "__len__") and not len(cell))
 
 
 def _path_of(sample: Mapping[str, Any]) -> str | None:
@@ -200,17 +218,13 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest_of(file)
-
-
-def _digest_of(file: Any) -> str:
-    """As `hashlib.file_digest`, which Python 3.10 lacks."""
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """A digest of a file's content. (`hashlib.file_digest` came with Python 3.11.)"""
     found = hashlib.sha256()
-    while block := file.read(2**20):
-        found.update(block)
-    return found.hexdigest()
+    with open(os.path.expanduser(path), "rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()[:16]
 
 
-__all__ = ["CLIP_SUFFIXES", "Item", "Items", "open_items"]
+__all__ = ["CLIP_SUFFIXES", "Item", "Items", "file_digest", "is_one_clip", "open_items", "sample_of"]

@@ -1,18 +1,17 @@
 """The arguments of a training run: data, model and training, from words, recipes and defaults."""
 
 import argparse
-import difflib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 
-from ..data.options import read_options
+from ..data.options import did_you_mean, read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
 from ..modalities import STANDARD_MODALITIES
@@ -22,7 +21,57 @@ from .trainer import CLCRTrainingArguments
 
 @dataclass
 class DataArguments:
-    """Which data to train on, and how clips are read."""
+    """
+    Which data to train on, and how clips are read.
+
+    Args:
+        dataset_dir: Folder of the data set. talking_faces: made when absent; default: a cache folder.
+        dataset_name: A data set by name: org/name on the Hub, a local folder that `datasets` can load, or videofolder,
+            audiofolder or imagefolder with --dataset_dir.
+        dataset_config_name: --dataset_name: which configuration.
+        data_file: The pickle, table or npz to read.
+        dataset_options: More arguments of the data set's loader (clcr_hf.data.load_...), with commas between them, e.g.
+            'fold=2'; values may be JSON.
+        class_names: Names of several labels (emotions) where the data hold numbers alone.
+        num_train_clips: talking_faces: clips to generate for training.
+        num_validation_clips: talking_faces: the same for validation.
+        num_test_clips: talking_faces: the same for test.
+        corpus_seed: talking_faces: seed of the generator.
+        label_column: manifest, utterances: name of the labels.
+        label_columns: manifest: columns of several scores a row (regression on all of them).
+        missing_labels: manifest: a row without a label is an error, or left out.
+        label_scale: sentiment: a score from negative to positive, measured by Acc-2, Acc-7 and F1; none: a number, by
+            MAE, correlations and R2. Left out: as the data set declares, a table none.
+        label_range: Lowest and highest score; left out: the data set's, or the training labels'.
+        text_column: manifest: column of the transcripts.
+        media_column: manifest: column of the clips' files.
+        group_column: manifest, shards: speaker or source video; validation is carved by whole groups. Left out: by
+            whole files.
+        dialogue_column: manifest, shards: rows are utterances of these dialogues; each dialogue becomes one row.
+        turn_column: manifest, shards: an utterance's place in its dialogue; default: row order.
+        mmsa_text: mmsa: text_bert (token ids of bert-base-uncased), text (embeddings) or raw (the transcripts, for any
+            other text backbone; of shards too).
+        validation_fraction: Share of train to validate on where the data has no validation split.
+        skip_missing: Leave out rows whose files are absent, with a warning, in place of an error.
+        standardise: utterances: scale features by train's mean and spread.
+        max_train_samples: Use the first so many only.
+        max_eval_samples: The same for validation.
+        max_test_samples: The same for test.
+        max_text_length: Tokens of a transcript that are read.
+        video_frames: Frames of a clip that are read, evenly spread.
+        video_fps: Frames a second in place of --video_frames.
+        face_crop: Cut frames to the speaker's face by this detector: dlib, or your own as module:function.
+        image_size: Frames are scaled to this side (backbones from scratch).
+        augment: Random crops and flips of the training frames.
+        compute_flow: Compute the clips' optical flow where the data hold none; cached.
+        flow_cache_dir: Where computed flow is kept.
+        sampling_rate: Samples of audio a second (audio from scratch).
+        audio_preset: Read audio as the spectrogram of this benchmark's protocol, by an image backbone of one channel.
+        max_audio_seconds: Audio is cut after this long.
+        check_media: Open every clip before training; leave out and list those that do not open.
+        strict_media: Stop at a clip that cannot be read.
+        cache_gb: Memory for decoded clips in each process; those beyond are read every epoch.
+    """
 
     dataset: str | None = field(
         default=None,
@@ -31,115 +80,47 @@ class DataArguments:
             "--dataset_dir where that is certain, else talking_faces (generated clips)."
         },
     )
-    dataset_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of the data set. talking_faces: made when absent; default: a cache folder."},
-    )
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "A data set by name: org/name on the Hub, a local folder that `datasets` can load, or videofolder, "
-            "audiofolder or imagefolder with --dataset_dir."
-        },
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "--dataset_name: which configuration."})
-    data_file: str | None = field(default=None, metadata={"help": "The pickle, table or npz to read."})
-    dataset_options: str | None = field(
-        default=None,
-        metadata={
-            "help": "More arguments of the data set's loader (clcr_hf.data.load_...), with commas between them, e.g. "
-            "'fold=2'; values may be JSON."
-        },
-    )
-    class_names: list[str] | None = field(
-        default=None, metadata={"help": "Names of several labels (emotions) where the data hold numbers alone."}
-    )
-    num_train_clips: int = field(default=1000, metadata={"help": "talking_faces: clips to generate for training."})
-    num_validation_clips: int = field(default=100, metadata={"help": "talking_faces: the same for validation."})
-    num_test_clips: int = field(default=200, metadata={"help": "talking_faces: the same for test."})
-    corpus_seed: int = field(default=0, metadata={"help": "talking_faces: seed of the generator."})
-    label_column: str | None = field(default=None, metadata={"help": "manifest, utterances: name of the labels."})
-    label_columns: list[str] | None = field(
-        default=None, metadata={"help": "manifest: columns of several scores a row (regression on all of them)."}
-    )
-    missing_labels: str = field(
-        default="error",
-        metadata={"help": "manifest: a row without a label is an error, or left out.", "choices": ["error", "drop"]},
-    )
-    label_scale: str | None = field(
-        default=None,
-        metadata={
-            "help": "sentiment: a score from negative to positive, measured by Acc-2, Acc-7 and F1; none: a number, by "
-            "MAE, correlations and R2. Left out: as the data set declares, a table none.",
-            "choices": ["sentiment", "none"],
-        },
-    )
-    label_range: list[float] | None = field(
-        default=None, metadata={"help": "Lowest and highest score; left out: the data set's, or the training labels'."}
-    )
-    text_column: str | None = field(default=None, metadata={"help": "manifest: column of the transcripts."})
-    media_column: str | None = field(default=None, metadata={"help": "manifest: column of the clips' files."})
-    group_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "manifest, shards: speaker or source video; validation is carved by whole groups. Left out: by "
-            "whole files."
-        },
-    )
-    dialogue_column: str | None = field(
-        default=None,
-        metadata={"help": "manifest, shards: rows are utterances of these dialogues; each dialogue becomes one row."},
-    )
-    turn_column: str | None = field(
-        default=None, metadata={"help": "manifest, shards: an utterance's place in its dialogue; default: row order."}
-    )
-    mmsa_text: str = field(
-        default="text_bert",
-        metadata={
-            "help": "mmsa: text_bert (token ids of bert-base-uncased), text (embeddings) or raw (the transcripts, for "
-            "any other text backbone; of shards too).",
-            "choices": ["text_bert", "text", "raw"],
-        },
-    )
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of train to validate on where the data has no validation split."}
-    )
-    skip_missing: bool = field(
-        default=False, metadata={"help": "Leave out rows whose files are absent, with a warning, in place of an error."}
-    )
-    standardise: bool = field(default=True, metadata={"help": "utterances: scale features by train's mean and spread."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use the first so many only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "The same for validation."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "The same for test."})
-    max_text_length: int = field(default=64, metadata={"help": "Tokens of a transcript that are read."})
-    video_frames: int = field(default=10, metadata={"help": "Frames of a clip that are read, evenly spread."})
-    video_fps: float | None = field(default=None, metadata={"help": "Frames a second in place of --video_frames."})
-    face_crop: str | None = field(
-        default=None,
-        metadata={"help": "Cut frames to the speaker's face by this detector: dlib, or your own as module:function."},
-    )
-    image_size: int = field(default=48, metadata={"help": "Frames are scaled to this side (backbones from scratch)."})
-    augment: bool = field(default=False, metadata={"help": "Random crops and flips of the training frames."})
-    compute_flow: bool = field(
-        default=False, metadata={"help": "Compute the clips' optical flow where the data hold none; cached."}
-    )
-    flow_cache_dir: str | None = field(default=None, metadata={"help": "Where computed flow is kept."})
-    sampling_rate: int = field(default=16_000, metadata={"help": "Samples of audio a second (audio from scratch)."})
-    audio_preset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Read audio as the spectrogram of this benchmark's protocol, by an image backbone of one channel.",
-            "choices": ["cremad", "kinetics_sounds", "ave"],
-        },
-    )
-    max_audio_seconds: float | None = field(default=None, metadata={"help": "Audio is cut after this long."})
-    check_media: bool = field(
-        default=True, metadata={"help": "Open every clip before training; leave out and list those that do not open."}
-    )
-    strict_media: bool = field(default=False, metadata={"help": "Stop at a clip that cannot be read."})
-    cache_gb: float = field(
-        default=2.0, metadata={"help": "Memory for decoded clips in each process; those beyond are read every epoch."}
-    )
+    dataset_dir: str | None = None
+    dataset_name: str | None = None
+    dataset_config_name: str | None = None
+    data_file: str | None = None
+    dataset_options: str | None = None
+    class_names: list[str] | None = None
+    num_train_clips: int = 1000
+    num_validation_clips: int = 100
+    num_test_clips: int = 200
+    corpus_seed: int = 0
+    label_column: str | None = None
+    label_columns: list[str] | None = None
+    missing_labels: Literal["error", "drop"] = "error"
+    label_scale: Literal["sentiment", "none"] | None = None
+    label_range: list[float] | None = None
+    text_column: str | None = None
+    media_column: str | None = None
+    group_column: str | None = None
+    dialogue_column: str | None = None
+    turn_column: str | None = None
+    mmsa_text: Literal["text_bert", "text", "raw"] = "text_bert"
+    validation_fraction: float = 0.1
+    skip_missing: bool = False
+    standardise: bool = True
+    max_train_samples: int | None = None
+    max_eval_samples: int | None = None
+    max_test_samples: int | None = None
+    max_text_length: int = 64
+    video_frames: int = 10
+    video_fps: float | None = None
+    face_crop: str | None = None
+    image_size: int = 48
+    augment: bool = False
+    compute_flow: bool = False
+    flow_cache_dir: str | None = None
+    sampling_rate: int = 16_000
+    audio_preset: Literal["cremad", "kinetics_sounds", "ave"] | None = None
+    max_audio_seconds: float | None = None
+    check_media: bool = True
+    strict_media: bool = False
+    cache_gb: float = 2.0
 
     def __post_init__(self) -> None:
         limits = self.label_range
@@ -251,54 +232,44 @@ _SMALL_WIDTH, _RESNET18_WIDTH = 64, 512
 
 @dataclass
 class ModelArguments:
-    """Which model to train: from scratch (small), around pretrained backbones, or a saved CLCR."""
+    """
+    Which model to train: from scratch (small), around pretrained backbones, or a saved CLCR.
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Go on from this saved CLCR model."})
-    ignore_mismatched_sizes: bool = field(
-        default=False,
-        metadata={"help": "Where the labels are not those of --model_name_or_path, build a new head for them."},
-    )
-    text_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pretrained text backbone and tokenizer, e.g. bert-base-uncased."}
-    )
-    vision_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pretrained image backbone and its processor, e.g. microsoft/resnet-18."}
-    )
-    audio_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pretrained audio backbone and its extractor, e.g. facebook/wav2vec2-base."}
-    )
-    flow_model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Image backbone with two input channels, for optical flow."}
-    )
-    freeze_backbones: bool = field(default=False, metadata={"help": "Keep the pretrained backbones as they are."})
-    modalities: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "What the model reads: text, vision, audio, flow, or NAME where the data hold NAME_features; left "
-            "out: all that the data hold."
-        },
-    )
-    ablation: str | None = field(
-        default=None, metadata={"help": "Train a variant of the paper's ablation study.", "choices": list(ABLATIONS)}
-    )
-    hidden_size: int = field(default=64, metadata={"help": "Width of the fusion."})
-    image_backbone: str = field(
-        default="small",
-        metadata={
-            "help": "What reads frames, flow and spectrograms where no pretrained backbone is named: a small residual "
-            "network, or ResNet-18 tapped at its last stages.",
-            "choices": list(IMAGE_BACKBONES),
-        },
-    )
-    backbone_size: int | None = field(
-        default=None,
-        metadata={"help": "Width of the last layer of backbones from scratch; left out: 64, and 512 for resnet18."},
-    )
-    vocab_size: int = field(default=2000, metadata={"help": "Most entries of a tokenizer trained from scratch."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout of the fusion."})
-    config_overrides: str | None = field(
-        default=None, metadata={"help": "More fields of CLCRConfig, e.g. 'num_levels=3,lambda_intra=0.1'."}
-    )
+    Args:
+        model_name_or_path: Go on from this saved CLCR model.
+        ignore_mismatched_sizes: Where the labels are not those of --model_name_or_path, build a new head for them.
+        text_model_name_or_path: Pretrained text backbone and tokenizer, e.g. bert-base-uncased.
+        vision_model_name_or_path: Pretrained image backbone and its processor, e.g. microsoft/resnet-18.
+        audio_model_name_or_path: Pretrained audio backbone and its extractor, e.g. facebook/wav2vec2-base.
+        flow_model_name_or_path: Image backbone with two input channels, for optical flow.
+        freeze_backbones: Keep the pretrained backbones as they are.
+        modalities: What the model reads: text, vision, audio, flow, or NAME where the data hold NAME_features; left
+            out: all that the data hold.
+        ablation: Train a variant of the paper's ablation study.
+        hidden_size: Width of the fusion.
+        image_backbone: What reads frames, flow and spectrograms where no pretrained backbone is named: a small residual
+            network, or ResNet-18 tapped at its last stages.
+        backbone_size: Width of the last layer of backbones from scratch; left out: 64, and 512 for resnet18.
+        vocab_size: Most entries of a tokenizer trained from scratch.
+        dropout: Dropout of the fusion.
+        config_overrides: More fields of CLCRConfig, e.g. 'num_levels=3,lambda_intra=0.1'.
+    """
+
+    model_name_or_path: str | None = None
+    ignore_mismatched_sizes: bool = False
+    text_model_name_or_path: str | None = None
+    vision_model_name_or_path: str | None = None
+    audio_model_name_or_path: str | None = None
+    flow_model_name_or_path: str | None = None
+    freeze_backbones: bool = False
+    modalities: list[str] | None = None
+    ablation: str | None = field(default=None, metadata={"choices": list(ABLATIONS)})
+    hidden_size: int = 64
+    image_backbone: str = field(default="small", metadata={"choices": list(IMAGE_BACKBONES)})
+    backbone_size: int | None = None
+    vocab_size: int = 2000
+    dropout: float = 0.1
+    config_overrides: str | None = None
 
     def __post_init__(self) -> None:
         names = self.modalities
@@ -333,32 +304,48 @@ _RECIPES = (".json", ".yaml", ".yml")
 
 @dataclass
 class RunArguments(CLCRTrainingArguments):
-    """`CLCRTrainingArguments` with defaults that train the generated corpus in two to three minutes on two cores."""
+    """
+    `CLCRTrainingArguments` with defaults that train the generated corpus in two to three minutes on two cores.
 
-    output_dir: str = field(default="runs/talking_faces", metadata={"help": "Where checkpoints and the model go."})
-    do_train: bool = field(default=True, metadata={"help": "Train."})
-    do_eval: bool = field(default=True, metadata={"help": "Measure on validation at the end."})
-    do_predict: bool = field(default=True, metadata={"help": "Measure on test at the end."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of AdamW (the paper's, for SGD: 1e-4)."})
-    num_train_epochs: float = field(default=20, metadata={"help": "Passes over the training data."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Examples a step and device."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "The same in evaluation."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "How the learning rate falls."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of rising learning rate; below 1, a share."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to measure on validation."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to write a checkpoint."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best among them."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the epoch best on validation."})
-    metric_for_best_model: str | None = field(
-        default="auto", metadata={"help": "auto: mae for scores, accuracy for classes, map for several labels."}
-    )
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.cuda.is_available, metadata={"help": "Pin the batches' memory; of use with a GPU only."}
-    )
-    early_stopping_patience: int = field(
-        default=8, metadata={"help": "Stop after so many measurements without improvement; 0 never."}
-    )
+    Args:
+        output_dir: Where checkpoints and the model go.
+        do_train: Train.
+        do_eval: Measure on validation at the end.
+        do_predict: Measure on test at the end.
+        weight_decay: Weight decay of AdamW (the paper's, for SGD: 1e-4).
+        num_train_epochs: Passes over the training data.
+        per_device_train_batch_size: Examples a step and device.
+        per_device_eval_batch_size: The same in evaluation.
+        lr_scheduler_type: How the learning rate falls.
+        warmup_steps: Steps of rising learning rate; below 1, a share.
+        eval_strategy: When to measure on validation.
+        save_strategy: When to write a checkpoint.
+        save_total_limit: Checkpoints kept, the best among them.
+        load_best_model_at_end: Keep the epoch best on validation.
+        metric_for_best_model: auto: mae for scores, accuracy for classes, map for several labels.
+        logging_steps: Steps between two lines of the log.
+        dataloader_pin_memory: Pin the batches' memory; of use with a GPU only.
+        early_stopping_patience: Stop after so many measurements without improvement; 0 never.
+    """
+
+    output_dir: str = "runs/talking_faces"
+    do_train: bool = True
+    do_eval: bool = True
+    do_predict: bool = True
+    weight_decay: float = 0.05
+    num_train_epochs: float = 20
+    per_device_train_batch_size: int = 16
+    per_device_eval_batch_size: int = 32
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.1
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "auto"
+    logging_steps: float = 10
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
+    early_stopping_patience: int = 8
 
     def __post_init__(self) -> None:
         if not self.dataloader_num_workers:  # a recipe's workers live on; without any, PyTorch takes that for a fault
@@ -387,8 +374,7 @@ def parse_args(
     known = {action.dest for action in parser._actions}
     unknown = [name for name in recipe if name not in known]
     if unknown:
-        near = difflib.get_close_matches(str(unknown[0]), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(unknown[0], known)
         raise ValueError(f"the recipe holds {', '.join(map(str, unknown))}, which is no argument{hint}")
     asked = named_data(words)
     chosen = find_dataset(*(value or recipe.get(name) for name, value in asked.items()))

@@ -5,6 +5,7 @@ All frames of a clip share one crop and one flip: what moves in the result moved
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,7 @@ class FrameAugmentation:
     def augment(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Frames `(F, H, W, 3)` uint8 to `(F, h, w, 3)`, a new array; ValueError for another shape or type."""
         _check_frames(frames)
-        return _view_of_frames(frames, self._draw(frames.shape[1:3], rng))
+        return self._draw(rng, frames.shape[1:3])(frames, 1)
 
     def augment_flow(self, flow: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Flow `(F, 2, H, W)` (horizontal, vertical; pixels) to `(F, 2, h, w)`, a new array of the same type.
@@ -53,7 +54,7 @@ class FrameAugmentation:
             ValueError: another shape, or no floats.
         """
         _check_flow(flow)
-        return _view_of_flow(flow, self._draw(flow.shape[2:], rng))
+        return self._draw(rng, flow.shape[2:])(flow, 2)
 
     def augment_pair(
         self, frames: np.ndarray, flow: np.ndarray, rng: np.random.Generator
@@ -67,14 +68,24 @@ class FrameAugmentation:
         """
         _check_frames(frames)
         _check_flow(flow)
-        view = self._draw(frames.shape[1:3], rng)
-        return _view_of_frames(frames, view), _view_of_flow(flow, view)
+        view = self._draw(rng, frames.shape[1:3])
+        return view(frames, 1), view(flow, 2)
 
-    def _draw(self, size: tuple[int, ...], rng: np.random.Generator) -> "_View":
-        height, width = size
-        share_high, share_wide = self._box(height, width, rng)
+    def _draw(self, rng: np.random.Generator, size: tuple[int, ...]) -> Callable[[np.ndarray, int], np.ndarray]:
+        """What takes one part, and one flip, of all that shows the scene; called with the axis of its rows."""
+        share_high, share_wide = self._box(size[0], size[1], rng)
         top, left = rng.uniform(0, 1 - share_high), rng.uniform(0, 1 - share_wide)
-        return _View(top, left, share_high, share_wide, bool(rng.random() < self.flip))
+        flipped = bool(rng.random() < self.flip)
+
+        def view(clip: np.ndarray, axis: int) -> np.ndarray:
+            rows, columns = _span(top, share_high, clip.shape[axis]), _span(left, share_wide, clip.shape[axis + 1])
+            part = clip[:, rows, columns] if axis == 1 else clip[:, :, rows, columns]
+            part = (np.flip(part, axis + 1) if flipped else part).copy()
+            if flipped and axis == 2:  # flow to the left is now flow to the right
+                part[:, 0] *= -1
+            return part
+
+        return view
 
     def _box(self, height: int, width: int, rng: np.random.Generator) -> tuple[float, float]:
         """Height and width of a crop as shares of the frame's."""
@@ -88,39 +99,10 @@ class FrameAugmentation:
         return min(share_high, 1.0), min(share_wide, 1.0)
 
 
-@dataclass(frozen=True)
-class _View:
-    """A part of a frame in shares of its height and width, and whether it is mirrored."""
-
-    top: float
-    left: float
-    height: float
-    width: float
-    flipped: bool
-
-    def slices(self, height: int, width: int) -> tuple[slice, slice]:
-        return _span(self.top, self.height, height), _span(self.left, self.width, width)
-
-
 def _span(begin: float, share: float, size: int) -> slice:
     length = min(max(round(share * size), 1), size)
     first = min(round(begin * size), size - length)
     return slice(first, first + length)
-
-
-def _view_of_frames(frames: np.ndarray, view: _View) -> np.ndarray:
-    rows, columns = view.slices(*frames.shape[1:3])
-    part = frames[:, rows, columns]
-    return (part[:, :, ::-1] if view.flipped else part).copy()
-
-
-def _view_of_flow(flow: np.ndarray, view: _View) -> np.ndarray:
-    rows, columns = view.slices(*flow.shape[2:])
-    part = flow[:, :, rows, columns]
-    part = (part[..., ::-1] if view.flipped else part).copy()
-    if view.flipped:
-        part[:, 0] *= -1
-    return part
 
 
 def _check_frames(frames: np.ndarray) -> None:

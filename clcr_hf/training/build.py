@@ -112,14 +112,9 @@ def _load(path: str, head: type[CLCRPreTrainedModel], data: LoadedData) -> PreTr
     return model
 
 
-def problem_type_of(config: CLCRConfig) -> str:
-    """What a model learned; `problem_type`, or where that is left out what transformers takes the labels for."""
-    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
-
-
 def label_fault(config: CLCRConfig, labels: LabelKind) -> str | None:
     """Why a saved model cannot learn or be measured by such labels; None where it can."""
-    problem = problem_type_of(config)
+    problem = config.effective_problem_type
     per_segment = issubclass(head_class(config), CLCRForTokenClassification)
     if (problem, per_segment) != (labels.problem_type, labels.per_segment):
         learned, given = (
@@ -187,19 +182,16 @@ def build_processor(
     """
     if model_args.model_name_or_path is not None:
         return load_processor(model_args.model_name_or_path, data_args)
-    builders: dict[str, tuple[str, Callable[[], Any]]] = {
-        "text": ("tokenizer", lambda: _tokenizer(model_args, data_args, data)),
-        "vision": ("image_processor", lambda: _image_processor(model_args, data_args)),
-        "audio": ("feature_extractor", lambda: _feature_extractor(model_args, data_args)),
-    }
     parts = {}
-    for name, column in columns.items():
-        if name in builders and is_raw(column):
-            part, build = builders[name]
-            parts[part] = build()
-    if columns.get("text") == "input_ids" and "text" in model_args.backbones:
-        parts["tokenizer"] = AutoTokenizer.from_pretrained(model_args.backbones["text"])
-        _compare_tokens(parts["tokenizer"], model_args.backbones["text"], data)
+    for name in (name for name in columns if name in _PARTS):
+        (part, pretrained, build), column = _PARTS[name], columns[name]
+        source = model_args.backbones.get(name)
+        if source is not None and (is_raw(column) or column == "input_ids"):
+            parts[part] = pretrained.from_pretrained(source)
+            if column == "input_ids":
+                _compare_tokens(parts[part], source, data)
+        elif is_raw(column):
+            parts[part] = build(model_args, data_args, data)
     return CLCRProcessor(
         **parts,
         video_num_frames=None if data_args.video_fps else data_args.video_frames,
@@ -234,9 +226,7 @@ def _compare_tokens(tokenizer: Any, source: str, data: LoadedData) -> None:
         )
 
 
-def _tokenizer(model_args: ModelArguments, data_args: DataArguments, data: LoadedData) -> Any:
-    if "text" in model_args.backbones:
-        return AutoTokenizer.from_pretrained(model_args.backbones["text"])
+def _tokenizer(model_args: ModelArguments, data_args: DataArguments, data: LoadedData) -> PreTrainedTokenizerFast:
     texts = [text for text in data.splits["train"]["text"] if text]
     return train_tokenizer(texts, model_args.vocab_size, data_args.max_text_length)
 
@@ -268,30 +258,32 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> P
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **special)
 
 
-def _image_processor(model_args: ModelArguments, data_args: DataArguments) -> Any:
-    if "vision" in model_args.backbones:
-        return AutoImageProcessor.from_pretrained(model_args.backbones["vision"])
+def _image_processor(model_args: ModelArguments, data_args: DataArguments, data: LoadedData) -> ViTImageProcessorPil:
     size = {"height": data_args.image_size, "width": data_args.image_size}
     if model_args.image_backbone == "resnet18":
         return ViTImageProcessorPil(size=size, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
     return ViTImageProcessorPil(size=size)
 
 
-def _feature_extractor(model_args: ModelArguments, data_args: DataArguments) -> Any:
-    if "audio" in model_args.backbones:
-        return AutoFeatureExtractor.from_pretrained(model_args.backbones["audio"])
+def _feature_extractor(model_args: ModelArguments, data_args: DataArguments, data: LoadedData) -> Any:
     if data_args.audio_preset is not None:
-        return CLCRFeatureExtractor.preset(data_args.audio_preset)  # type: ignore[arg-type]
+        return CLCRFeatureExtractor.preset(data_args.audio_preset)
     return SeamlessM4TFeatureExtractor(
         feature_size=_MEL_BINS, num_mel_bins=_MEL_BINS, sampling_rate=data_args.sampling_rate, stride=_MEL_STRIDE
     )
 
+
+# Of each modality: the processor's part that reads it, what loads that of a backbone, and what makes one from scratch.
+_PARTS: dict[str, tuple[str, Any, Callable[[ModelArguments, DataArguments, LoadedData], Any]]] = {
+    "text": ("tokenizer", AutoTokenizer, _tokenizer),
+    "vision": ("image_processor", AutoImageProcessor, _image_processor),
+    "audio": ("feature_extractor", AutoFeatureExtractor, _feature_extractor),
+}
 
 __all__ = [
     "build_model",
     "build_processor",
     "label_fault",
     "load_processor",
-    "problem_type_of",
     "train_tokenizer",
 ]

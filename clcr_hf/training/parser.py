@@ -1,12 +1,12 @@
 """The parser of training's arguments: help in groups, and an error in one line."""
 
 import argparse
-import difflib
-from collections.abc import Sequence
 from dataclasses import Field
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
+
+from ..data.options import argument_help, did_you_mean
 
 _GROUPS = {
     "data": "data",
@@ -39,7 +39,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 class RunParser(HfArgumentParser):
     """
-    `HfArgumentParser` whose help comes in groups, the common arguments first, and that takes whole names alone.
+    `HfArgumentParser` whose help comes in groups, the common arguments first, and that takes whole names alone. Of an
+    argument, help says what the docstring of its dataclass does.
 
     Raises, when it parses:
         ValueError: an argument that there is not, or a value that does not fit.
@@ -57,6 +58,7 @@ class RunParser(HfArgumentParser):
             self._groups.setdefault(key, self.add_argument_group(title) if key not in self._groups else None)
         kinds = {"DataArguments": "data", "ModelArguments": "model"}
         self._kind = kinds.get(dtype.__name__, "training")
+        self._help = argument_help(dtype)
         super()._add_dataclass_arguments(dtype)
 
     def _parse_dataclass_field(self, parser: Any, field: Field) -> None:
@@ -65,19 +67,17 @@ class RunParser(HfArgumentParser):
         before = len(self._actions)
         HfArgumentParser._parse_dataclass_field(group, field)
         for action in self._actions[before:]:
+            action.help = self._help.get(field.name, action.help)
             if action.option_strings[0].startswith("--no_"):
                 action.help = argparse.SUPPRESS
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         found, left = super().parse_known_args(args, namespace)
         if left:
-            raise ValueError(f"{left[0]} is no argument{self._hint(left[0])}; --help lists them")
+            known = [name for action in self._actions for name in action.option_strings]
+            hint = did_you_mean(left[0].split("=")[0], known)
+            raise ValueError(f"{left[0]} is no argument{hint}; --help lists them")
         return found, left
-
-    def _hint(self, word: str) -> str:
-        known: Sequence[str] = [name for action in self._actions for name in action.option_strings]
-        near = difflib.get_close_matches(word.split("=")[0], known, n=1)
-        return f", did you mean {near[0]}?" if near else ""
 
     def error(self, message: str) -> NoReturn:
         """One line, where argparse prints the usage of all arguments."""

@@ -61,9 +61,7 @@ class ClipRows(torch.utils.data.Dataset):
         arrays = [name for name in rows.column_names if name.endswith((FEATURES_END, MASK_END))]
         self.rows = rows.with_format("numpy", columns=arrays, output_all_columns=True)
         raw = [name for name, column in columns.items() if is_raw(column)]
-        self._ready = {columns[name] for name in columns if name not in raw}
-        self._ready |= {modality(name).mask for name in columns if name not in raw}
-        self._ready |= set(TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
+        self._ready = ready_columns(columns)
         self._raw = raw_columns(columns)
         self._absent = {modality(name).arguments[0]: [None] for name in raw if name != "flow"}
         self._reading = Reading.of(processor, vision="vision" in raw, audio="audio" in raw)
@@ -99,7 +97,7 @@ class ClipRows(torch.utils.data.Dataset):
         item, changing = kept
         item = item | {name: row[name] for name in self._ready if row.get(name) is not None}
         if changing and self.augment is not None:
-            item |= self._encode({name: [value] for name, value in self._changed(**changing).items()})
+            item |= self._encode({name: [value] for name, value in self._changed(changing).items()})
         return item
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -113,17 +111,15 @@ class ClipRows(torch.utils.data.Dataset):
             item |= self._encode(raw)
         return item, changing
 
-    def _changed(self, videos: np.ndarray | None = None, flow: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def _changed(self, clip: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Frames and flow under one random crop and flip; drawn from torch's generator, which workers seed apart."""
         assert self.augment is not None
         rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        if videos is not None and flow is not None:
-            videos, flow = self.augment.augment_pair(videos, flow, rng)
-        elif videos is not None:
-            videos = self.augment.augment(videos, rng)
-        elif flow is not None:
-            flow = self.augment.augment_flow(flow, rng)
-        return {name: value for name, value in (("videos", videos), ("flow", flow)) if value is not None}
+        if len(clip) == 2:
+            return dict(zip(clip, self.augment.augment_pair(clip["videos"], clip["flow"], rng), strict=True))
+        ((name, value),) = clip.items()
+        augment = self.augment.augment if name == "videos" else self.augment.augment_flow
+        return {name: augment(value, rng)}
 
     def _encode(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {key: value[0] for key, value in self.processor(**inputs, face_crop=False, return_tensors="pt").items()}
@@ -148,6 +144,13 @@ def raw_columns(columns: Mapping[str, str]) -> list[str]:
     row may lack the first of them; and the stretch of the files that the row is."""
     raw = [modality(name) for name, column in columns.items() if is_raw(column)]
     return [*(column for each in raw for column in each.columns), "start", "end"] if raw else []
+
+
+def ready_columns(columns: Mapping[str, str]) -> set[str]:
+    """The columns that are inputs of the model as they are: features, token ids, and their masks."""
+    ready = {name: column for name, column in columns.items() if not is_raw(column)}
+    tokens = TOKEN_COLUMNS if "input_ids" in ready.values() else ()
+    return {*ready.values(), *(modality(name).mask for name in ready), *tokens}
 
 
 def _holds_something(item: Mapping[str, Any]) -> bool:
@@ -179,14 +182,7 @@ def prepare(
         MediaError: clips that do not open, with `strict_media`.
         ValueError: a split of which no clip opens.
     """
-    wanted = {
-        *columns.values(),
-        *raw_columns(columns),
-        *(modality(name).mask for name in columns),
-        *_LABEL_COLUMNS,
-        "id",
-    }
-    wanted |= set(TOKEN_COLUMNS) if "input_ids" in columns.values() else set()
+    wanted = {*ready_columns(columns), *raw_columns(columns), *_LABEL_COLUMNS, "id"}
     datasets = {}
     total = sum(map(len, splits.values()))
     for split, rows in splits.items():
@@ -214,20 +210,15 @@ def _openable_rows(rows: Dataset, columns: Mapping[str, str], split: str, strict
     files = sorted(set(raw_columns(columns)) & set(FILE_COLUMNS) & set(rows.column_names))
     if not files or (not strict and set(columns.values()) - set(files)):
         return rows, []
-    columns_of = {name: rows.select_columns([name]) for name in files}
+    part = rows.select_columns(files)
     with ThreadPoolExecutor(_CHECK_THREADS) as pool:
         # By number, for the pool takes its whole input at once, which may be the files themselves.
-        faults = {
-            name: list(pool.map(lambda row, part=part, name=name: _fault(part[row][name]), range(len(rows))))
-            for name, part in columns_of.items()
-        }
-    bad = [row for row in range(len(rows)) if all(faults[name][row] is not None for name in files)]
-    if strict:
-        bad = [row for row in range(len(rows)) if any(faults[name][row] for name in files)]
+        faults = list(pool.map(lambda row: [_fault(value) for value in part[row].values()], range(len(rows))))
+    bad = [row for row, found in enumerate(faults) if (any(found) if strict else None not in found)]
     if not bad:
         return rows, []
     names = [str(rows[row]["id"]) if "id" in rows.column_names else f"row {row}" for row in bad]
-    why = next(faults[name][bad[0]] for name in files if faults[name][bad[0]] is not None)
+    why = next(fault for fault in faults[bad[0]] if fault is not None)
     text = f"{len(bad)} of {len(rows)} clips of {split} cannot be read: {', '.join(names[:_NAMED])}"
     text += f"{', ...' if len(bad) > _NAMED else ''} (the first: {why or 'no file'})"
     if strict:

@@ -33,7 +33,7 @@ from .arguments import (
     parse_args,
     used_arguments,
 )
-from .build import build_model, build_processor, label_fault, load_processor, problem_type_of
+from .build import build_model, build_processor, label_fault, load_processor
 from .data import LoadedData, fill_flow, load_data
 from .log import CarvedSplits, outcome, plan
 from .parser import RunParser
@@ -150,14 +150,11 @@ def evaluate_model(
     if fault is not None:
         raise ValueError(fault)
     datasets = prepare(measured, columns, data_args, processor, training=False)
-    compute = metrics_of(model)
     with TemporaryDirectory() as scratch:  # Trainer wants a folder, though nothing is saved
         args = CLCRTrainingArguments(
             output_dir=scratch, per_device_eval_batch_size=batch_size, dataloader_pin_memory=torch.cuda.is_available()
         )
-        collator = CLCRDataCollator(tokenizer_pad_id=_pad_id(processor))
-        trainer = CLCRTrainer(model=model, args=args, data_collator=collator, compute_metrics=compute)
-        metrics = trainer.predict(datasets[split]).metrics
+        metrics = build_trainer(model, processor, {}, data.labels, args).predict(datasets[split]).metrics
     return {name.removeprefix("test_"): value for name, value in metrics.items()}
 
 
@@ -239,7 +236,7 @@ def build_trainer(
     return CLCRTrainer(
         model=model,
         args=args,
-        data_collator=CLCRDataCollator(tokenizer_pad_id=_pad_id(processor)),
+        data_collator=CLCRDataCollator(getattr(processor.tokenizer, "pad_token_id", None) or 0),
         train_dataset=datasets.get("train"),
         eval_dataset=datasets.get("validation"),
         processing_class=processor,
@@ -255,16 +252,12 @@ def best_metric(labels: LabelKind) -> str:
     return {"regression": "mae", "multi_label_classification": "map"}.get(labels.problem_type, "accuracy")
 
 
-def _pad_id(processor: CLCRProcessor) -> int:
-    return getattr(processor.tokenizer, "pad_token_id", None) or 0
-
-
 def metrics_of(model: PreTrainedModel) -> Callable[[EvalPrediction], dict[str, float]]:
     """`compute_metrics` of Trainer for what a model learned."""
     config = model.config
     names = [config.id2label[index] for index in range(config.num_labels)]
     per_segment = isinstance(model, CLCRForTokenClassification)
-    return metrics_function(problem_type_of(config), per_segment, config.label_scale, config.label_range, names)
+    return metrics_function(config.effective_problem_type, per_segment, config.label_scale, config.label_range, names)
 
 
 def metrics_function(
@@ -324,9 +317,6 @@ def _checkpoint(args: CLCRTrainingArguments) -> str | None:
     return last
 
 
-# -- records --------------------------------------------------------------------------------------------------------
-
-
 __all__ = [
     "best_metric",
     "build_trainer",
@@ -335,5 +325,6 @@ __all__ = [
     "evaluation_data",
     "main",
     "metrics_function",
+    "metrics_of",
     "run_training",
 ]

@@ -1,6 +1,5 @@
 """`CLCRTrainer`: transformers' Trainer with CLCR's loss parts in the log and two learning rates."""
 
-import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from transformers import ProcessorMixin, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from ..configuration_clcr import CLCRConfig
+from ..data.options import did_you_mean
 from ..objective import total_loss
 from .log import shorten_log
 
@@ -105,7 +105,7 @@ class CLCRTrainer(Trainer):
     def _take_over_options(self, config: CLCRConfig) -> None:
         """What transformers would do to a batch or model of one input and with labels taken out."""
         if self.args.label_smoothing_factor:
-            learned = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+            learned = config.effective_problem_type
             if learned != "single_label_classification":
                 raise ValueError(f"label_smoothing_factor smooths one class a row; this model learns {learned}")
             config.label_smoothing, self.label_smoother = float(self.args.label_smoothing_factor), None
@@ -129,9 +129,7 @@ class CLCRTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The model's loss; in training its parts are added up for the next log."""
-        loss, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self._task_loss is not None:
             loss = self._task_loss(outputs, inputs.get("labels"), num_items_in_batch=num_items_in_batch)
             if outputs.get("loss_components"):
@@ -210,8 +208,7 @@ class CLCRTrainer(Trainer):
         except KeyError:
             wanted = str(self.args.metric_for_best_model).removeprefix("eval_")
             measured = [name.removeprefix("eval_") for name in metrics if name.startswith("eval_")]
-            near = difflib.get_close_matches(wanted, measured, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f" ({', '.join(measured)})"
+            hint = did_you_mean(wanted, measured) or f" ({', '.join(measured)})"
             raise ValueError(f"metric_for_best_model={wanted!r} is none of the measured metrics{hint}") from None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

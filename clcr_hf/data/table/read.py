@@ -52,6 +52,12 @@ def find_tables(source: str | os.PathLike | Mapping[str, str | os.PathLike]) -> 
     return tables
 
 
+def named_table(folder: Path) -> Path | None:
+    """The table in a folder that goes by one of `TABLE_NAMES`; None where there is none."""
+    paths = (folder / (name + suffix) for name in TABLE_NAMES for suffix in TABLE_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """Rows of a table, one at a time.
 
