@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .processing_clcr import CLCRProcessor
     from .training.trainer import CLCRTrainer, CLCRTrainingArguments
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOME_OF = {  # all other names of `__all__` live in modeling_clcr
     "CLCRConfig": "configuration_clcr",
