@@ -130,21 +130,21 @@ def load_media(
     mono: bool = True,
     start: float = 0.0,
     end: float | None = None,
+    video: bool = True,
+    audio: bool = True,
 ) -> MediaClip:
     """Reads frames and audio of one file together; arguments as in `load_video` and `load_audio`.
 
-    `sampling_rate=None` keeps the rate of the file. A track that is not there gives None.
+    `sampling_rate=None` keeps the rate of the file. A track that is not there gives None, as does one that is not
+    wanted (`video`, `audio`).
 
     Raises:
         MediaError: the file is missing, empty, broken, cut short, too large, or has neither track.
         ValueError: arguments that contradict each other.
         ImportError: PyAV is not installed.
     """
-    plan = _plan(num_frames=num_frames, fps=fps, sampling_rate=sampling_rate, mono=mono, start=start, end=end)
-    clip = _read(source, plan)
-    if clip.video is None and clip.audio is None:
-        raise MediaError(f"{name_of(source)} has neither a video nor an audio track")
-    return clip
+    wanted: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "sampling_rate": sampling_rate, "mono": mono}
+    return _read(source, _plan(**wanted, start=start, end=end, video=video, audio=audio))
 
 
 def load_image(source: MediaSource) -> np.ndarray:
@@ -316,6 +316,8 @@ def _read(source: MediaSource, plan: Plan) -> MediaClip:
     with opening(source) as (name, open_container):
         with open_container() as container:
             scan = scan_packets(container, plan, name)
+        if not scan.ends:
+            raise MediaError(f"{name} has neither a video nor an audio track")
         with open_container() as container:
             try:
                 return _decode(container, plan, scan, name)

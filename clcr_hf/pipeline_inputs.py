@@ -40,7 +40,7 @@ class SampleReader:
         sees = processor.image_processor is not None or processor.video_processor is not None
         wanted = {"vision": sees and "vision" in modalities, "audio": "audio" in modalities}
         # The audio is read whole, for its length; the processor cuts it.
-        self.reading = Reading.of(processor, **wanted, max_audio_seconds=None, timed=True)
+        self.reading = Reading.of(processor, **wanted, max_audio_seconds=None)
 
     def __call__(self, value: Any, max_seconds: float | None = None, **access: Any) -> dict[str, Any]:
         """`arrays` by the model's argument names; `frame_times (F,)`, `sound_seconds` and `seconds` (of the whole clip)
