@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,9 +164,10 @@ class CLCRPipeline(Pipeline):
             raise ValueError("max_seconds and window contradict each other; give the sample an end instead")
         reading = {key: options[key] for key in ("local_files", "max_bytes", "timeout") if key in options}
         windows = self.windows(sample, window, every, **reading)
-        answers = []
-        for group in _groups(windows, batch_size or self._batch_size or _AT_ONCE):
-            answers += self.read_windows(group, **{key: options[key] for key in options.keys() - reading.keys()})
+        answering = {key: value for key, value in options.items() if key not in reading}
+        stream, answers = iter(windows), []
+        while group := list(itertools.islice(stream, batch_size or self._batch_size or _AT_ONCE)):
+            answers += self.read_windows(group, **answering)
         return {"seconds": windows.seconds, "windows": answers}
 
     def read_windows(self, windows: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
@@ -369,13 +370,6 @@ def _is_stream(value: Any) -> bool:
 def _joined(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """The samples of one batch."""
     return {"samples": [one for sample in samples for one in sample["samples"]]}
-
-
-def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter."""
-    stream = iter(items)
-    while group := list(itertools.islice(stream, size)):
-        yield group
 
 
 def _what_was_cut(output: Mapping[str, Any]) -> dict[str, float]:
