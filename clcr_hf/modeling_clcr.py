@@ -149,9 +149,18 @@ class CLCRPreTrainedModel(PreTrainedModel):
 
         Args:
             kwargs: as of [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: weights that the files lack, which would be left as noise, or that are there under other names.
         """
         options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
-        return head_class(CLCRConfig.from_pretrained(source, **options)).from_pretrained(source, **kwargs)
+        head = head_class(CLCRConfig.from_pretrained(source, **options))
+        model, report = head.from_pretrained(source, **{**kwargs, "output_loading_info": True})
+        missing, others = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+        if missing:
+            instead = f"; they hold {len(others)} that the model has not (first: {others[0]})" if others else ""
+            raise ValueError(f"{source}: its files lack {len(missing)} weights (first: {missing[0]}){instead}")
+        return model
 
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
         """As [`~transformers.PreTrainedModel.save_pretrained`]. Weights are written under their plain names unless

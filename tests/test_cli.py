@@ -27,7 +27,7 @@ def clcr(*arguments: str, check: bool = True) -> subprocess.CompletedProcess:
     """The command as a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "clcr_hf.cli.main", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert not check or done.returncode == 0, done.stderr[-4000:]
     return done
 

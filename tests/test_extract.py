@@ -584,7 +584,7 @@ def test_stopped_and_resumed(
 
     if killed:
         words = json.dumps({**options, "batch_size": 1, "device": "cpu", "num_workers": 0})
-        child = subprocess.run([sys.executable, "-c", KILLED, str(clips), str(tmp_path / "out"), words], timeout=240)
+        child = subprocess.run([sys.executable, "-c", KILLED, str(clips), str(tmp_path / "out"), words], timeout=900)
         assert child.returncode == -signal.SIGKILL
     else:
         monkeypatch.setattr(ShardSet, "write", write_three)
@@ -636,7 +636,7 @@ def test_two_processes(models: dict[str, str], clips: Path, tmp_path: Path) -> N
         [*launch, "-m", "clcr_hf.extract", *words, "--device", "cpu", "--num-workers", "0"],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr

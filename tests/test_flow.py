@@ -265,7 +265,7 @@ def test_several_at_once(clip, tmp_path):
     other = subprocess.Popen([sys.executable, "-c", code, clip, tmp_path], stdout=subprocess.PIPE, text=True)
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(lambda _: cached_flow(clip, tmp_path, size=None), range(8)))
-    paths.add(Path(other.communicate(timeout=120)[0].strip()))
+    paths.add(Path(other.communicate(timeout=900)[0].strip()))
     assert len(paths) == 1 and os.listdir(tmp_path) == [paths.pop().name]
 
 
@@ -303,7 +303,7 @@ def test_processes_divide_the_clips(clip, tmp_path, monkeypatch):
     compute = home.compute_clip_flow
     monkeypatch.setattr(home, "compute_clip_flow", lambda path, **how: computed.append(path) or compute(path, **how))
     splits = rows([*map(str, clips), str(clips[0])])
-    barrier = threading.Barrier(2, timeout=60)
+    barrier = threading.Barrier(2, timeout=900)
     with ThreadPoolExecutor(2) as pool:
         call = lambda number: add_flow(splits, tmp_path / "c", size=None, share=(number, 2), wait=barrier.wait)  # noqa: E731
         one, two = pool.map(call, range(2))

@@ -122,7 +122,7 @@ def post(address: str, body: object, kind: str = "application/json"):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(address, content, {"Content-Type": kind})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=900) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         with error:

@@ -175,7 +175,7 @@ print(json.dumps([peak() - before, found]))
 def test_memory_stays_bounded_whatever_a_header_claims(tmp_path: Path) -> None:
     jobs = hostile_files(tmp_path)
     command = [sys.executable, "-c", READ_ALL, str(tmp_path), json.dumps(jobs)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     growth, found = json.loads(done.stdout.splitlines()[-1])
     assert growth < 200, f"{growth:.0f} MiB more were taken"

@@ -247,7 +247,7 @@ def test_modules_load_offline_in_a_fresh_process_and_cache(tmp_path):
     )
     offline = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **offline}, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], env={**os.environ, **offline}, capture_output=True, text=True, timeout=900
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.split() == list(METRICS)

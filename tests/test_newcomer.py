@@ -43,7 +43,7 @@ def python(code: str, **environment: str) -> str:
 def process(command: list[str], **environment: str) -> subprocess.CompletedProcess:
     names = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment}
     variables = {key: value for key, value in os.environ.items() if key != "CLCR_TRACEBACK"} | names
-    return subprocess.run(command, cwd=REPO, env=variables, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=REPO, env=variables, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture

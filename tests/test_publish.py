@@ -67,7 +67,7 @@ def hub():
 def run(code: str, environment: dict[str, str]) -> str:
     """Standard output of a fresh Python process; its error output when it fails."""
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -285,7 +285,7 @@ def test_launched_script_with_a_recipe(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "test_accuracy" in json.loads((tmp_path / "run" / "all_results.json").read_text())

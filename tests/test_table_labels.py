@@ -233,6 +233,7 @@ def test_a_column_without_a_name_is_nobodys(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "clcr_hf.data"):
         data = load_manifest(tmp_path / "a.csv", validation_fraction=0)
     assert data["train"]["label"][:] == [1.0, -1.0, 0.0] and "not used: (no name)" in caplog.text
+    assert data["train"]["id"][:] == ["row#1", "row#2", "row#3"]  # nor their ids
     (tmp_path / "b.csv").write_text(",text,label\ntrain,fine day,1.0\ntrain,bad day,-1.0\ntest,so so,0.0\n")
     assert {name: len(part) for name, part in load_manifest(tmp_path / "b.csv", validation_fraction=0).items()} == {
         "train": 3

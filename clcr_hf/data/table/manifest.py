@@ -332,7 +332,7 @@ class Manifest:
                     for name, column in self.columns.items()
                 }
                 split = raw.get(self.split_column) if table.split is None and self.split_column else table.split
-                identity = raw[self.id_column] if self.id_column else make_id(raw.get(self._naming_column()), split)
+                identity = raw[self.id_column] if self.id_column else make_id(self._naming_cell(raw), split)
                 fault = None if missing is None else first_fault(cells)
                 if fault is not None and missing is not None:
                     missing.append(fault)
@@ -371,9 +371,9 @@ class Manifest:
             columns[name] = feature_column(columns[name], ndim, width)
         return make_dataset(columns, self.features)
 
-    def _naming_column(self) -> str:
-        """The column of the table whose file names make ids."""
-        return next((self.columns[name] for name in MEDIA_TYPES if name in self.columns), "")
+    def _naming_cell(self, raw: Row) -> Any:
+        """The cell whose file name makes the row's id; None where the table has no files."""
+        return next((raw.get(self.columns[name]) for name in MEDIA_TYPES if name in self.columns), None)
 
     def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
         if cell is None:
