@@ -18,7 +18,6 @@ from .modalities import (
     STANDARD,
     TOKEN_COLUMNS,
     modality,
-    of_features,
 )
 from .pipeline_windows import SampleWindows
 from .samples import Reading, Sample, is_file, is_missing, read_sample, source_of, window_of
@@ -56,13 +55,11 @@ class SampleReader:
         raw = {key: value for key, value in sample.items() if self._reads(key, sample)}
         raw = {"sampling_rate": self.reading.sampling_rate, **raw}
         read = read_sample(raw, replace(self.reading, max_seconds=max_seconds))
+        read.features = {key: np.atleast_2d(value) for key, value in read.features.items()}  # one vector a clip
         arguments = read.arguments()
         for each in STANDARD.values():  # what is raw goes before features of the same modality
             if any(name in arguments for name in each.arguments):
                 arguments.pop(each.features, None)
-        for key, (value,) in arguments.items():
-            if of_features(key) is not None:
-                arguments[key] = [np.atleast_2d(value)]  # one vector a clip
         batch = self.processor(**arguments, face_crop=False, return_tensors="np") if arguments else {}
         arrays = {key: value[0] for key, value in batch.items()}
         ready = (key for key in sample if key in TOKEN_COLUMNS or key.endswith(MASK_END))
