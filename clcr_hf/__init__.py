@@ -126,10 +126,6 @@ class _Registration(MetaPathFinder):
             self.waiting.pop(ready[0])()
 
 
-_registration = _Registration()
-sys.meta_path.insert(0, _registration)
-_registration.register()
-
 __all__ = [
     "CLCRConfig",
     "CLCRFeatureExtractor",
@@ -147,3 +143,7 @@ __all__ = [
     "CLCRTrainingArguments",
     "__version__",
 ]
+
+_registration = _Registration()
+sys.meta_path.insert(0, _registration)
+_registration.register()
