@@ -176,13 +176,10 @@ def _text_turns(phrase: float) -> dict[float, float]:
 
 
 def _vision_turns(expression: float) -> dict[float, float]:
+    chance = _VISION_TURN_PROBABILITY
     if expression == 0:
-        return {
-            0.0: 1 - _VISION_TURN_PROBABILITY,
-            -1.0: _VISION_TURN_PROBABILITY / 2,
-            1.0: _VISION_TURN_PROBABILITY / 2,
-        }
-    return {0.0: 1 - _VISION_TURN_PROBABILITY, -1.0 if expression > 0 else 1.0: _VISION_TURN_PROBABILITY}
+        return {0.0: 1 - chance, -1.0: chance / 2, 1.0: chance / 2}
+    return {0.0: 1 - chance, -1.0 if expression > 0 else 1.0: chance}
 
 
 @dataclass(frozen=True)

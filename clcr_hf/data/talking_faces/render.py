@@ -394,20 +394,19 @@ def _write_clip(path: Path, latents: Latents) -> None:
 
 
 def _metadata(clips: list[Latents]) -> str:
-    table = io.StringIO()
-    writer: csv.DictWriter | None = None
+    rows = []
     for index, latents in enumerate(clips):
-        parts = {f"part_{name}": round(float(part), 4) + 0.0 for name, part in score_parts(asdict(latents)).items()}
         row = {
             "file_name": _clip_name(index),
             "text": render_text(latents),
             "label": float(label_from_latents(latents)),
         }
-        row |= parts | asdict(latents)
-        if writer is None:
-            writer = csv.DictWriter(table, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+        parts = {f"part_{name}": round(float(part), 4) + 0.0 for name, part in score_parts(asdict(latents)).items()}
+        rows.append(row | parts | asdict(latents))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return table.getvalue()
 
 
