@@ -19,6 +19,7 @@ from clcr_hf.data.talking_faces.factors import (
     NUISANCES,
     TEXT_FACTORS,
     VISION_FACTORS,
+    WORDS,
     Latents,
     bayes_estimate,
     bayes_scores,
@@ -240,10 +241,10 @@ def test_words_carry_their_factors_in_a_small_vocabulary(population: list[Latent
     for latents, text in zip(population, texts, strict=True):
         words = set(text.split())
         assert (" but " in text) == (latents.text_final != 0)
-        assert bool(words & set(talking_faces.CHEERS)) == (latents.text_word > 0)
-        assert bool(words & set(talking_faces.GROANS)) == (latents.text_word < 0)
+        assert bool(words & set(WORDS["exclamations"]["good"])) == (latents.text_word > 0)
+        assert bool(words & set(WORDS["exclamations"]["bad"])) == (latents.text_word < 0)
         first = text.split(" but ")[0]
-        praised = any(w in first.split() for w in talking_faces.STRONG[1] + talking_faces.MILD[1])
+        praised = any(w in first.split() for w in WORDS["strong"]["good"] + WORDS["mild"]["good"])
         assert (praised != (" not " in first)) == (latents.text_phrase > 0)
 
 

@@ -41,42 +41,14 @@ from ..columns import (
 from ..files import find_file, list_lines, present_rows
 from ..source import Rows, Source, has_files
 from ..untrusted.arrays import open_h5, read_h5
+from . import class_names
 
 if TYPE_CHECKING:
     import h5py
 
 NUM_SEGMENTS = 10
 # In the order of `Annotations.txt`, which is that of the columns of `labels.h5`.
-AVE_EVENTS = (
-    "Church bell",
-    "Male speech, man speaking",
-    "Bark",
-    "Fixed-wing aircraft, airplane",
-    "Race car, auto racing",
-    "Female speech, woman speaking",
-    "Helicopter",
-    "Violin, fiddle",
-    "Flute",
-    "Ukulele",
-    "Frying (food)",
-    "Truck",
-    "Shofar",
-    "Motorcycle",
-    "Acoustic guitar",
-    "Train horn",
-    "Clock",
-    "Banjo",
-    "Goat",
-    "Baby cry, infant cry",
-    "Bus",
-    "Chainsaw",
-    "Cat",
-    "Horse",
-    "Toilet flush",
-    "Rodents, rats, mice",
-    "Accordion",
-    "Mandolin",
-)
+AVE_EVENTS = class_names("ave")
 BACKGROUND = len(AVE_EVENTS)
 AVE_SEGMENT_CLASSES = (*AVE_EVENTS, "Background")
 LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.txt"}

@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,7 +153,7 @@ def standard_folds(dataset: str) -> dict[str, tuple[str, ...]]:
     """The SDK's folds: video ids of train, validation and test (MOSI 52 / 10 / 31, MOSEI 2249 / 300 / 678)."""
     if dataset not in ("mosi", "mosei"):
         raise DataFormatError(f"no standard folds for {dataset!r}; they are known for mosi and mosei")
-    text = (package_files(__package__) / "folds" / f"cmu_{dataset}.json").read_text("utf-8")
+    text = (Path(__file__).parent / "folds" / f"cmu_{dataset}.json").read_text("utf-8")
     return {split: tuple(videos) for split, videos in json.loads(text).items()}
 
 

@@ -25,40 +25,9 @@ from datasets import ClassLabel, DatasetDict, Value, Video
 from ..columns import SPLIT_ALIASES, DataFormatError, carve_split, logger, media_file, raise_problems, typed_splits
 from ..files import file_fault, files_below, find_file, list_lines, read_clips, report_missing
 from ..source import Source
+from . import class_names
 
-KINETICS_SOUNDS_CLASSES = (
-    "blowing nose",
-    "blowing out candles",
-    "bowling",
-    "chopping wood",
-    "dribbling basketball",
-    "laughing",
-    "mowing lawn",
-    "playing accordion",
-    "playing bagpipes",
-    "playing bass guitar",
-    "playing clarinet",
-    "playing drums",
-    "playing guitar",
-    "playing harmonica",
-    "playing keyboard",
-    "playing organ",
-    "playing piano",
-    "playing saxophone",
-    "playing trombone",
-    "playing trumpet",
-    "playing violin",
-    "playing xylophone",
-    "ripping paper",
-    "shoveling snow",
-    "shuffling cards",
-    "singing",
-    "stomping grapes",
-    "tap dancing",
-    "tapping guitar",
-    "tapping pen",
-    "tickling",
-)
+KINETICS_SOUNDS_CLASSES = class_names("kinetics_sounds")
 LISTS = {
     "train": ("my_train.txt", "train.txt", "train.csv", "kinetics_train.csv"),
     "validation": (

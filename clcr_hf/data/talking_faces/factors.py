@@ -1,13 +1,16 @@
 """What is true of a generated clip: factors, score, and what the best reader could know (Bayes)."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 GENERATOR_VERSION = 1
 MARKER = "talking_faces.json"
+WORDS = json.loads(Path(__file__).with_name("words.json").read_text("utf-8"))
 SPLITS = ("train", "validation", "test")
 MODALITIES = ("text", "audio", "vision")
 INSTANT_WEIGHT = 0.4
@@ -139,8 +142,8 @@ def draw_latents(seed: int, split: str, index: int) -> Latents:
         vision_flash=int(_pick(rng, _CUES)),
         vision_expression=expression,
         vision_final=_pick(rng, _vision_turns(expression)),
-        topic=str(rng.choice(TOPICS)),
-        filler=str(rng.choice(FILLERS)) if rng.random() < 0.6 else "",
+        topic=str(rng.choice(WORDS["topics"])),
+        filler=str(rng.choice(WORDS["fillers"])) if rng.random() < 0.6 else "",
         base_pitch=round(float(110 * 2 ** rng.uniform(0, 1)), 2),
         speaking_rate=round(float(rng.uniform(0.9, 1.1)), 4),
         voice_gain=round(float(rng.uniform(-3, 3)), 3),
@@ -173,13 +176,10 @@ def _text_turns(phrase: float) -> dict[float, float]:
 
 
 def _vision_turns(expression: float) -> dict[float, float]:
+    chance = _VISION_TURN_PROBABILITY
     if expression == 0:
-        return {
-            0.0: 1 - _VISION_TURN_PROBABILITY,
-            -1.0: _VISION_TURN_PROBABILITY / 2,
-            1.0: _VISION_TURN_PROBABILITY / 2,
-        }
-    return {0.0: 1 - _VISION_TURN_PROBABILITY, -1.0 if expression > 0 else 1.0: _VISION_TURN_PROBABILITY}
+        return {0.0: 1 - chance, -1.0: chance / 2, 1.0: chance / 2}
+    return {0.0: 1 - chance, -1.0 if expression > 0 else 1.0: chance}
 
 
 @dataclass(frozen=True)
@@ -299,18 +299,3 @@ def _check_modalities(modalities: Iterable[str]) -> set[str]:
     if not seen <= set(MODALITIES):
         raise ValueError(f"unknown modalities {sorted(seen - set(MODALITIES))}; there are {MODALITIES}")
     return seen
-
-
-TOPICS = ("film", "song", "show", "meal", "trip", "book", "game", "room", "team", "story")
-SECOND_TOPICS = ("ending", "price", "music", "staff", "view", "plot")
-FILLERS = ("um", "uh", "well", "so", "like", "okay", "right", "hmm")
-CHEERS, GROANS = ("wow", "yay", "hooray"), ("ugh", "alas", "yuck")
-STRONG = {1: ("great", "wonderful", "brilliant"), -1: ("awful", "terrible", "horrible")}
-MILD = {1: ("good", "nice", "fine"), -1: ("bad", "dull", "boring")}
-INTENSIFIERS = ("very", "really")
-TAILS = (
-    "and we saw it with a friend",
-    "and it took two hours",
-    "and that is what i think",
-    "and i went there on monday",
-)

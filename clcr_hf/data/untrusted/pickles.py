@@ -11,6 +11,7 @@ import mmap
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -133,6 +134,25 @@ _REFUSED_OPCODES += ["NEXT_BUFFER", "READONLY_BUFFER"]
 
 _BaseUnpickler: Any = pickle._Unpickler  # the one written in Python; type stubs leave out most of it
 
+# Opcodes that make or fill dicts and sets, and which of what lies on the stack then become keys.
+_KEYS_ON_STACK = {
+    "SETITEM": slice(-2, -1),
+    "SETITEMS": slice(None, None, 2),
+    "DICT": slice(None, None, 2),
+    "ADDITEMS": slice(None),
+    "FROZENSET": slice(None),
+}
+
+
+def _with_checked_keys(opcode: str, keys: slice) -> Callable[[Any], None]:
+    plain = getattr(_BaseUnpickler, f"load_{opcode.lower()}")
+
+    def load(self: Any) -> None:
+        _check_keys(self.stack[keys])
+        plain(self)
+
+    return load
+
 
 class RestrictedUnpickler(_BaseUnpickler):
     """Unpickler for arrays, NumPy scalars, dtypes, dict, list, tuple, set, str, bytes, int, float, bool and None.
@@ -159,7 +179,6 @@ class RestrictedUnpickler(_BaseUnpickler):
     dispatch: dict[int, Callable[[Any], None]] = dict(_BaseUnpickler.dispatch)
     for _name in _REFUSED_OPCODES:
         dispatch[getattr(pickle, _name)[0]] = _refuse(_name)
-    del _name
 
     def __init__(
         self,
@@ -261,61 +280,22 @@ class RestrictedUnpickler(_BaseUnpickler):
 
     dispatch[pickle.FRAME[0]] = load_frame
 
-    def _load_payload(self, width: int, make: Callable[[memoryview], Any]) -> None:
+    def load_payload(self, width: int, make: Callable[[memoryview], Any]) -> None:
         size = int.from_bytes(self.read(width), "little")
         data = self._source.view(size)
         self.append(_View(data, make) if size >= _VIEW_BYTES else make(data))
 
-    def load_binbytes(self) -> None:
-        self._load_payload(4, bytes)
-
-    dispatch[pickle.BINBYTES[0]] = load_binbytes
-
-    def load_binbytes8(self) -> None:
-        self._load_payload(8, bytes)
-
-    dispatch[pickle.BINBYTES8[0]] = load_binbytes8
-
-    def load_bytearray8(self) -> None:
-        self._load_payload(8, bytearray)
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    for _name, _width, _make in (("BINBYTES", 4, bytes), ("BINBYTES8", 8, bytes), ("BYTEARRAY8", 8, bytearray)):
+        dispatch[getattr(pickle, _name)[0]] = partial(load_payload, width=_width, make=_make)
 
     def load_binstring(self) -> None:
         # Python 2's str: text or, in arrays, bytes. A size with the top bit set was negative; it exceeds any such file.
-        self._load_payload(4, lambda data: self._decode_string(bytes(data)))
+        self.load_payload(4, lambda data: self._decode_string(bytes(data)))
 
     dispatch[pickle.BINSTRING[0]] = load_binstring
-
-    def load_setitem(self) -> None:
-        _check_keys(self.stack[-2:-1])
-        _BaseUnpickler.load_setitem(self)
-
-    dispatch[pickle.SETITEM[0]] = load_setitem
-
-    def load_setitems(self) -> None:
-        _check_keys(self.stack[::2])
-        _BaseUnpickler.load_setitems(self)
-
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-
-    def load_dict(self) -> None:
-        _check_keys(self.stack[::2])
-        _BaseUnpickler.load_dict(self)
-
-    dispatch[pickle.DICT[0]] = load_dict
-
-    def load_additems(self) -> None:
-        _check_keys(self.stack)
-        _BaseUnpickler.load_additems(self)
-
-    dispatch[pickle.ADDITEMS[0]] = load_additems
-
-    def load_frozenset(self) -> None:
-        _check_keys(self.stack)
-        _BaseUnpickler.load_frozenset(self)
-
-    dispatch[pickle.FROZENSET[0]] = load_frozenset
+    for _name, _keys in _KEYS_ON_STACK.items():
+        dispatch[getattr(pickle, _name)[0]] = _with_checked_keys(_name, _keys)
+    del _name, _width, _make, _keys
 
 
 _BUSY = object()
