@@ -55,36 +55,22 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+def _register(auto: str, name: str) -> None:
+    import transformers
+
+    getattr(transformers, auto).register(__getattr__("CLCRConfig"), __getattr__(name), exist_ok=True)
+
+
 def _register_models() -> None:
     import transformers
 
     from .configuration_clcr import CLCRConfig, CLCRModalityConfig
-    from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, CLCRModel
 
     for each in (CLCRConfig, CLCRModalityConfig):
         transformers.AutoConfig.register(each.model_type, each, exist_ok=True)
-    transformers.AutoModel.register(CLCRConfig, CLCRModel, exist_ok=True)
-    heads = transformers.AutoModelForSequenceClassification, transformers.AutoModelForTokenClassification
-    heads[0].register(CLCRConfig, CLCRForSequenceClassification, exist_ok=True)
-    heads[1].register(CLCRConfig, CLCRForTokenClassification, exist_ok=True)
-
-
-def _register_feature_extractor() -> None:
-    from transformers import AutoFeatureExtractor
-
-    from .configuration_clcr import CLCRConfig
-    from .feature_extraction_clcr import CLCRFeatureExtractor
-
-    AutoFeatureExtractor.register(CLCRConfig, CLCRFeatureExtractor, exist_ok=True)
-
-
-def _register_processor() -> None:
-    from transformers import AutoProcessor
-
-    from .configuration_clcr import CLCRConfig
-    from .processing_clcr import CLCRProcessor
-
-    AutoProcessor.register(CLCRConfig, CLCRProcessor, exist_ok=True)
+    _register("AutoModel", "CLCRModel")
+    _register("AutoModelForSequenceClassification", "CLCRForSequenceClassification")
+    _register("AutoModelForTokenClassification", "CLCRForTokenClassification")
 
 
 def _register_pipeline() -> None:
@@ -102,10 +88,12 @@ class _Registration(MetaPathFinder):
     """
 
     def __init__(self) -> None:
-        self.waiting = {
+        self.waiting: dict[str, Callable[[], None]] = {
             "transformers": _register_models,
-            "transformers.models.auto.feature_extraction_auto": _register_feature_extractor,
-            "transformers.models.auto.processing_auto": _register_processor,
+            "transformers.models.auto.feature_extraction_auto": partial(
+                _register, "AutoFeatureExtractor", "CLCRFeatureExtractor"
+            ),
+            "transformers.models.auto.processing_auto": partial(_register, "AutoProcessor", "CLCRProcessor"),
             "transformers.pipelines": _register_pipeline,
         }
         self.seeking: set[str] = set()
@@ -138,10 +126,6 @@ class _Registration(MetaPathFinder):
             self.waiting.pop(ready[0])()
 
 
-_registration = _Registration()
-sys.meta_path.insert(0, _registration)
-_registration.register()
-
 __all__ = [
     "CLCRConfig",
     "CLCRFeatureExtractor",
@@ -159,3 +143,7 @@ __all__ = [
     "CLCRTrainingArguments",
     "__version__",
 ]
+
+_registration = _Registration()
+sys.meta_path.insert(0, _registration)
+_registration.register()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .modalities import MASK_END, STANDARD, TOKEN_COLUMNS, of_features
-from .samples import is_missing
+from .samples import is_missing, to_numpy
 
 # Raw inputs already turned into arrays, and their mask.
 _RAW_INPUTS = {each.inputs[0]: each.mask for each in STANDARD.values() if each.channels}
@@ -63,9 +63,9 @@ class CLCRDataCollator:
         for name in names:
             modality = of_features(name)
             if modality is not None:
-                batch.update(self._features(name, modality + MASK_END, rows, self.pad_to_multiple_of))
+                batch.update(self._steps(name, modality + MASK_END, rows, -2, self.pad_to_multiple_of))
             elif name in _RAW_INPUTS:
-                batch.update(self._raw(name, _RAW_INPUTS[name], rows))
+                batch.update(self._steps(name, _RAW_INPUTS[name], rows, 0, None))
         labels = self._labels(rows)
         if labels is not None:
             batch["labels"] = labels
@@ -99,65 +99,36 @@ class CLCRDataCollator:
 
     def _token_ids(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         ids = [_array(row.get("input_ids"), np.int64) for row in rows]
-        length = _padded_length([0 if x is None else len(x) for x in ids], self.pad_to_multiple_of)
-        if not length:
+        if all(tokens is None for tokens in ids):
             return {}
         batch = {}
         for key in TOKEN_COLUMNS:
             if key == "token_type_ids" and not any(row.get(key) is not None for row in rows):
                 continue
-            fill = self.tokenizer_pad_id if key == "input_ids" else 0
-            padded = np.full((len(rows), length), fill, dtype=np.int64)
+            values: list[np.ndarray | None] = [None] * len(rows)
             for i, (row, tokens) in enumerate(zip(rows, ids, strict=True)):
                 if tokens is not None:
-                    values = _array(row.get(key), np.int64)
-                    if values is None:
-                        values = np.full(len(tokens), int(key == "attention_mask"))
-                    padded[i, : len(tokens)] = _same_length(key, values, tokens, i)
-            batch[key] = torch.from_numpy(padded)
+                    given = _array(row.get(key), np.int64)
+                    absent = np.full(len(tokens), int(key == "attention_mask"))
+                    values[i] = absent if given is None else _same_length(key, given, len(tokens), i)
+            fill = self.tokenizer_pad_id if key == "input_ids" else 0
+            batch[key] = torch.from_numpy(stacked(values, key, fill=fill, multiple=self.pad_to_multiple_of)[0])
         return batch
 
-    def _features(
-        self, name: str, mask_name: str, rows: Sequence[Mapping[str, Any]], multiple: int | None
+    def _steps(
+        self, name: str, mask_name: str, rows: Sequence[Mapping[str, Any]], axis: int, multiple: int | None
     ) -> dict[str, torch.Tensor]:
+        """Features, frames or audio of all rows, and their mask."""
         arrays = [_array(row.get(name), np.float32) for row in rows]
-        arrays = [x[None] if x is not None and x.ndim == 1 else x for x in arrays]
-        return self._pad(name, mask_name, rows, arrays, axis=-2, multiple=multiple)
-
-    def _raw(self, name: str, mask_name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        arrays = [_array(row.get(name), np.float32) for row in rows]
-        return self._pad(name, mask_name, rows, arrays, axis=0, multiple=None)
-
-    def _pad(
-        self,
-        name: str,
-        mask_name: str,
-        rows: Sequence[Mapping[str, Any]],
-        arrays: Sequence[np.ndarray | None],
-        axis: int,
-        multiple: int | None,
-    ) -> dict[str, torch.Tensor]:
-        known = [x for x in arrays if x is not None]
-        if not known:
+        if axis == -2:
+            arrays = [x[None] if x is not None and x.ndim == 1 else x for x in arrays]
+        if all(x is None for x in arrays):
             return {}
-        shapes = {tuple(np.delete(x.shape, axis)) for x in known}
-        if len(shapes) > 1 or len({x.ndim for x in known}) > 1:
-            raise ValueError(f"{name}: rows of one batch differ in shape: {sorted({x.shape for x in known})[:5]}")
-        length = _padded_length([x.shape[axis] for x in known], multiple)
-        shape = list(known[0].shape)
-        shape[axis] = length
-        values = np.zeros((len(rows), *shape), dtype=np.float32)
-        mask = np.zeros((len(rows), length), dtype=np.int64)
+        values, mask = stacked(arrays, name, axis, multiple=multiple)
         for i, (row, array) in enumerate(zip(rows, arrays, strict=True)):
-            if array is None:
-                continue
-            steps = array.shape[axis]
-            if axis == 0:
-                values[i, :steps] = array
-            else:
-                values[i, ..., :steps, :] = array
             given = _array(row.get(mask_name), np.int64)
-            mask[i, :steps] = 1 if given is None else _same_length(mask_name, given, np.empty(steps), i)
+            if array is not None and given is not None:
+                mask[i, : array.shape[axis]] = _same_length(mask_name, given, array.shape[axis], i)
         return {name: torch.from_numpy(values), mask_name: torch.from_numpy(mask)}
 
     # -- labels ------------------------------------------------------------------------------------------------------
@@ -178,27 +149,67 @@ class CLCRDataCollator:
             if len({x.shape for x in arrays}) > 1:
                 raise ValueError("lists of float labels (multi-label) must have one length; token labels must be ints")
             return torch.as_tensor(np.stack(arrays), dtype=dtype)
-        length = _padded_length([len(x) for x in arrays], self.pad_to_multiple_of)
-        labels = torch.full((len(rows), length), self.label_pad_id, dtype=dtype)
-        for i, x in enumerate(arrays):
-            labels[i, : len(x)] = torch.tensor(x, dtype=dtype)
-        return labels
+        arrays = [x.astype(np.int64) for x in arrays]
+        options: dict[str, Any] = {"fill": self.label_pad_id, "length": 0, "multiple": self.pad_to_multiple_of}
+        return torch.from_numpy(stacked(arrays, "labels", **options)[0])
+
+
+def stacked(
+    rows: Sequence[np.ndarray | None],
+    name: str,
+    axis: int = 0,
+    fill: int = 0,
+    length: int = 1,
+    multiple: int | None = None,
+    pad: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Rows padded on the right of their time axis, and stacked.
+
+    Args:
+        rows: arrays of one rank and dtype, at least one; None is a row without steps.
+        name: of the input, for errors.
+        axis: the time axis.
+        fill: what padding holds.
+        length: pad to at least so many steps; `multiple`: and to a multiple of so many.
+        pad: False refuses rows of different lengths.
+
+    Returns:
+        The stack `(B, ...)` in the dtype of the rows and its mask `(B, T)` int64.
+
+    Raises:
+        ValueError: shapes that differ on another axis than the time, or lengths that differ without `pad`.
+    """
+    like = next(row for row in rows if row is not None)
+    axis = axis % like.ndim
+    empty = like.take([], axis)
+    full = [empty if row is None else row for row in rows]
+    for index, row in enumerate(full):
+        if row.ndim != like.ndim or row.take([], axis).shape != empty.shape:
+            raise ValueError(
+                f"{name}: rows of one batch differ in shape: sample {index} has shape {row.shape} and sample 0 "
+                f"{full[0].shape}; only axis {axis}, the time, may differ"
+            )
+    lengths = [row.shape[axis] for row in full]
+    if not pad and len(set(lengths)) > 1:
+        raise ValueError(f"{name}: samples have the lengths {lengths} and padding=False; pass padding=True")
+    longest = max(length, *lengths)
+    longest = -(-longest // multiple) * multiple if multiple else longest
+    shape = list(like.shape)
+    shape[axis] = longest
+    values = np.full((len(full), *shape), fill, like.dtype)
+    for out, row in zip(values, full, strict=True):
+        out.swapaxes(0, axis)[: row.shape[axis]] = row.swapaxes(0, axis)
+    return values, (np.arange(longest) < np.array(lengths)[:, None]).astype(np.int64)
 
 
 def _array(value: Any, dtype: type) -> np.ndarray | None:
     """`value` as an array; None where it is missing."""
-    if is_missing(value):
-        return None
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    return array.astype(dtype, copy=False) if array.size else None
+    array = None if is_missing(value) else to_numpy(value)
+    return array.astype(dtype, copy=False) if array is not None and array.size else None
 
 
-def _same_length(name: str, values: np.ndarray, like: np.ndarray, row: int) -> np.ndarray:
-    if len(values) != len(like):
-        raise ValueError(f"{name} of row {row} of the batch has {len(values)} entries for {len(like)} tokens")
+def _same_length(name: str, values: np.ndarray, length: int, row: int) -> np.ndarray:
+    if len(values) != length:
+        raise ValueError(f"{name} of row {row} of the batch has {len(values)} entries for {length} tokens")
     return values
-
-
-def _padded_length(lengths: Sequence[int], multiple: int | None) -> int:
-    length = max(lengths, default=0)
-    return -(-length // multiple) * multiple if multiple else length

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: it silently switches off the strict validation of transformers 5.
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -24,6 +25,18 @@ def _is_pair(value: Any) -> bool:
     """Whether a value is two rising numbers."""
     numbers = isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value)
     return numbers and len(value) == 2 and value[0] < value[1]
+
+
+def _check(config: PreTrainedConfig, names: tuple[str, ...], is_right: Callable[[Any], bool], wanted: str) -> None:
+    """ValueError for the first of these fields that is set and not right."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not is_right(value):
+            raise ValueError(f"`{name}` must {wanted}, got {value}")
+
+
+def _is_positive(value: int) -> bool:
+    return value >= 1
 
 
 @strict
@@ -87,12 +100,9 @@ class CLCRModalityConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Sizes must be positive, the kernel odd."""
-        for name in ("feature_size", "token_grid", "tcn_channels", "tcn_stride"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {value}")
-        if self.tcn_kernel_size < 1 or self.tcn_kernel_size % 2 == 0:
-            raise ValueError(f"`tcn_kernel_size` must be odd and positive, got {self.tcn_kernel_size}")
+        sizes = ("feature_size", "token_grid", "tcn_channels", "tcn_stride")
+        _check(self, sizes, _is_positive, "be a positive integer")
+        _check(self, ("tcn_kernel_size",), lambda size: size > 0 and size % 2 == 1, "be odd and positive")
         if any(not stage or any(d < 1 for d in stage) for stage in self.tcn_dilations or []):
             raise ValueError(
                 f"`tcn_dilations` must hold a non-empty list of positive integers for each stage, "
@@ -348,9 +358,8 @@ class CLCRConfig(PreTrainedConfig):
 
     def validate_widths(self):
         """Ranks must fit into `hidden_size`, heads must divide the shared rank."""
-        for name in ("hidden_size", "num_levels", "num_attention_heads", "shared_rank"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be a positive integer, got {getattr(self, name)}")
+        counts = ("hidden_size", "num_levels", "num_attention_heads", "shared_rank", "num_segments")
+        _check(self, counts, _is_positive, "be a positive integer")
         if self.shared_rank is None or self.private_rank is None:
             return  # filled in `__post_init__`
         if self.private_rank < 0 or self.shared_rank + self.private_rank > self.hidden_size:
@@ -366,21 +375,15 @@ class CLCRConfig(PreTrainedConfig):
 
     def validate_fractions(self):
         """Dropouts and shares must be probabilities, weights must not be negative."""
-        for name in ("dropout", "attention_dropout", "modality_dropout", "classifier_dropout", "label_smoothing"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value < 1.0:
-                raise ValueError(f"`{name}` must lie in [0, 1), got {value}")
+        shares = ("dropout", "attention_dropout", "modality_dropout", "classifier_dropout", "label_smoothing")
+        _check(self, shares, lambda share: 0.0 <= share < 1.0, "lie in [0, 1)")
         if not 0.0 < self.budget_ratio < 1.0:
             raise ValueError(f"`budget_ratio` must lie in (0, 1), got {self.budget_ratio}; see `dense_budget` for 1")
-        names = ("lambda_intra", "lambda_inter", "weight_inter_private", "weight_inter_leakage", "weight_inter_mix")
-        for name in (*names, "budget_scale"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        weights = ("lambda_intra", "lambda_inter", "weight_inter_private", "weight_inter_leakage", "weight_inter_mix")
+        _check(self, (*weights, "budget_scale"), lambda weight: weight >= 0, "not be negative")
         shrinkage = self.correlation_shrinkage
         if shrinkage != "auto" and (isinstance(shrinkage, str) or not 0.0 <= shrinkage <= 1.0):
             raise ValueError(f"`correlation_shrinkage` must be 'auto' or lie in [0, 1], got {shrinkage!r}")
-        if self.num_segments is not None and self.num_segments < 1:
-            raise ValueError(f"`num_segments` must be a positive integer or None, got {self.num_segments}")
 
     def validate_labels(self):
         """A range is a pair of rising numbers, or as many as there are scores."""
@@ -400,24 +403,17 @@ class CLCRConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`extra_configs` name {name!r} must be an identifier other than {list(STANDARD_MODALITIES)}"
                 )
-        named = [(f"{name}_config", getattr(self, f"{name}_config")) for name in STANDARD_MODALITIES]
-        named += [(f"extra_configs[{name!r}]", value) for name, value in extra.items()]
-        for field, value in named:
-            if value is not None:
-                self._validate_modality(field, _as_modality_config(field, value))
+        for name in self.modalities:
+            field = f"extra_configs[{name!r}]" if name in extra else f"{name}_config"
+            self._validate_modality(field, _as_modality_config(field, self.modality_config(name)))
 
     def _validate_modality(self, field: str, config: CLCRModalityConfig):
         if config.feature_size is None and config.backbone_config is None:
             raise ValueError(f"`{field}` needs `feature_size` (ready features) or `backbone_config` (raw input)")
-        if config.taps is not None and len(config.taps) != self.num_levels:
-            raise ValueError(
-                f"`{field}.taps` must name one layer for each of {self.num_levels} levels, got {config.taps}"
-            )
-        if config.tcn_dilations is not None and len(config.tcn_dilations) != self.num_levels:
-            raise ValueError(
-                f"`{field}.tcn_dilations` must hold one stage for each of {self.num_levels} levels, "
-                f"got {config.tcn_dilations}"
-            )
+        for name, what in (("taps", "name one layer"), ("tcn_dilations", "hold one stage")):
+            value = getattr(config, name)
+            if value is not None and len(value) != self.num_levels:
+                raise ValueError(f"`{field}.{name}` must {what} for each of {self.num_levels} levels, got {value}")
 
 
 __all__ = ["CLCRConfig", "CLCRModalityConfig"]

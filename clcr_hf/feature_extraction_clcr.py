@@ -80,14 +80,7 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float = 0.0,
         **kwargs: Any,
     ):
-        _check_options(sampling_rate, n_fft, hop_length, duration, power, log_offset, num_mel_bins)
-        for name, value, allowed in (("fit", fit, ("repeat", "pad")), ("window_name", window_name, ("hann", "tukey"))):
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}")
-        if density and power != 2:
-            raise ValueError(f"`density` is energy per hertz and needs `power=2`, got power={power}")
-        kwargs.pop("feature_size", None)  # stated by a saved file; it follows from the other options
-        super().__init__(num_mel_bins or n_fft // 2 + 1, sampling_rate, padding_value, **kwargs)
+        self.sampling_rate = sampling_rate
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.center = center
@@ -99,6 +92,28 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
         self.window_name = window_name
         self.detrend = detrend
         self.density = density
+        self._check_options()
+        kwargs.pop("feature_size", None)  # stated by a saved file; it follows from the other options
+        super().__init__(num_mel_bins or n_fft // 2 + 1, sampling_rate, padding_value, **kwargs)
+
+    def _check_options(self) -> None:
+        for name in ("sampling_rate", "n_fft", "hop_length", "num_mel_bins"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
+        if self.n_fft % 2:
+            raise ValueError(f"`n_fft` must be even, got {self.n_fft}")
+        for name in ("duration", "power", "log_offset"):
+            number = getattr(self, name)
+            if number is not None and not 0 < number < float("inf"):
+                raise ValueError(f"`{name}` must be positive, got {number!r}")
+        if self.duration is not None and round(self.duration * self.sampling_rate) < 1:
+            raise ValueError(f"`duration` ({self.duration} s) is shorter than one sample at {self.sampling_rate} Hz")
+        for name, allowed in (("fit", ("repeat", "pad")), ("window_name", ("hann", "tukey"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.density and self.power != 2:
+            raise ValueError(f"`density` is energy per hertz and needs `power=2`, got power={self.power}")
 
     @classmethod
     def preset(cls, name: Literal["cremad", "kinetics_sounds", "ave"], **options: Any) -> "CLCRFeatureExtractor":
@@ -211,28 +226,6 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
             norm="slaney",
             mel_scale="slaney",
         )
-
-
-def _check_options(
-    sampling_rate: int,
-    n_fft: int,
-    hop_length: int,
-    duration: float | None,
-    power: float,
-    log_offset: float,
-    num_mel_bins: int | None,
-) -> None:
-    whole = {"sampling_rate": sampling_rate, "n_fft": n_fft, "hop_length": hop_length, "num_mel_bins": num_mel_bins}
-    for name, value in whole.items():
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
-    if n_fft % 2:
-        raise ValueError(f"`n_fft` must be even, got {n_fft}")
-    for name, number in (("duration", duration), ("power", power), ("log_offset", log_offset)):
-        if number is not None and not 0 < number < float("inf"):
-            raise ValueError(f"`{name}` must be positive, got {number!r}")
-    if duration is not None and round(duration * sampling_rate) < 1:
-        raise ValueError(f"`duration` ({duration} s) is shorter than one sample at {sampling_rate} Hz")
 
 
 def _as_waves(raw_speech: Any) -> list[Any]:

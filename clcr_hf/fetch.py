@@ -248,7 +248,15 @@ class _Connection(HTTPConnection):
         except BaseException:
             plain.close()
             raise
-        self.sock: Any = _TimedSocket(plain, self._deadline)
+        self.sock = plain
+
+    def response_class(self, sock: socket.socket, **options: Any) -> HTTPResponse:  # type: ignore[override]
+        """The answer, each reading of which may take what is left of the time for all, so that a server that sends a
+        byte now and then is not waited for longer."""
+        response = HTTPResponse(sock, **options)
+        response.fp.close()
+        response.fp = io.BufferedReader(_TimedReader(sock, self._deadline))
+        return response
 
     def _reach(self) -> socket.socket:
         """A socket to the first address of the host that answers."""
@@ -294,24 +302,6 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
-
-
-class _TimedSocket:
-    """What `http.client` needs of a socket. Each reading may take what is left of the time for all, so that a server
-    that sends a byte now and then is not waited for longer."""
-
-    def __init__(self, inner: socket.socket, deadline: float) -> None:
-        self._inner, self._deadline = inner, deadline
-
-    def sendall(self, data: Any) -> None:
-        self._inner.settimeout(_left(self._deadline))
-        self._inner.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._inner, self._deadline))
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 class _TimedReader(io.RawIOBase):

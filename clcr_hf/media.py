@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from .media_audio import Samples, resample_waveform
-from .media_files import MediaError, MediaSource, damaged, import_av, name_of, open_container, openable, tracks_of
+from .media_audio import Samples, resample_audio
+from .media_decode import Tracks
+from .media_files import MediaError, MediaSource, damaged, import_av, name_of, openable, opening
 from .media_scan import Plan, Scan, scan_packets
-from .media_video import FrameClock, Frames, VideoClip, WrongEndError
+from .media_video import Frames, VideoClip, WrongEndError
 from .media_write import check_frames, encode
 
 MAX_PIXELS = 89_478_485  # of one image; Pillow's own limit, 256 MiB as RGB
@@ -129,21 +130,21 @@ def load_media(
     mono: bool = True,
     start: float = 0.0,
     end: float | None = None,
+    video: bool = True,
+    audio: bool = True,
 ) -> MediaClip:
     """Reads frames and audio of one file together; arguments as in `load_video` and `load_audio`.
 
-    `sampling_rate=None` keeps the rate of the file. A track that is not there gives None.
+    `sampling_rate=None` keeps the rate of the file. A track that is not there gives None, as does one that is not
+    wanted (`video`, `audio`).
 
     Raises:
         MediaError: the file is missing, empty, broken, cut short, too large, or has neither track.
         ValueError: arguments that contradict each other.
         ImportError: PyAV is not installed.
     """
-    plan = _plan(num_frames=num_frames, fps=fps, sampling_rate=sampling_rate, mono=mono, start=start, end=end)
-    clip = _read(source, plan)
-    if clip.video is None and clip.audio is None:
-        raise MediaError(f"{name_of(source)} has neither a video nor an audio track")
-    return clip
+    wanted: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "sampling_rate": sampling_rate, "mono": mono}
+    return _read(source, _plan(**wanted, start=start, end=end, video=video, audio=audio))
 
 
 def load_image(source: MediaSource) -> np.ndarray:
@@ -253,35 +254,10 @@ def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
         MediaError: the file is missing, empty, broken or cut short.
         ImportError: PyAV is not installed.
     """
-    av = import_av()
-    name = name_of(source)
-    try:
-        with open_container(av, openable(source, name)) as container:
-            scan = scan_packets(container, _plan(), name)
-    except (av.error.FFmpegError, EOFError) as error:
-        raise damaged(name, getattr(error, "strerror", None) or str(error)) from error
+    with opening(source) as (name, open_container), open_container() as container:
+        scan = scan_packets(container, _plan(), name)
     video, audio = (None if track is None else track.end for track in (scan.video, scan.audio))
     return video, audio
-
-
-def resample_audio(array: Any, orig_sr: int, sampling_rate: int) -> np.ndarray:
-    """Mixes a waveform to mono and resamples it (band-limited, FFmpeg's resampler).
-
-    An array does not say which loudspeaker a channel is for, so the mix is the plain mean.
-
-    Args:
-        array: `(samples,)`, `(channels, samples)` or `(samples, channels)`; the shorter side counts as channels.
-            Floats are taken as they are, integers as PCM of their width (full scale becomes [-1, 1]).
-        orig_sr, sampling_rate: samples a second before and after.
-
-    Returns:
-        float32 `(round(samples * sampling_rate / orig_sr),)`.
-
-    Raises:
-        ValueError: wrong shape or rates, or values that are not finite.
-        ImportError: the rates differ and PyAV is not installed.
-    """
-    return resample_waveform(array, orig_sr, sampling_rate)
 
 
 def write_video(
@@ -337,69 +313,37 @@ def _plan(**wanted: Any) -> Plan:
 
 
 def _read(source: MediaSource, plan: Plan) -> MediaClip:
-    av = import_av()
-    name = name_of(source)
-    stream = openable(source, name)
-    try:
-        with open_container(av, stream) as container:
+    with opening(source) as (name, open_container):
+        with open_container() as container:
             scan = scan_packets(container, plan, name)
-        with open_container(av, stream) as container:
+        if not scan.ends:
+            raise MediaError(f"{name} has neither a video nor an audio track")
+        with open_container() as container:
             try:
                 return _decode(container, plan, scan, name)
             except WrongEndError as found:
                 assert scan.video is not None
                 scan.video.end = found.seconds
-        with open_container(av, stream) as container:
+        with open_container() as container:
             return _decode(container, plan, scan, name, certain=True)
-    except (av.error.FFmpegError, EOFError) as error:
-        raise damaged(name, getattr(error, "strerror", None) or str(error)) from error
 
 
 def _decode(container: Any, plan: Plan, scan: Scan, name: str, certain: bool = False) -> MediaClip:
     """One pass over the file; `certain`: the end of the video was found by decoding."""
-    video, audio = tracks_of(container)
-    for track, wanted in ((video, plan.video), (audio, plan.audio)):
-        if wanted and track is not None and track.codec_context is None:
-            raise damaged(name, f"its {track.type} track has an unknown codec")
-    frames: Frames | None = None
+    tracks = Tracks(container, plan, scan, name)
+    frames = None if tracks.clock is None else Frames(plan, tracks.clock, certain, name)
     samples: Samples | None = None
-    if plan.video and video is not None and scan.video is not None:
-        # A stream may change its size half way, where only the decoder sees it.
-        video.codec_context.options = {"max_pixels": str(plan.max_pixels)}
-        clock = FrameClock(video, scan.video, scan.origin)
-        frames = Frames(plan, clock, scan.video.end, certain, name)
-    if plan.audio and audio is not None and scan.audio is not None:
-        rate = plan.sampling_rate or audio.rate
+    if tracks.rate is not None and scan.audio is not None:
         length = scan.audio.length if plan.end is None else min(scan.audio.length, plan.end)
-        plan.check_bytes(4 * (length - plan.start) * rate * (1 if plan.mono else audio.channels), "audio", name)
-        samples = Samples(plan, rate, name)
-    _fill(container, video if frames else None, audio if samples else None, frames, samples, scan)
+        channels = 1 if plan.mono else tracks.audio.channels
+        plan.check_bytes(4 * (length - plan.start) * tracks.rate * channels, "audio", name)
+        samples = Samples(plan, tracks.rate, name)
+    for _ in tracks.decode(frames, samples):
+        pass
     whole = max(scan.ends, default=0.0)
     return MediaClip(
         video=None if frames is None else frames.close(),
         audio=None if samples is None else samples.close(),
-        sampling_rate=None if samples is None else samples.rate,
+        sampling_rate=tracks.rate,
         duration=max((whole if plan.end is None else min(plan.end, whole)) - plan.start, 0.0),
     )
-
-
-def _fill(container: Any, video: Any, audio: Any, frames: Frames | None, samples: Samples | None, scan: Scan) -> None:
-    """Decodes the tracks that are not None until both have what they need."""
-    tracks = [track for track in (video, audio) if track is not None]
-    numbers = {track.index: 0 for track in tracks}
-    for packet in container.demux(tracks) if tracks else ():
-        is_video = video is not None and packet.stream.index == video.index
-        sink, found = (frames, scan.video) if is_video else (samples, scan.audio)
-        assert sink is not None and found is not None
-        numbers[packet.stream.index] += 1
-        if all(each is None or each.done for each in (frames, samples)):
-            break
-        if sink.done or numbers[packet.stream.index] <= found.skip:
-            continue
-        for frame in packet.decode():
-            if sink.done:
-                break
-            if isinstance(sink, Frames):
-                sink.add(frame, packet)
-            else:
-                sink.add(frame, None if frame.pts is None else float(frame.pts * frame.time_base) - scan.origin)

@@ -157,8 +157,23 @@ def mono_weights(layout: str) -> np.ndarray:
     return weights / max(1.0, float(np.abs(weights).sum()))
 
 
-def resample_waveform(array: Any, orig_sr: int, sampling_rate: int) -> np.ndarray:
-    """See `media.resample_audio`."""
+def resample_audio(array: Any, orig_sr: int, sampling_rate: int) -> np.ndarray:
+    """Mixes a waveform to mono and resamples it (band-limited, FFmpeg's resampler).
+
+    An array does not say which loudspeaker a channel is for, so the mix is the plain mean.
+
+    Args:
+        array: `(samples,)`, `(channels, samples)` or `(samples, channels)`; the shorter side counts as channels.
+            Floats are taken as they are, integers as PCM of their width (full scale becomes [-1, 1]).
+        orig_sr, sampling_rate: samples a second before and after.
+
+    Returns:
+        float32 `(round(samples * sampling_rate / orig_sr),)`.
+
+    Raises:
+        ValueError: wrong shape or rates, or values that are not finite.
+        ImportError: the rates differ and PyAV is not installed.
+    """
     check_rate(orig_sr, "orig_sr")
     check_rate(sampling_rate, "sampling_rate")
     wave = _mean(_as_float(np.asarray(array)))

@@ -2,6 +2,8 @@
 
 import io
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -37,14 +39,26 @@ def import_av() -> ModuleType:
     return av
 
 
-def open_container(av: ModuleType, stream: Any) -> Any:
-    if hasattr(stream, "seek"):
-        stream.seek(0)
-    return av.open(stream, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+@contextmanager
+def opening(source: MediaSource) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The file's name, and what opens it from its beginning, as often as is asked. What PyAV meets in the file
+    meanwhile is a `MediaError`."""
+    av, name = import_av(), name_of(source)
+    stream = openable(source, name)
+
+    def open_container() -> Any:
+        if hasattr(stream, "seek"):
+            stream.seek(0)
+        return av.open(stream, options={"format_whitelist": _FORMATS}, metadata_errors="replace")
+
+    try:
+        yield name, open_container
+    except (av.error.FFmpegError, EOFError) as error:
+        raise damaged(name, getattr(error, "strerror", None) or str(error)) from error
 
 
-def tracks_of(container: Any) -> tuple[Any | None, Any | None]:
-    """First video track that is not cover art, first audio track."""
+def tracks_of(container: Any) -> tuple[Any, Any]:
+    """First video track that is not cover art, first audio track; None for one not there."""
     videos = [track for track in container.streams.video if not _is_cover(track)]
     audios = list(container.streams.audio)
     return (videos[0] if videos else None, audios[0] if audios else None)

@@ -52,12 +52,14 @@ class FrameClock:
     Attributes:
         sure: whether all stamps so far were taken as they are.
         last: time of the last frame; None before the first.
+        end: when the last frame's time on screen ends, as far as packets tell.
         step: seconds between frames by the rate that the file states, 1 / 25 where it states none.
     """
 
     def __init__(self, stream: Any, track: Track, origin: float):
         self.by_packets, self.sure = track.by_packets, not track.by_packets
-        self.begin, self.unit, self.shift = track.begin or 0.0, stream.time_base, -origin
+        self.begin, self.end = track.begin or 0.0, track.end
+        self.unit, self.shift = stream.time_base, -origin
         rate = stream.average_rate or getattr(stream, "guessed_rate", None)
         self.step = 1 / float(rate) if rate else 1 / 25
         self.last: float | None = None
@@ -85,24 +87,22 @@ class Frames:
     Args:
         plan: what is wanted.
         clock: times of the frames.
-        video_end: when the last frame's time on screen ends, as far as packets tell.
-        certain: whether this was found by decoding.
+        certain: whether the video's end was found by decoding.
         name: of the file.
     """
 
-    def __init__(self, plan: Plan, clock: FrameClock, video_end: float, certain: bool, name: str):
-        self.plan, self.clock, self.video_end, self.certain, self.name = plan, clock, video_end, certain, name
+    def __init__(self, plan: Plan, clock: FrameClock, certain: bool, name: str):
+        self.plan, self.clock, self.certain, self.name = plan, clock, certain, name
         self.end = plan.end if plan.end is not None else float("inf")
         self.close_by = CLOSE + min(float(clock.unit), _TICK)
-        self.moments = _moments(plan, video_end, name)
+        self.moments = _moments(plan, clock.end, name)
         self.moment = next(self.moments, None) if self.moments is not None else None
         self.last: tuple[Any, float] | None = None
         self.frames: list[np.ndarray] = []
         self.times: list[float] = []
         self.done = False
 
-    def add(self, frame: Any, packet: Any) -> None:
-        time = self.clock(frame, packet)
+    def add(self, frame: Any, time: float) -> None:
         if self.moments is None:
             if self.plan.start <= time < self.end:
                 self._keep(frame, time)
@@ -134,7 +134,7 @@ class Frames:
     def close(self) -> VideoClip:
         if self.moments is not None and self.last is not None and not (self.done or self.certain or self.clock.sure):
             found = self.last[1] + self.clock.step
-            if abs(min(found, self.end) - min(self.video_end, self.end)) > self.clock.step / 2:
+            if abs(min(found, self.end) - min(self.clock.end, self.end)) > self.clock.step / 2:
                 raise WrongEndError(found)
         if self.moments is not None:
             self._settle(float("inf"))

@@ -11,8 +11,9 @@ import numpy as np
 
 from .media import MAX_BYTES, MAX_PIXELS, MediaClip, load_video
 from .media_audio import Samples
-from .media_files import MediaError, MediaSource, damaged, import_av, name_of, open_container, openable, tracks_of
-from .media_scan import Plan, Scan, scan_packets
+from .media_decode import Tracks
+from .media_files import MediaError, MediaSource, opening
+from .media_scan import Plan, scan_packets
 from .media_video import FrameClock, Frames, VideoClip, WrongEndError
 
 # A rest of the clip shorter than this many seconds has no window of its own: it joins the last one.
@@ -79,83 +80,37 @@ def read_windows(
     Raises:
         MediaError: as `load_media`.
     """
-    name = name_of(source)
     options: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "sampling_rate": sampling_rate}
     plan = Plan(MAX_PIXELS, MAX_BYTES, **options, video=video, audio=audio)
-    stream = openable(source, name)
-    av = import_av()
-    try:
-        with open_container(av, stream) as container:
+    with opening(source) as (name, open_container):
+        with open_container() as container:
             scan = scan_packets(container, plan, name)
-        with open_container(av, stream) as container:
-            tracks = _Tracks(container, plan, spans, scan, name)
+        with open_container() as container:
+            tracks = Tracks(container, plan, scan, name)
+            frames = None if tracks.clock is None else _WindowFrames(spans, plan, tracks.clock, name)
+            samples = None if tracks.rate is None else _WindowAudio(spans, plan, tracks.rate, name)
+            sinks = [sink for sink in (frames, samples) if sink is not None]
+            packets = tracks.decode(frames, samples)
             for index, (start, end) in enumerate(spans):
+                while not all(sink.ready(index) for sink in sinks):
+                    if not next(packets, False):
+                        for sink in sinks:
+                            sink.end()
                 try:
-                    yield tracks.take(index)
+                    seen = None if frames is None else frames.take(index)
                 except WrongEndError:  # packets do not tell when the video ends: the window is read by itself
-                    clip = load_video(source, num_frames=num_frames, fps=fps, start=start, end=end)
-                    yield tracks.take(index, clip)
-    except (av.error.FFmpegError, EOFError) as error:
-        raise damaged(name, getattr(error, "strerror", None) or str(error)) from error
-
-
-class _Tracks:
-    """Decodes an open file as far as each window needs."""
-
-    def __init__(self, container: Any, plan: Plan, spans: Sequence[Span], scan: Scan, name: str):
-        video, audio = tracks_of(container)
-        self.spans, self.origin, self.length = spans, scan.origin, max(scan.ends, default=0.0)
-        self.video: _WindowFrames | None = None
-        self.audio: _WindowAudio | None = None
-        for track, wanted in ((video, plan.video), (audio, plan.audio)):
-            if wanted and track is not None and track.codec_context is None:
-                raise damaged(name, f"its {track.type} track has an unknown codec")
-        tracks = {}
-        if plan.video and video is not None and scan.video is not None:
-            tracks[video.index] = video
-            self.video = _WindowFrames(spans, plan, FrameClock(video, scan.video, scan.origin), scan.video.end, name)
-        if plan.audio and audio is not None:
-            tracks[audio.index] = audio
-            self.audio = _WindowAudio(spans, plan, plan.sampling_rate or audio.rate, name)
-        if self.video is not None and video is not None:
-            # A stream may change its size half way, where only the decoder sees it.
-            video.codec_context.options = {"max_pixels": str(plan.max_pixels)}
-        self.packets = container.demux(list(tracks.values())) if tracks else iter(())
-        self.video_index = video.index if video is not None else None
-
-    def take(self, index: int, video: VideoClip | None = None) -> MediaClip:
-        """Window `index`, which is forgotten with it; `video` where its frames were read already."""
-        sinks = [sink for sink in (self.video, self.audio) if sink is not None]
-        while not all(sink.ready(index) for sink in sinks):
-            packet = next(self.packets, None)
-            if packet is None:
-                for sink in sinks:
-                    sink.end()
-                break
-            self._decode(packet)
-        if self.video is not None and video is None:
-            video = self.video.take(index)
-        start, end = self.spans[index]
-        duration = max(min(end, self.length) - start, 0.0)
-        if self.audio is None:
-            return MediaClip(video, None, None, duration)
-        return MediaClip(video, self.audio.take(index), self.audio.rate, duration)
-
-    def _decode(self, packet: Any) -> None:
-        for frame in packet.decode():
-            if packet.stream.index == self.video_index:
-                assert self.video is not None
-                self.video.add(frame, packet)
-            else:
-                assert self.audio is not None
-                self.audio.add(frame, None if frame.pts is None else float(frame.pts * frame.time_base) - self.origin)
+                    seen = load_video(source, num_frames=num_frames, fps=fps, start=start, end=end)
+                heard = None if samples is None else samples.take(index)
+                yield MediaClip(seen, heard, tracks.rate, max(min(end, max(scan.ends, default=0.0)) - start, 0.0))
 
 
 class _WindowFrames:
     """The frames of the windows that are open."""
 
-    def __init__(self, spans: Sequence[Span], plan: Plan, clock: FrameClock, video_end: float, name: str):
-        self.spans, self.plan, self.clock, self.video_end, self.name = spans, plan, clock, video_end, name
+    done = False  # of the whole file
+
+    def __init__(self, spans: Sequence[Span], plan: Plan, clock: FrameClock, name: str):
+        self.spans, self.plan, self.clock, self.name = spans, plan, clock, name
         self.open: dict[int, Frames] = {}
         self.begun = 0  # windows that were opened
         self.last: tuple[Any, float] | None = None
@@ -164,28 +119,26 @@ class _WindowFrames:
     def ready(self, index: int) -> bool:
         return self.ended or (index < self.begun and (index not in self.open or self.open[index].done))
 
-    def add(self, frame: Any, packet: Any) -> None:
-        time = self.clock(frame, packet)
+    def add(self, frame: Any, time: float) -> None:
         self._begin(time)
         for sink in self.open.values():
             if not sink.done:
-                sink.add(frame, packet)
+                sink.add(frame, time)
         self.last = (frame, time)
 
     def _begin(self, time: float) -> None:
         """Opens the windows that begin no later than `time`; each knows the frame that is on screen as it begins."""
         while self.begun < len(self.spans) and self.spans[self.begun][0] <= time:
             start, end = self.spans[self.begun]
-            if start < self.video_end:
+            if start < self.clock.end:
                 plan = replace(self.plan, start=start, end=end)
-                sink = Frames(plan, _Told(self.clock), self.video_end, False, self.name)  # type: ignore[arg-type]
+                sink = Frames(plan, self.clock, False, self.name)
                 sink.last = self.last
                 self.open[self.begun] = sink
             self.begun += 1
 
     def end(self) -> None:
-        if not self.ended:
-            self._begin(math.inf)
+        self._begin(math.inf)
         self.ended = True
 
     def take(self, index: int) -> VideoClip | None:
@@ -196,22 +149,10 @@ class _WindowFrames:
             return None
 
 
-class _Told:
-    """The clock of all windows, for one of them: the time of the frame that it was asked for last."""
-
-    def __init__(self, clock: FrameClock):
-        self.clock, self.step, self.unit = clock, clock.step, clock.unit
-
-    @property
-    def sure(self) -> bool:
-        return self.clock.sure
-
-    def __call__(self, frame: Any, packet: Any) -> float | None:
-        return self.clock.last
-
-
 class _WindowAudio:
     """The audio from the beginning of the oldest window that is open, resampled as one piece."""
+
+    done = False  # of the whole file
 
     def __init__(self, spans: Sequence[Span], plan: Plan, rate: int, name: str):
         self.rate = rate
@@ -229,12 +170,11 @@ class _WindowAudio:
         self._collect()
 
     def end(self) -> None:
-        if not self.ended:
-            total = self.samples.finish()
-            self._collect()
-            missing = total - self.first - sum(map(len, self.parts))
-            self.parts.append(np.zeros(max(missing, 0), np.float32))
-            self.bounds = [(begin, min(end, total)) for begin, end in self.bounds]
+        total = self.samples.finish()
+        self._collect()
+        missing = total - self.first - sum(map(len, self.parts))
+        self.parts.append(np.zeros(max(missing, 0), np.float32))
+        self.bounds = [(begin, min(end, total)) for begin, end in self.bounds]
         self.ended = True
 
     def _collect(self) -> None:

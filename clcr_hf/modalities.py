@@ -100,15 +100,3 @@ def in_features(keys: Iterable[str]) -> list[str]:
     """Names of a user's own among the modalities whose features `keys` hold, in their order."""
     found = (of_features(key) for key in keys)
     return list(dict.fromkeys(name for name in found if name is not None and name not in STANDARD))
-
-
-__all__ = [
-    "MEDIA",
-    "STANDARD",
-    "STANDARD_MODALITIES",
-    "TOKEN_COLUMNS",
-    "Modality",
-    "in_features",
-    "modality",
-    "of_features",
-]

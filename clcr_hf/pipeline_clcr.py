@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from .collator import CLCRDataCollator
 from .modalities import modality
 from .modeling_clcr import CLCRPreTrainedModel
 from .pipeline_inputs import SampleReader
-from .pipeline_windows import SampleWindows, placed
+from .pipeline_windows import SampleWindows, placed, segment_place
 from .samples import is_file
 
 TASK = "multimodal-sentiment"
@@ -164,9 +164,10 @@ class CLCRPipeline(Pipeline):
             raise ValueError("max_seconds and window contradict each other; give the sample an end instead")
         reading = {key: options[key] for key in ("local_files", "max_bytes", "timeout") if key in options}
         windows = self.windows(sample, window, every, **reading)
-        answers = []
-        for group in _groups(windows, batch_size or self._batch_size or _AT_ONCE):
-            answers += self.read_windows(group, **{key: options[key] for key in options.keys() - reading.keys()})
+        answering = {key: value for key, value in options.items() if key not in reading}
+        stream, answers = iter(windows), []
+        while group := list(itertools.islice(stream, batch_size or self._batch_size or _AT_ONCE)):
+            answers += self.read_windows(group, **answering)
         return {"seconds": windows.seconds, "windows": answers}
 
     def read_windows(self, windows: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
@@ -225,26 +226,20 @@ class CLCRPipeline(Pipeline):
     def _forward(
         self, model_inputs: dict[str, Any], return_explanation: bool = False, on_error: str = "raise"
     ) -> dict[str, Any]:
-        """Of each sample its `logits (C,)` or `(G, C)`, times and explanation; errors are passed on."""
+        """Of each sample its `logits (C,)` or `(G, C)`, times and explanation, made in batches in which padding changes
+        nothing; errors are passed on."""
         samples = model_inputs["samples"]
         outputs: list[dict[str, Any]] = list(samples)
-        places = [place for place, sample in enumerate(samples) if "error" not in sample]
-        for place, output in zip(
-            places, self._run([samples[place] for place in places], return_explanation, on_error), strict=True
-        ):
-            outputs[place] = output
-        return {"outputs": outputs}
-
-    def _run(self, samples: list[dict[str, Any]], explain: bool, on_error: str) -> list[dict[str, Any]]:
-        """Outputs in order, of batches in which padding changes nothing."""
-        shapes = [tuple(np.shape(sample["arrays"].get(name)) for name in self._same_length) for sample in samples]
-        outputs: list[dict[str, Any]] = [{}] * len(samples)
-        for shape in dict.fromkeys(shapes):
-            places = [place for place, other in enumerate(shapes) if other == shape]
-            made = self._run_or_skip([samples[place] for place in places], explain, on_error)
+        alike: dict[Any, list[int]] = {}
+        for place, sample in enumerate(samples):
+            if "error" not in sample:
+                shapes = tuple(np.shape(sample["arrays"].get(name)) for name in self._same_length)
+                alike.setdefault(shapes, []).append(place)
+        for places in alike.values():
+            made = self._run_or_skip([samples[place] for place in places], return_explanation, on_error)
             for place, output in zip(places, made, strict=True):
                 outputs[place] = output
-        return outputs
+        return {"outputs": outputs}
 
     def _run_or_skip(self, samples: list[dict[str, Any]], explain: bool, on_error: str) -> list[dict[str, Any]]:
         try:
@@ -295,7 +290,7 @@ class CLCRPipeline(Pipeline):
             read = self._read_logits(row, top_k, score_range)
             if top_k is None:
                 read.pop("probabilities", None)
-            segments.append({**_when(index, len(logits), output["seconds"]), **read, **own})
+            segments.append({**segment_place(index, len(logits), output["seconds"]), **read, **own})
         return {"segments": segments, **explanation}
 
     def _read_logits(self, logits: torch.Tensor, top_k: int | None, score_range: Any) -> dict:
@@ -377,13 +372,6 @@ def _joined(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return {"samples": [one for sample in samples for one in sample["samples"]]}
 
 
-def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items, the last one shorter."""
-    stream = iter(items)
-    while group := list(itertools.islice(stream, size)):
-        yield group
-
-
 def _what_was_cut(output: Mapping[str, Any]) -> dict[str, float]:
     """`seconds` and `read_seconds` of a file that lasts longer than the model reads, and a warning."""
     if output["cut"] is None:
@@ -391,13 +379,6 @@ def _what_was_cut(output: Mapping[str, Any]) -> dict[str, float]:
     read, seconds = output["cut"]
     logger.warning("%.1f of %.1f s are read; window= reads the whole in windows", read, seconds)
     return {"seconds": seconds, "read_seconds": read}
-
-
-def _when(index: int, count: int, seconds: float | None) -> dict[str, Any]:
-    """Where segment `index` of `count` lies in a clip of so many seconds."""
-    if seconds is None:
-        return {"index": index}
-    return {"start": index * seconds / count, "end": (index + 1) * seconds / count}
 
 
 def _inputs_that_padding_reaches(model: Any) -> list[str]:
@@ -434,23 +415,25 @@ def _reason(error: Exception) -> str:
 # -- parameters and registration -------------------------------------------------------------------------------------
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and isinstance(value, int) and value > 0
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and 0 < value < float("inf")
+
+
 def _is_range(value: Any) -> bool:
-    numbers = (
-        isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(each, int | float) for each in value)
-    )
-    return value is None or (numbers and value[0] < value[1])
+    pair = isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
+    return value is None or (pair and value[0] < value[1])
 
 
 # Of each parameter: its check, what it must be, and the steps (0 reading, 1 model, 2 result) that take it.

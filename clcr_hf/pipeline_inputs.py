@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from .modalities import (
     STANDARD,
     TOKEN_COLUMNS,
     modality,
-    of_features,
 )
 from .pipeline_windows import SampleWindows
 from .samples import Reading, Sample, is_file, is_missing, read_sample, source_of, window_of
@@ -40,21 +39,14 @@ class SampleReader:
         sees = processor.image_processor is not None or processor.video_processor is not None
         wanted = {"vision": sees and "vision" in modalities, "audio": "audio" in modalities}
         # The audio is read whole, for its length; the processor cuts it.
-        self.reading = Reading.of(processor, **wanted, max_audio_seconds=None, timed=True)
+        self.reading = Reading.of(processor, **wanted, max_audio_seconds=None)
 
-    def __call__(
-        self,
-        value: Any,
-        local_files: bool = True,
-        max_bytes: int = MAX_BYTES,
-        timeout: float = TIMEOUT,
-        max_seconds: float | None = None,
-    ) -> dict[str, Any]:
+    def __call__(self, value: Any, max_seconds: float | None = None, **access: Any) -> dict[str, Any]:
         """`arrays` by the model's argument names; `frame_times (F,)`, `sound_seconds` and `seconds` (of the whole clip)
-        where they are known, else None."""
-        source = _Source(local_files, max_bytes, timeout)
-        sample = with_feature_files(self._checked(_as_sample(value, source)), local_files)
-        if not local_files and set(sample) & set(TOKEN_COLUMNS):
+        where they are known, else None. `access`: `local_files`, `max_bytes`, `timeout`, see [`CLCRPipeline`]."""
+        source = _Source(**access)
+        sample = with_feature_files(self._checked(_as_sample(value, source)), source.local_files)
+        if not source.local_files and set(sample) & set(TOKEN_COLUMNS):
             raise ValueError("token ids are not read here; send text")  # a wrong id ends all work of a GPU
         for key in _MEDIA_KEYS:
             if key in sample:
@@ -63,13 +55,11 @@ class SampleReader:
         raw = {key: value for key, value in sample.items() if self._reads(key, sample)}
         raw = {"sampling_rate": self.reading.sampling_rate, **raw}
         read = read_sample(raw, replace(self.reading, max_seconds=max_seconds))
+        read.features = {key: np.atleast_2d(value) for key, value in read.features.items()}  # one vector a clip
         arguments = read.arguments()
         for each in STANDARD.values():  # what is raw goes before features of the same modality
             if any(name in arguments for name in each.arguments):
                 arguments.pop(each.features, None)
-        for key, (value,) in arguments.items():
-            if of_features(key) is not None:
-                arguments[key] = [np.atleast_2d(value)]  # one vector a clip
         batch = self.processor(**arguments, face_crop=False, return_tensors="np") if arguments else {}
         arrays = {key: value[0] for key, value in batch.items()}
         ready = (key for key in sample if key in TOKEN_COLUMNS or key.endswith(MASK_END))
@@ -98,17 +88,11 @@ class SampleReader:
         return cut
 
     def windows(
-        self,
-        value: Any,
-        window: float,
-        every: float | None = None,
-        local_files: bool = True,
-        max_bytes: int = MAX_BYTES,
-        timeout: float = TIMEOUT,
-        sampling_rate: int | None = None,
+        self, value: Any, window: float, every: float | None = None, sampling_rate: int | None = None, **access: Any
     ) -> SampleWindows:
-        """Any accepted input with a media file, in windows. `sampling_rate`: of audio that the model does not hear."""
-        source = _Source(local_files, max_bytes, timeout)
+        """Any accepted input with a media file, in windows. `sampling_rate`: of audio that the model does not hear;
+        `access`: as of a call."""
+        source = _Source(**access)
         sample = _as_sample(value, source)
         if self.processor.tokenizer is None:
             sample = {key: each for key, each in sample.items() if key not in ("text", "words", "word_intervals")}
@@ -120,19 +104,17 @@ class SampleReader:
         """The sample without what is missing or not for us; ValueError for unknown keys."""
         known = dict.fromkeys((*STANDARD, *self.modalities))
         of_key = {key: name for name in known for key in (modality(name).features, modality(name).mask)}
-        sample = {
-            key: value
-            for key, value in sample.items()
-            if key not in _IGNORED_KEYS and not str(key).endswith(INTERVALS_END)
-        }
-        unknown = [key for key in sample if key not in (*_KNOWN_KEYS, *of_key)]
+        passed_over = {key for key in sample if key in _IGNORED_KEYS or str(key).endswith(INTERVALS_END)}
+        unknown = [key for key in sample if key not in (*_KNOWN_KEYS, *of_key, *passed_over)]
         if unknown:
             listed = ", ".join((*_KNOWN_KEYS, "<modality>_features"))
             raise ValueError(f"unknown keys {unknown} in the input; known: {listed}")
         wanted = {
             key: value
             for key, value in sample.items()
-            if not is_missing(value) and of_key.get(key, self.modalities[0]) in self.modalities
+            if key not in passed_over
+            and not is_missing(value)
+            and of_key.get(key, self.modalities[0]) in self.modalities
         }
         if not set(wanted) - _SETTINGS:
             raise ValueError("the input is empty, there is nothing to read: give media, video, audio, text or features")
@@ -145,12 +127,14 @@ class SampleReader:
         return key != "flow" or "flow" in self.modalities
 
 
+@dataclass
 class _Source:
     """Makes what stands for a media file into what can be opened: bytes, a path or an open file. All else (arrays)
     stays as it is. Without local files, what comes out names no file, however deep it is nested."""
 
-    def __init__(self, local_files: bool, max_bytes: int, timeout: float) -> None:
-        self.local_files, self.max_bytes, self.timeout = local_files, max_bytes, timeout
+    local_files: bool = True
+    max_bytes: int = MAX_BYTES
+    timeout: float = TIMEOUT
 
     def __call__(self, value: Any) -> Any:
         stretch: dict[str, Any] = {}

@@ -7,6 +7,7 @@ import numpy as np
 
 from .media import MediaClip, VideoClip, media_duration
 from .media_windows import Span, read_windows, window_spans
+from .samples import is_missing, source_of, window_of
 
 # Keys of a sample that are files to cut into windows, and those that go along.
 _FILES = ("media", "video", "audio")
@@ -46,15 +47,19 @@ class SampleWindows:
         sampling_rate: int | None,
     ) -> None:
         self.sample = {key: value for key, value in sample.items() if value is not None and key not in _PASSED_OVER}
+        for key in _FILES:
+            if is_missing(self.sample.get(key)):
+                self.sample.pop(key, None)
         self._check()
         self.frames, self.sampling_rate = frames, sampling_rate
-        for key in _FILES:
-            if key in self.sample:
-                self._open(key)
-        start = float(self.sample.get("start") or 0.0)
-        self.seconds = max(media_duration(self.sample[key]) for key in _FILES if key in self.sample)
-        if self.sample.get("end"):
-            self.seconds = min(self.seconds, float(self.sample["end"]))
+        files = [key for key in _FILES if key in self.sample]
+        start, last = window_of([self.sample, *(self.sample[key] for key in files)], "the input")
+        for key in files:
+            source = source_of(self.sample[key], key)
+            # A stream becomes bytes, as frames and audio are read apart.
+            self.sample[key] = source.read() if hasattr(source, "read") else source
+        whole = max(media_duration(self.sample[key]) for key in files)
+        self.seconds = whole if last is None else min(whole, last)
         self.spans: list[Span] = window_spans(self.seconds, window, every, start)
 
     @property
@@ -75,14 +80,6 @@ class SampleWindows:
             if text := self._text(start, end):
                 found["text"] = text
             yield {"start": start, "end": end, "sample": found or None}
-
-    def _open(self, key: str) -> None:
-        """Unpacks a file and its stretch; a stream becomes bytes, as frames and audio are read apart."""
-        value = self.sample[key]
-        if isinstance(value, Mapping):
-            self.sample = {**{name: value[name] for name in ("start", "end") if name in value}, **self.sample}
-            value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
-        self.sample[key] = value.read() if hasattr(value, "read") else value
 
     def _check(self) -> None:
         files = [key for key in _FILES if key in self.sample]
@@ -105,14 +102,8 @@ class SampleWindows:
         source = self.sample.get(track, self.sample.get("media"))
         if wanted is None or source is None:
             return (MediaClip(None, None, None) for _ in self.spans)
-        return read_windows(
-            source,
-            self.spans,
-            **(self.frames if track == "video" and self.frames else {}),
-            sampling_rate=self.sampling_rate,
-            video=track == "video",
-            audio=track == "audio",
-        )
+        tracks = {each: each == track for each in ("video", "audio")}
+        return read_windows(source, self.spans, **(self.frames or {}), sampling_rate=self.sampling_rate, **tracks)
 
     def _text(self, start: float, end: float) -> str:
         words: Sequence[str] = self.sample.get("words", ())
@@ -127,14 +118,20 @@ def placed(result: dict[str, Any], window: Mapping[str, Any]) -> dict[str, Any]:
     begin = window["start"]
     moved = dict(result)
     if "segments" in moved:
-        length = (window["end"] - begin) / len(moved["segments"])
-        untimed = [{"start": index * length, "end": (index + 1) * length} for index in range(len(moved["segments"]))]
-        parts = zip(moved["segments"], untimed, strict=True)
-        moved["segments"] = [_later({**times, **part}, begin) for part, times in parts]
+        parts, length = moved["segments"], window["end"] - begin
+        untimed = [segment_place(index, len(parts), length) for index in range(len(parts))]
+        moved["segments"] = [_later({**each, **part}, begin) for each, part in zip(untimed, parts, strict=True)]
     if "tokens" in moved:
         moved["tokens"] = {name: [_later(token, begin) for token in each] for name, each in moved["tokens"].items()}
     text = (window["sample"] or {}).get("text")
     return {"start": begin, "end": window["end"], **({"text": text} if text else {}), **moved}
+
+
+def segment_place(index: int, count: int, seconds: float | None) -> dict[str, Any]:
+    """Where segment `index` of `count` lies in a clip of so many seconds."""
+    if seconds is None:
+        return {"index": index}
+    return {"start": index * seconds / count, "end": (index + 1) * seconds / count}
 
 
 def _later(part: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -142,4 +139,4 @@ def _later(part: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return {**part, **times}
 
 
-__all__ = ["SampleWindows", "placed"]
+__all__ = ["SampleWindows", "placed", "segment_place"]

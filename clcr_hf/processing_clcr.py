@@ -19,6 +19,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, AutoVideoProcessor, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .collator import stacked
 from .faces import DEFAULT_DETECTOR
 from .modalities import FEATURES_END, MASK_END, MEDIA, STANDARD, of_features
 from .remote_code import add_remote_code
@@ -362,14 +363,14 @@ class CLCRProcessor(ProcessorMixin):
         data = {}
         for key, empty in absent.items():
             rows = [empty if row is None else np.asarray(row[key], np.int64) for row in encoded]
-            data[key], _ = _stack(rows, "text", fill=fills.get(key, 0), length=length, pad=pad)
+            data[key], _ = stacked(rows, "text", fill=fills.get(key, 0), length=length or 1, pad=pad)
         return data
 
     def _encode_videos(self, clips: list[Any], extra: dict[str, Any], pad: bool, name: str) -> dict[str, np.ndarray]:
         rows = [None if clip is None else self._pixels(list(clip), index, extra) for index, clip in enumerate(clips)]
         if all(row is None for row in rows):
             rows[0] = self._pixels([np.zeros((_PROBE_SIDE, _PROBE_SIDE, 3), np.uint8)], 0, extra)[:0]
-        values, mask = _stack(_fill_missing(rows), name, pad=pad)
+        values, mask = stacked(rows, name, pad=pad)
         return {"pixel_values": values, "vision_attention_mask": mask}
 
     def _pixels(self, frames: list[np.ndarray], index: int, extra: dict[str, Any]) -> np.ndarray:
@@ -395,8 +396,8 @@ class CLCRProcessor(ProcessorMixin):
         if all(row is None for row in rows):
             row, mask = self._extract(np.zeros(round(_PROBE_SECONDS * target), np.float32), extra)
             rows[0], masks[0] = np.zeros_like(row), np.zeros_like(mask)
-        values, _ = _stack(_fill_missing(rows), "audio", pad=pad)
-        mask, _ = _stack(_fill_missing(masks), "audio", pad=pad)
+        values, _ = stacked(rows, "audio", pad=pad)
+        mask, _ = stacked(masks, "audio", pad=pad)
         return {"input_values": values, "audio_attention_mask": mask}
 
     def _extract(self, wave: np.ndarray, extra: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -430,7 +431,7 @@ def _encode_flow(rows: list[Any], size: list[int] | None, pad: bool) -> dict[str
     if all(row is None for row in rows):
         return {}
     rows = [row if row is None or size is None else _resized_flow(row, size) for row in rows]
-    values, mask = _stack(_fill_missing(rows), "flow", pad=pad)
+    values, mask = stacked(rows, "flow", pad=pad)
     return {"flow_pixel_values": values, "flow_attention_mask": mask}
 
 
@@ -461,7 +462,7 @@ def _encode_features(name: str, rows: list[Any], pad: bool) -> dict[str, np.ndar
             raise ValueError(f"{name}: sample {index} has shape {row.shape}; expected (T, D), or (L, T, D) with levels")
     if all(row is None for row in rows):
         return {}
-    values, mask = _stack(_fill_missing(rows, axis=-2), name, axis=-2, pad=pad)
+    values, mask = stacked(rows, name, axis=-2, pad=pad)
     return {name: values, name.removesuffix(FEATURES_END) + MASK_END: mask}
 
 
@@ -506,50 +507,6 @@ def _each(name: str, value: Any, size: int) -> list[Any]:
 def _labels(index: int) -> Callable[[str], str]:
     """What errors call a key of a sample."""
     return lambda key: f"{'videos' if key == 'video' else key}: sample {index}"
-
-
-def _fill_missing(rows: list[Any], axis: int = 0) -> list[np.ndarray]:
-    """Replaces None by an array without steps, shaped like the rows that are there."""
-    like = next(row for row in rows if row is not None)
-    empty = np.take(like, [], axis=axis)
-    return [empty if row is None else row for row in rows]
-
-
-def _stack(
-    rows: list[np.ndarray],
-    name: str,
-    axis: int = 0,
-    fill: int = 0,
-    length: int | None = None,
-    pad: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pads rows on the right of their time axis to the longest (or `length`, at least 1) and stacks them.
-
-    Returns the stack `(B, ...)` and its mask `(B, T)` int64.
-    """
-    axis = axis % rows[0].ndim
-    for index, row in enumerate(rows):
-        if row.ndim != rows[0].ndim or _without(row.shape, axis) != _without(rows[0].shape, axis):
-            raise ValueError(
-                f"{name}: sample {index} has shape {row.shape} and sample 0 {rows[0].shape}; "
-                f"only axis {axis}, the time, may differ"
-            )
-    lengths = [row.shape[axis] for row in rows]
-    if not pad and len(set(lengths)) > 1:
-        raise ValueError(f"{name}: samples have the lengths {lengths} and padding=False; pass padding=True")
-    longest = max(1, length or 0, *lengths)
-    shape = list(rows[0].shape)
-    shape[axis] = longest
-    values = np.full((len(rows), *shape), fill, rows[0].dtype)
-    mask = np.zeros((len(rows), longest), np.int64)
-    for index, row in enumerate(rows):
-        values[index].swapaxes(0, axis)[: row.shape[axis]] = row.swapaxes(0, axis)
-        mask[index, : row.shape[axis]] = 1
-    return values, mask
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]
 
 
 def _detector_name(face_crop: str | bool | None) -> str | None:

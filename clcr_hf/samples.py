@@ -10,6 +10,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,8 @@ from .media import (
     load_flow,
     load_image,
     load_media,
-    load_video,
-    media_duration,
+    name_of,
     resample_audio,
-    track_lengths,
     upright_image,
 )
 from .modalities import of_features
@@ -80,7 +79,6 @@ class Reading:
         max_seconds: how much of a file is read, from the beginning of the sample.
         face_crop: the detector by which frames are cut to the speaker's face ([`~faces.find_detector`]); frames without
             it are left out. None takes them whole.
-        timed: whether `Sample.seconds` is wanted where that takes one more look at the file.
     """
 
     vision: bool = True
@@ -91,7 +89,6 @@ class Reading:
     max_audio_seconds: float | None = None
     max_seconds: float | None = None
     face_crop: str | None = None
-    timed: bool = False
 
     @classmethod
     def of(cls, processor: Any, vision: bool = True, audio: bool = True, **options: Any) -> "Reading":
@@ -190,37 +187,32 @@ def read_sample(
     return found
 
 
+@dataclass
 class _Parts:
-    """The parts of one sample; see [`read_sample`]."""
+    """The parts of one sample; see [`read_sample`]. `lengths`: of its files, in seconds."""
 
-    def __init__(
-        self,
-        sample: Mapping[str, Any],
-        reading: Reading,
-        label: Callable[[str], str],
-        unreadable: Callable[[str, MediaError], None] | None,
-    ) -> None:
-        self.sample, self.reading, self.label, self.unreadable = sample, reading, label, unreadable
+    sample: Mapping[str, Any]
+    reading: Reading
+    label: Callable[[str], str]
+    unreadable: Callable[[str, MediaError], None] | None
+    lengths: list[float] = field(default_factory=list)
 
     def read_tracks(self, found: Sample) -> None:
         """Frames and audio with their times; a file that holds both is opened once."""
         reading = self.reading
         sees = self.first("images", "video", "media") if reading.vision else None
         hears = self.first("audio", "media") if reading.sampling_rate is not None else None
-        video, lengths = None, []
-        if sees == hears == "media":
-            clip = self.read("media", self.media)
+        video = None
+        if "media" in (sees, hears):
+            clip = self.read("media", partial(self.media, video=sees == "media", audio=hears == "media"))
             if clip is not None:
                 video, found.audio = clip.video, clip.audio
-                lengths.append(clip.duration)
-        else:
+        if sees != "media":
             video = self.read(sees, self.images if sees == "images" else self.video)
+        if hears != "media":
             found.audio = self.read(hears, self.audio)
-            if reading.timed:
-                files = [key for key in (sees, hears) if key in ("media", "video")]
-                lengths += [self.read(key, self.duration) for key in files]
         if found.audio is not None:
-            lengths.append(found.audio_seconds)
+            self.lengths.append(found.audio_seconds or 0.0)
             if reading.max_audio_seconds is not None:
                 found.audio = found.audio[: round(reading.max_audio_seconds * (reading.sampling_rate or 1))]
             found.audio = found.audio if found.audio.size else None
@@ -230,7 +222,7 @@ class _Parts:
             found.frames, found.frame_places = video.frames, video.timestamps
         elif video is not None:
             found.frames, found.frame_times = video.frames, video.timestamps
-        found.seconds = max((length for length in lengths if length), default=None)
+        found.seconds = max(filter(None, self.lengths), default=None)
 
     def crop(self, video: VideoClip, key: str) -> VideoClip | None:
         """The speaker's face of the frames; None where it is in none of them."""
@@ -260,25 +252,20 @@ class _Parts:
         try:
             return how(source, where, start, end)
         except MediaError as error:
-            if key == "media" and self._lacks_track(source, how):
-                return None
             named = MediaError(f"{where}: {error}")
             if self.unreadable is None:
                 raise named from error
             self.unreadable(key, named)
             return None
 
-    def _lacks_track(self, source: Any, how: Callable[..., Any]) -> bool:
-        """Whether a clip is whole in itself and has not the track that alone was wanted of it."""
-        try:
-            lengths = track_lengths(source_of(source, "media"))
-        except MediaError:
-            return False
-        return lengths[how == self.audio] is None and lengths[how != self.audio] is not None
-
-    def media(self, source: Any, where: str, start: float, end: float | None) -> MediaClip:
-        rate = self.reading.sampling_rate
-        clip = load_media(_file(source, where), sampling_rate=rate, start=start, end=end, **self.reading.frames)
+    def media(
+        self, source: Any, where: str, start: float, end: float | None, video: bool = True, audio: bool = False
+    ) -> MediaClip:
+        reading = self.reading
+        end = end if video else self._heard_until(start, end)
+        options: dict[str, Any] = {**reading.frames, "sampling_rate": reading.sampling_rate, "start": start, "end": end}
+        clip = load_media(_file(source, where), **options, video=video, audio=audio)
+        self.lengths.append(clip.duration)
         return replace(clip, video=None if clip.video is None else self._from(start, clip.video))
 
     def video(self, source: Any, where: str, start: float, end: float | None) -> Any:
@@ -286,28 +273,27 @@ class _Parts:
             return self._from(start, source)
         if not is_file(source):
             return self.images(source, where, start, end)
-        return self._from(start, load_video(source, start=start, end=end, **self.reading.frames))
+        clip = self.media(source, where, start, end)
+        if clip.video is None:
+            raise MediaError(f"{name_of(source)} has no video track; for its audio alone give it as audio")
+        return clip.video
 
     def images(self, source: Any, where: str, start: float, end: float | None) -> "_Images":
         return read_images(source, where, self.reading.num_frames)
 
-    def duration(self, source: Any, where: str, start: float, end: float | None) -> float | None:
-        """Seconds of a file, or of a stretch of it."""
-        if not is_file(source):
-            return None
-        last = media_duration(source)
-        return (last if end is None else min(end, last)) - start
-
     def audio(self, source: Any, where: str, start: float, end: float | None) -> np.ndarray:
-        rate, most = self.reading.sampling_rate, self.reading.max_audio_seconds
+        rate = self.reading.sampling_rate
         assert rate is not None
         if is_file(source):
-            end = end if most is None else min(start + most, math.inf if end is None else end)
-            return load_audio(source, sampling_rate=rate, start=start, end=end)
+            return load_audio(source, sampling_rate=rate, start=start, end=self._heard_until(start, end))
         given = self.sample["audio"]
         own = given.get("sampling_rate") if isinstance(given, Mapping) else None
         wave = read_wave(source, own or self.sample.get("sampling_rate"), rate, where)
         return wave[round(start * rate) : None if end is None else round(end * rate)]
+
+    def _heard_until(self, start: float, end: float | None) -> float | None:
+        most = self.reading.max_audio_seconds
+        return end if most is None else min(start + most, math.inf if end is None else end)
 
     def flow(self, source: Any, where: str, start: float, end: float | None) -> np.ndarray:
         if isinstance(source, str | os.PathLike):

@@ -272,7 +272,7 @@ def test_without_pyav_the_extra_is_named(clip: Path, monkeypatch: pytest.MonkeyP
         return real(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", no_av)
-    with pytest.raises(ImportError, match=r"clcr-hf\[media\]"):
+    with pytest.raises(ImportError, match="pip install av pillow"):
         load_media(clip)
 
 

@@ -510,8 +510,8 @@ def test_transcripts_in_place_of_another_tokenizers_ids(tmp_path, monkeypatch, c
 
 def test_memory_for_clips_is_shared_by_the_splits(clips, monkeypatch):
     opened: list[Any] = []
-    read = module.load_video
-    monkeypatch.setattr(module, "load_video", lambda *path, **options: opened.append(path) or read(*path, **options))
+    read = module.load_media
+    monkeypatch.setattr(module, "load_media", lambda *path, **options: opened.append(path) or read(*path, **options))
     good = rows_of([clips[0], clips[3]])
     item = made(good, ["vision"], check_media=False)[2]["train"][0]
     size = sum(value.nbytes for value in item.values() if isinstance(value, torch.Tensor)) / 2**30

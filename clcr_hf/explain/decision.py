@@ -163,7 +163,9 @@ def _seconds(sample: Mapping[str, Any], result: Mapping[str, Any]) -> float | No
     return max(times) + (times[-1] - times[-2] if len(times) > 1 else 1.0) / 2 if times else None
 
 
-# -- means over a data set ---------------------------------------------------------------------------------------------
+def word(token: str) -> str:
+    """A token as people read it, without the marks of tokenizers."""
+    return token.removeprefix("##").lstrip("Ġ▁")
 
 
 __all__ = [
@@ -173,4 +175,5 @@ __all__ = [
     "explain",
     "leave_out",
     "token_spans",
+    "word",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.folders import replacing
 from ..modalities import modality
-from .decision import Decision, change, token_spans
+from .decision import Decision, change, token_spans, word
 
 # Of what is no modality; for levels greys.
 _OTHER_COLOUR = modality("").colour
@@ -233,7 +233,7 @@ def _draw_strips(
             drawn.xaxis.get_major_locator().set_params(integer=True)
         else:
             turned = 0 if len(tokens) <= _UPRIGHT_WORDS else 90
-            words = [_word(token["token"]) for token in tokens]
+            words = [word(token["token"]) for token in tokens]
             drawn.set_xticks(np.arange(len(tokens)) + 0.5, words, rotation=turned, fontsize=8 if len(words) < 60 else 5)
         unit = "seconds" if timed else ("words and their pieces" if "token" in tokens[0] else "steps")
         _plain(drawn, f"{name}: how much of each token crossed over, by {unit}{note}", grid=False)
@@ -289,7 +289,7 @@ def _answer(result: Mapping[str, Any]) -> str:
 
 
 def _strip_height(tokens: Sequence[Mapping[str, Any]]) -> float:
-    words = [_word(token["token"]) for token in tokens if "token" in token]
+    words = [word(token["token"]) for token in tokens if "token" in token]
     turned = 0.07 * max(map(len, words), default=0) if len(words) > _UPRIGHT_WORDS else 0.0
     return _LEVEL_HEIGHT * len(tokens[0]["budget"]) + turned
 
@@ -323,11 +323,6 @@ def _level(number: int) -> str:
 def _grey(number: int, count: int) -> str:
     """Of levels, the deepest the darkest."""
     return str(0.85 - 0.65 * (number - 1) / max(count - 1, 1))
-
-
-def _word(token: str) -> str:
-    """A token as people read it, without the marks of tokenizers."""
-    return token.removeprefix("##").replace("Ġ", "").replace("▁", "")
 
 
 def _mean(value: Any) -> float:

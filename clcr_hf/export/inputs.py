@@ -156,9 +156,7 @@ def _sound_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | N
     if hasattr(config, "frequency_stride"):  # AST: likewise
         return GraphInput(name, "input_values", mask, (config.max_length, config.num_mel_bins), 0, config.max_length)
     # With fewer tokens than three torch.export would have to tell apart lengths that it cannot.
-    if (
-        reader.input_name == "pixel_values"
-    ):  # a network for images, halved at the stem twice and at each stage but one
+    if reader.input_name == "pixel_values":  # a network for images, halved at the stem twice and at each stage but one
         stride = 2 ** (len(config.hidden_sizes) + 1)
         shape = (axis, mel_bins or _MEL_BINS)
         return GraphInput(name, "input_values", mask, shape, 0, stride * _AUDIO_TOKENS, shortest=3 * stride)

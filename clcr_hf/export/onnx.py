@@ -26,15 +26,6 @@ from .inputs import GraphInput, Part, example_batch, graph_inputs
 _METADATA = "clcr"
 
 
-# -- what the graph takes -------------------------------------------------------------------------------------------
-
-
-# -- the module that is traced --------------------------------------------------------------------------------------
-
-
-# -- export ---------------------------------------------------------------------------------------------------------
-
-
 def export_onnx(
     model: CLCRPreTrainedModel | str | os.PathLike[str],
     out: str | os.PathLike[str],

@@ -25,71 +25,20 @@ from .run_folder import (
     WEIGHTS_FILE,
     CardOptions,
     is_hub_id,
-    measured_metrics,
-    measured_split,
+    measured_figures,
     read_card_options,
     read_emissions,
     read_run,
     run_mark,
 )
-from .texts import intended_use, limits, out_of_scope
+from .texts import SUBJECTS, TEXTS, limits
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
 
-# What a metric is called in the card, and its type in the Hub's vocabulary. Names: clcr_hf.metrics.
-_METRIC_NAMES = {
-    "mae": ("MAE", "mae"),
-    "corr": ("Pearson correlation", "pearsonr"),
-    "acc_2_has0": ("Acc-2, negative / non-negative", "accuracy"),
-    "acc_2_non0": ("Acc-2, negative / positive", "accuracy"),
-    "f1_has0": ("weighted F1, negative / non-negative", "f1"),
-    "f1_non0": ("weighted F1, negative / positive", "f1"),
-    "spearman": ("Spearman correlation", "spearmanr"),
-    "r2": ("R2", "r_squared"),
-    "acc_2": ("Acc-2, positive / not", "accuracy"),
-    "f1": ("weighted F1, positive / not", "f1"),
-    "acc_3": ("Acc-3", "accuracy"),
-    "acc_5": ("Acc-5", "accuracy"),
-    "acc_7": ("Acc-7", "accuracy"),
-    "accuracy": ("accuracy", "accuracy"),
-    "macro_f1": ("macro F1", "f1"),
-    "weighted_f1": ("weighted F1, mean over labels", "f1"),
-    "map": ("mAP", "mean_average_precision"),
-    "segment_accuracy": ("segment accuracy", "accuracy"),
-    "segment_macro_f1": ("segment macro F1", "f1"),
-}
-# Columns that a processor reads, and what it makes of them for the model.
-# What a model gives, and the name of its task.
-_TASKS = {
-    "regression": ("a sentiment score", "multimodal sentiment"),
-    "scores": ("a score", "multimodal regression"),
-    "single_label_classification": ("one label", "multimodal classification"),
-    "multi_label_classification": ("any number of labels", "multimodal multi-label classification"),
-    "segments": ("a label for each segment", "event localisation"),
-}
+_METRICS: dict[str, list[str]] = TEXTS["metrics"]
 _PIPELINE_TAGS = ("video-classification", "audio-classification", "text-classification")
-_TAGS = {
-    "sentiment": ["sentiment-analysis"],
-    "drawn faces": ["sentiment-analysis"],
-    "acted emotion": ["emotion-recognition"],
-}
 DATA_LICENSE = {"license": "other", "license_name": "terms-of-the-training-data"}
-LICENSE_NOTE = (
-    "The code is Apache-2.0. The weights are made from the data, so they are given under the terms of the data, "
-    "whatever those allow."
-)
-_UNKNOWN_DATA = {
-    "terms": "the record of the run does not state them; ask whoever published this model",
-    "people": "the record of the run does not say who is in it",
-    "page": None,
-}
-_DRAWN_DATA = {
-    "content": "Clips of a drawn face that speaks, with a voice and a transcript, whose label is known exactly because "
-    "the clips are drawn from it.",
-    "terms": "made by the package itself (Apache-2.0); anyone can make the same clips again from the seed",
-    "people": "none",
-    "page": None,
-}
+LICENSE_NOTE: str = TEXTS["license_note"]
 
 
 # -- the card of a run ------------------------------------------------------------------------------------------------
@@ -151,7 +100,7 @@ class _Facts:
 
     @property
     def kind(self) -> str:
-        """A key of `_TASKS`."""
+        """A key of the texts' `tasks`."""
         if self.run["problem_type"] == "regression" and self.run.get("label_scale", "sentiment") is None:
             return "scores"
         return "segments" if self.run.get("per_segment") else self.run["problem_type"]
@@ -167,7 +116,7 @@ class _Facts:
             return self.benchmark.output
         limits = self.run.get("label_range") if self.kind == "scores" else None
         if not limits:
-            return _TASKS.get(self.kind, ("a label", ""))[0]
+            return TEXTS["tasks"][self.kind][0]
         if isinstance(limits[0], list):
             return f"{len(limits)} scores"
         return f"a score from {limits[0]:g} to {limits[1]:g}"
@@ -182,30 +131,21 @@ class _Facts:
             return "drawn faces"
         return "sentiment" if self.kind == "regression" else "labels"
 
-    @property
-    def split(self) -> str:
-        """Prefix of the figures that the card states."""
-        return measured_split(self.run)
-
-    @property
-    def named_split(self) -> str:
-        return "validation" if self.split == "eval" else self.split
-
 
 def _run_fields(facts: _Facts) -> dict[str, Any]:
     """Of the template: what was run and measured."""
     run = facts.run
     columns = run.get("inputs", {})
-    figures = measured_metrics(run["metrics"], facts.split)
+    split, figures = measured_figures(run)
     return {
         "generated": run["generated"],
         "per_segment": facts.kind == "segments",
         "features": any(column.endswith("_features") or column == "input_ids" for column in columns.values()),
         "inputs": [modality(name).inputs[0] if column in RAW_COLUMNS else column for name, column in columns.items()],
         "selected": run.get("selected_by", True),
-        "split": facts.named_split,
+        "split": split,
         "seed": run["seed"],
-        "num_test": run["num_examples"].get(facts.named_split),
+        "num_test": run["num_examples"].get(split),
         "results": [(_named(key)[0], _figure(value)) for key, value in figures.items()],
         "settings": list(run["settings"].items()),
         "command": run["command"],
@@ -243,8 +183,8 @@ def render_card(
         example=json.dumps({name: value for name, value in sample.items() if value is not None}),
         shell_example="" if own or "flow" in modalities else "".join(f"{word} " for word in shell),
         reads_files=bool(media),
-        intended=intended_use(subject),
-        out_of_scope=out_of_scope(subject),
+        intended=SUBJECTS[subject]["intended"],
+        out_of_scope=SUBJECTS[subject]["out_of_scope"],
         **fields,
     )
 
@@ -270,16 +210,15 @@ def eval_result_entries(folder: str | Path, dataset_id: str) -> list[EvalResultE
         dataset_id: name on the Hub of the data set that was measured on. The run does not know it.
     """
     run = read_run(folder)
-    split = measured_split(run)
-    where = "validation" if split == "eval" else split
+    split, figures = measured_figures(run)
     return [
         EvalResultEntry(
             dataset_id=dataset_id,
             task_id=key,
             value=round(value, 4),
-            notes=f"{_named(key)[0]}, {where} split, seed {run['seed']}",
+            notes=f"{_named(key)[0]}, {split} split, seed {run['seed']}",
         )
-        for key, value in measured_metrics(run["metrics"], split).items()
+        for key, value in figures.items()
         if math.isfinite(value)
     ]
 
@@ -298,7 +237,7 @@ def pipeline_tag(modalities: Sequence[str]) -> str | None:
 def card_tags(modalities: Sequence[str], subject: str) -> list[str]:
     """What to find the model by."""
     several = ["multimodal"] if len(modalities) > 1 else []
-    return ["clcr", *several, *_TAGS.get(subject, []), *modalities]
+    return ["clcr", *several, *SUBJECTS[subject]["tags"], *modalities]
 
 
 def _card_data(facts: _Facts) -> ModelCardData:
@@ -308,13 +247,6 @@ def _card_data(facts: _Facts) -> ModelCardData:
     emissions = read_emissions(facts.folder)
     if emissions is not None:
         emissions["metadata"]["training_type"] = "fine-tuning" if bases else "pre-training"
-    extra: dict[str, Any] = {
-        "base_model_relation": "finetune" if bases else None,
-        "widget": _widget(options.examples, facts.model_id, run_mark(run)) or None,
-        # What an endpoint's widget sends along with an input; see handler.py.
-        "inference": {"parameters": {"return_explanation": True}} if facts.kind != "segments" else None,
-        "co2_eq_emissions": emissions["metadata"] if emissions else None,
-    }
     results = _eval_results(facts)
     return ModelCardData(
         language=_language(run, facts.benchmark),
@@ -326,7 +258,11 @@ def _card_data(facts: _Facts) -> ModelCardData:
         base_model=bases or None,
         model_name=facts.model_id if results else None,  # the Hub keeps it in the list of results
         eval_results=results,
-        **{name: value for name, value in extra.items() if value is not None},
+        base_model_relation="finetune" if bases else None,
+        widget=_widget(options.examples, facts.model_id, run_mark(run)) or None,
+        # What an endpoint's widget sends along with an input; see handler.py.
+        inference={"parameters": {"return_explanation": True}} if facts.kind != "segments" else None,
+        co2_eq_emissions=emissions["metadata"] if emissions else None,
     )
 
 
@@ -364,18 +300,19 @@ def _widget(examples: Sequence[dict[str, Any]], model_id: str, mark: str) -> lis
 
 
 def _eval_results(facts: _Facts) -> list[EvalResult] | None:
+    split, figures = measured_figures(facts.run)
     results = [
         EvalResult(
             task_type=pipeline_tag(facts.run["modalities"]) or "other",
-            task_name=_TASKS.get(facts.kind, ("", "multimodal classification"))[1],
+            task_name=TEXTS["tasks"][facts.kind][1],
             dataset_type=facts.run["dataset"],
             dataset_name=facts.title,
-            dataset_split=facts.named_split,
+            dataset_split=split,
             metric_type=_named(key)[1],
             metric_name=_named(key)[0],
             metric_value=round(value, 4),
         )
-        for key, value in measured_metrics(facts.run["metrics"], facts.split).items()
+        for key, value in figures.items()
         if math.isfinite(value)
     ]
     return results or None
@@ -409,12 +346,12 @@ def check_card(card: ModelCard) -> None:
 # -- parts of the text ------------------------------------------------------------------------------------------------
 
 
-def _named(key: str) -> tuple[str, str]:
-    if key in _METRIC_NAMES:
-        return _METRIC_NAMES[key]
+def _named(key: str) -> Sequence[str]:
+    if key in _METRICS:
+        return _METRICS[key]
     metric, _, score = key.partition("_")  # of one score of several
-    name, kind = _METRIC_NAMES.get(metric, (key, key))
-    return (f"{name}, {score}" if metric in _METRIC_NAMES else name), kind
+    name, kind = _METRICS.get(metric, (key, key))
+    return (f"{name}, {score}" if metric in _METRICS else name), kind
 
 
 def _count(examples: int | None) -> str:
@@ -439,9 +376,10 @@ def paper_table(benchmark: Benchmark) -> dict[str, Any]:
 
 def _data_texts(facts: _Facts) -> dict[str, str | None]:
     if facts.run["generated"]:
-        return _DRAWN_DATA
+        return TEXTS["data"]["generated"]
     if facts.benchmark is None:
-        return {**_UNKNOWN_DATA, "content": f"{facts.title}, data of the one who trained this model."}
+        unknown = TEXTS["data"]["unknown"]
+        return unknown | {"content": unknown["content"].format(title=facts.title)}
     return benchmark_texts(facts.benchmark)
 
 
@@ -453,9 +391,9 @@ def benchmark_texts(benchmark: Benchmark) -> dict[str, str | None]:
 
 def _weights_fields(facts: _Facts) -> dict[str, Any]:
     """Of the template: how the model decides, as far as it was measured of this run's model."""
-    path, picture = facts.folder / WEIGHTS_FILE, facts.folder / PICTURE_FILE
-    fields: dict[str, Any] = {"weights": None, "levels": _levels(facts.folder)}
-    found = read_json(path) or {}
+    config = read_json(facts.folder / "config.json")
+    fields: dict[str, Any] = {"weights": None, "levels": None if config is None else config.get("num_levels", 3)}
+    found = read_json(facts.folder / WEIGHTS_FILE) or {}
     if found.get("mark") != run_mark(facts.run):
         return fields
     named = {f"level {number}": value for number, value in enumerate(found["level_weights"], start=1)}
@@ -463,13 +401,7 @@ def _weights_fields(facts: _Facts) -> dict[str, Any]:
     named |= {f"{name}, gate of what is private": value for name, value in found["private_gates"].items()}
     table = [(name, f"{value['mean']:.3f} ± {value['std']:.3f}") for name, value in named.items()]
     weights = {"rows": found["rows"], "split": found["split"], "table": table}
-    return {**fields, "picture": picture.is_file(), "weights": weights}
-
-
-def _levels(folder: Path) -> int | None:
-    path = folder / "config.json"
-    found = read_json(path)
-    return None if found is None else found.get("num_levels", 3)
+    return {**fields, "picture": (facts.folder / PICTURE_FILE).is_file(), "weights": weights}
 
 
 def _compute(run: dict[str, Any], emissions: dict[str, Any] | None) -> str:

@@ -21,7 +21,8 @@ PICTURE_FILE = "how_it_decides.png"
 EMISSIONS_FILE = "emissions.csv"
 EXAMPLES_FOLDER = "examples"
 EVAL_RESULTS = ".eval_results/results.yaml"
-_NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "loss", "epoch", "samples", "segments")
+_TIMINGS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+_NOT_METRICS = (*_TIMINGS, "loss", "epoch", "samples", "segments")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -97,15 +98,17 @@ def set_card_options(folder: str | Path, **options: Any) -> CardOptions:
     return chosen
 
 
-def measured_metrics(metrics: dict[str, Any], split: str) -> dict[str, float]:
-    """The figures of `split` in a Trainer's metrics, without prefix, loss and timings."""
-    prefix = f"{split}_"
-    named = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-    return {
-        key: float(value)
-        for key, value in named.items()
-        if isinstance(value, (int, float)) and key not in (*_NOT_METRICS, "model_preparation_time")
-    }
+def measured_figures(run: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """The split that a card states figures of ("test" where it was measured, else "validation"), and its figures
+    without prefix, loss and timings."""
+
+    def of(prefix: str) -> dict[str, float]:
+        named = {key.removeprefix(prefix): value for key, value in run["metrics"].items() if key.startswith(prefix)}
+        kept = {key: value for key, value in named.items() if key not in _NOT_METRICS}
+        return {key: float(value) for key, value in kept.items() if isinstance(value, (int, float))}
+
+    figures = of("test_")
+    return ("test", figures) if figures else ("validation", of("eval_"))
 
 
 def copy_card_files(folder: str | os.PathLike, target: str | os.PathLike) -> list[Path]:
@@ -123,10 +126,6 @@ def copy_card_files(folder: str | os.PathLike, target: str | os.PathLike) -> lis
 
 def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and ".." not in name and not name.startswith((".", "-"))
-
-
-def measured_split(run: dict[str, Any]) -> str:
-    return "test" if measured_metrics(run["metrics"], "test") else "eval"
 
 
 def read_emissions(folder: Path) -> dict[str, Any] | None:

@@ -55,8 +55,7 @@ def sentiment_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str
     kept = true != 0
     non0 = (pred[kept] > 0, true[kept] > 0)
     return {
-        "mae": float(np.abs(pred - true).mean()),
-        **_correlations(pred, true, "corr"),
+        **_error_and_correlations(pred, true),
         "acc_7": _rounded_accuracy(pred, true, 3.0),
         "acc_5": _rounded_accuracy(pred, true, 2.0),
         "acc_2_has0": _accuracy(*has0),
@@ -86,8 +85,7 @@ def sims_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str, flo
         name: [np.digitize(values, edges, right=True) for values in (pred, true)] for name, edges in cuts.items()
     }
     return {
-        "mae": float(np.abs(pred - true).mean()),
-        **_correlations(pred, true, "corr"),
+        **_error_and_correlations(pred, true),
         **{name: _accuracy(*pair) for name, pair in classes.items()},
         "f1": f1_scores(*classes["acc_2"])["weighted"],
     }
@@ -109,7 +107,7 @@ def regression_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[st
         ValueError: no samples, sizes that differ, NaN or infinite values.
     """
     pred, true = _pair(predictions, references)
-    found = {"mae": float(np.abs(pred - true).mean()), **_correlations(pred, true, "corr", "spearman")}
+    found = _error_and_correlations(pred, true, ranks=True)
     if len(true) >= _MIN_CORRELATED and np.ptp(true) > 0:
         found["r2"] = float(1 - np.square(pred - true).sum() / np.square(true - true.mean()).sum())
     return found
@@ -180,16 +178,15 @@ def classification_metrics(
     pred, true = _classes("predictions", predictions), _classes("references", references)
     if pred.shape != true.shape or pred.ndim not in (1, 2):
         raise ValueError(f"predictions have shape {pred.shape}, references {true.shape}; wanted (N,) or (N, C)")
+    result = {"accuracy": float((pred == true).mean())}
     if pred.ndim == 2:
         if not (np.isin(pred, (0, 1)).all() and np.isin(true, (0, 1)).all()):
             raise ValueError("multi-label predictions and references must be 0 or 1")
-        f1 = float(np.mean([_binary_f1(pred[:, c] == 1, true[:, c] == 1) for c in range(pred.shape[1])]))
+        columns = list(zip(pred.T, true.T, strict=True))
+        result["macro_f1"] = float(np.mean([_binary_f1(one == 1, two == 1) for one, two in columns]))
+        result["weighted_f1"] = float(np.mean([f1_scores(one, two)["weighted"] for one, two in columns]))
     else:
-        f1 = f1_scores(pred, true)["macro"]
-    result = {"accuracy": float((pred == true).mean()), "macro_f1": f1}
-    if pred.ndim == 2:
-        weighted = [f1_scores(pred[:, c], true[:, c])["weighted"] for c in range(pred.shape[1])]
-        result["weighted_f1"] = float(np.mean(weighted))
+        result["macro_f1"] = f1_scores(pred, true)["macro"]
     if scores is not None:
         result["map"] = _mean_average_precision(np.asarray(scores, dtype=np.float64), true)
     return result
@@ -296,12 +293,14 @@ def _pair(predictions: ArrayLike, references: ArrayLike) -> tuple[np.ndarray, np
     return pred, true
 
 
-def _correlations(pred: np.ndarray, true: np.ndarray, pearson: str, ranks: str | None = None) -> dict[str, float]:
-    """Correlations by name; none of too few samples."""
-    if len(true) < _MIN_CORRELATED:
-        return {}
-    found = {pearson: _pearson(pred, true)}
-    return found if ranks is None else found | {ranks: _pearson(_ranks(pred), _ranks(true))}
+def _error_and_correlations(pred: np.ndarray, true: np.ndarray, ranks: bool = False) -> dict[str, float]:
+    """`mae`, and of enough samples `corr` and, with `ranks`, `spearman`."""
+    found = {"mae": float(np.abs(pred - true).mean())}
+    if len(true) >= _MIN_CORRELATED:
+        found["corr"] = _pearson(pred, true)
+        if ranks:
+            found["spearman"] = _pearson(_ranks(pred), _ranks(true))
+    return found
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
