@@ -275,13 +275,14 @@ def test_a_model_that_was_trained_on_is_another_model(model, clips, command, tmp
     assert code == 1 and "another model" in errors
 
 
-COLUMNS = {"id": str, "n": int, "x": float, "error": str}
+COLUMNS = {"id": str, "n": int, "x": float, "error": str, " of a class ": float}
 CELLS = st.fixed_dictionaries(
     {
         "id": st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8),
         "n": st.none() | st.integers(-(2**40), 2**40),
         "x": st.none() | st.floats(allow_nan=False, allow_infinity=False),
         "error": st.none() | st.just("cannot, be \"read\"\n"),
+        " of a class ": st.none() | st.floats(0, 1),
     }
 )
 

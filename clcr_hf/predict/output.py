@@ -177,9 +177,12 @@ class PredictionFile:
     def rows(self) -> Iterator[Row]:
         """All rows so far, in order."""
         if self.complete:
-            kinds = self.columns if self.path.suffix.lower() == ".csv" else {}  # whose cells are all texts
             for row in read_rows(Table(self.path)):
-                yield {**row, **{name: kind(row[name]) if row[name] else None for name, kind in kinds.items()}}
+                if self.path.suffix.lower() == ".csv":  # whose cells are all texts, and whose names are stripped
+                    cells = [row[name.strip()] for name in self.columns]
+                    kinds = zip(self.columns.items(), cells, strict=True)
+                    row = {name: kind(cell) if cell else None for (name, kind), cell in kinds}
+                yield row
             return
         with open(self.partial, "rb") as file:
             next(file)
