@@ -21,13 +21,10 @@ from clcr_hf.data.benchmarks.csd import (
     COVAREP_5,
     FACET_20,
     MOSEI_EMOTIONS,
-    find_csd_files,
     iter_csd,
     load_csd,
-    read_csd,
-    read_folds,
-    standard_folds,
 )
+from clcr_hf.data.benchmarks.csd_files import find_csd_files, read_csd, read_folds, standard_folds
 from clcr_hf.data.columns import DataFormatError
 from clcr_hf.data.untrusted.arrays import UnsafeFileError
 

@@ -15,6 +15,7 @@ from clcr_hf.data.talking_faces import render as talking_faces
 from clcr_hf.data.talking_faces.factors import (
     AUDIO_FACTORS,
     FACTORS,
+    INSTANT_WEIGHT,
     MODALITIES,
     NUISANCES,
     TEXT_FACTORS,
@@ -119,7 +120,7 @@ def test_parts_add_up_to_the_score(population: list[Latents]) -> None:
     np.testing.assert_allclose(label_from_latents(table), np.clip(sum(parts.values()), -3, 3), atol=6e-4)
     assert (parts["interaction"][table["audio_deadpan"] == 0] == 0).all()
     deadpan = table["audio_deadpan"] == 1
-    words = parts["text"] - talking_faces.INSTANT_WEIGHT * table["text_word"]
+    words = parts["text"] - INSTANT_WEIGHT * table["text_word"]
     np.testing.assert_allclose((words + parts["interaction"])[deadpan], -words[deadpan])
 
 

@@ -20,8 +20,8 @@ from PIL import Image as Picture
 
 import clcr_hf.samples as module
 from clcr_hf.collator import CLCRDataCollator
+from clcr_hf.data.arrow import make_dataset
 from clcr_hf.data.benchmarks.csd import MOSEI_EMOTIONS
-from clcr_hf.data.columns import make_dataset
 from clcr_hf.data.convert import convert
 from clcr_hf.data.flow import save_flow
 from clcr_hf.data.labels import filled_columns, label_kind, modality_columns

@@ -23,7 +23,8 @@ from .registry import HOMES
 _NAMES = {
     ".collator": ("CLCRDataCollator",),  # at the root, where it can travel with the pipeline
     "benchmarks.ave": ("iter_ave_h5",),
-    "benchmarks.csd": ("iter_csd", "read_csd"),
+    "benchmarks.csd": ("iter_csd",),
+    "benchmarks.csd_files": ("read_csd",),
     "benchmarks.mmsa": ("iter_mmsa",),
     "columns": ("DataFormatError",),
     "dialogues": ("as_dialogues",),

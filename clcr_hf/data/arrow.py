@@ -1,8 +1,8 @@
-"""Rows to Arrow: one row as a record batch, and a stream of rows as data sets in memory."""
+"""Rows to Arrow: one row as a record batch; columns, and a stream of rows, as data sets in memory."""
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,47 @@ from .columns import DataFormatError, ordered_splits
 
 # Rows are gathered to blocks of about so many bytes, so that a column has few pieces.
 _BLOCK_BYTES = 16 * 2**20
+
+
+def make_dataset(columns: Mapping[str, Sequence[Any]], features: Features) -> Dataset:
+    """A typed `Dataset` in memory. Sequences of numbers may be arrays, which are taken without Python objects."""
+    schema = features.arrow_schema
+    arrays = []
+    for name, values in columns.items():
+        kind = schema.field(name).type
+        made = number_column(values, kind)
+        arrays.append(pa.array(values, kind) if made is None else made)
+    fields = [schema.field(name) for name in columns]
+    return Dataset(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=schema.metadata)))
+
+
+def typed_splits(types: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> DatasetDict:
+    """Rows by split, each a dict of the columns of `types` (and others, which are left), as data sets in memory."""
+    features = Features(types)
+    return ordered_splits(
+        {
+            split: make_dataset({name: [row[name] for row in rows] for name in types}, features)
+            for split, rows in parts.items()
+        }
+    )
+
+
+def number_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array | None:
+    """Arrays of numbers, of lengths of their own, as a column of lists, one axis a level; None in `values` for an
+    absent one. None where there are no arrays, or something else among them."""
+    present = [value for value in values if value is not None]
+    if not present or not pa.types.is_list(kind) or not all(map(_is_numbers, present)):
+        return None
+    offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)], dtype=np.int64)
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise DataFormatError(f"{offsets[-1]} time steps in one split; at most 2**31 - 1 are supported")
+    inner = None
+    if pa.types.is_list(kind.value_type):
+        inner = number_column([item for value in present for item in value], kind.value_type)
+    if inner is None:
+        inner = _nested(np.concatenate(present), kind.value_type)
+    mask = pa.array([value is None for value in values]) if len(present) < len(values) else None
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), inner, type=kind, mask=mask)
 
 
 def row_batch(row: Mapping[str, Any], features: Features, schema: pa.Schema, split: str) -> pa.RecordBatch:
@@ -77,13 +118,8 @@ def _block(rows: list[Mapping[str, Any]], features: Features, schema: pa.Schema,
 
 
 def _column(values: list[Any], feature: Any, kind: pa.DataType) -> pa.Array:
-    present = [value for value in values if value is not None]
-    if not present or not pa.types.is_list(kind) or not all(map(_is_numbers, present)):
-        return pa.array([_encode(value, feature) for value in values], kind)
-    offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)], dtype=np.int32)
-    mask = pa.array([value is None for value in values]) if len(present) < len(values) else None
-    inner = _nested(np.concatenate(present), kind.value_type)
-    return pa.ListArray.from_arrays(pa.array(offsets), inner, type=kind, mask=mask)
+    made = number_column(values, kind)
+    return pa.array([_encode(value, feature) for value in values], kind) if made is None else made
 
 
 def is_media(feature: Any) -> bool:

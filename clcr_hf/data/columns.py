@@ -1,16 +1,17 @@
 """What the loaders share: typed columns of sequences, seeded grouped splits, split names."""
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, DatasetDict, List, Value
 
 from .errors import DataFormatError, raise_problems
 
 logger = logging.getLogger("clcr_hf.data")
+Key = TypeVar("Key", bound=Hashable)
 
 SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {
@@ -35,6 +36,35 @@ def split_name(name: object) -> str:
         raise DataFormatError(f"split {str(name)!r} is none of {', '.join(sorted(SPLIT_ALIASES))}") from None
 
 
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """DataFormatError where an option has none of its values."""
+    if value not in choices:
+        raise DataFormatError(f"{name}={value!r}; choose {(' or ' if len(choices) == 2 else ', ').join(choices)}")
+
+
+def name_some(names: Iterable[object]) -> str:
+    """The first five, for a message."""
+    shown = [str(name) for name in itertools.islice(names, 6)]
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
+
+
+def warn_of(where: object, what: str, names: Collection[Any]) -> None:
+    """One warning of all that `what` is true of, with how many there are and some names; none where there are none."""
+    if names:
+        logger.warning("%s: %d %s: %s", where, len(names), what, name_some(names))
+
+
+def in_two_splits(parts: Mapping[str, Iterable[Key]]) -> dict[Key, tuple[str, str]]:
+    """What more than one split holds, each with the first two of these."""
+    owner: dict[Key, str] = {}
+    found: dict[Key, tuple[str, str]] = {}
+    for split, keys in parts.items():
+        for key in keys:
+            if owner.setdefault(key, split) != split:
+                found.setdefault(key, (owner[key], split))
+    return found
+
+
 def replace_non_finite(array: np.ndarray) -> tuple[np.ndarray, int]:
     """`array` as float32 with NaN, inf and -inf set to 0, and how many there were.
 
@@ -52,41 +82,6 @@ def sequence_feature(dtype: str, width: int | None = None) -> List:
     return List(Value(dtype)) if width is None else List(List(Value(dtype), length=width))
 
 
-def ragged_column(flat: np.ndarray, lengths: Sequence[int] | np.ndarray) -> pa.Array:
-    """Arrow column of sequences from their concatenation (sum of lengths,) or (sum of lengths, D)."""
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise DataFormatError(f"{offsets[-1]} time steps in one split; at most 2**31 - 1 are supported")
-    values = pa.array(np.ascontiguousarray(flat).reshape(-1))
-    if flat.ndim == 2:
-        values = pa.FixedSizeListArray.from_arrays(values, flat.shape[1])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
-
-
-def make_dataset(columns: Mapping[str, Any], features: Features) -> Dataset:
-    """A typed `Dataset` in memory; Arrow columns are taken without a copy through Python objects."""
-    schema = features.arrow_schema
-    arrays = [
-        column.cast(schema.field(name).type)
-        if isinstance(column, pa.Array)
-        else pa.array(column, schema.field(name).type)
-        for name, column in columns.items()
-    ]
-    fields = [schema.field(name) for name in columns]
-    return Dataset(pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=schema.metadata)))
-
-
-def typed_splits(types: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> DatasetDict:
-    """Rows by split, each a dict of the columns of `types` (and others, which are left), as data sets in memory."""
-    features = Features(types)
-    return ordered_splits(
-        {
-            split: make_dataset({name: [row[name] for row in rows] for name in types}, features)
-            for split, rows in parts.items()
-        }
-    )
-
-
 def carve_split(
     parts: Mapping[str, list[Any]], group_of: Callable[[Any], str], fraction: float, seed: int, new: str = "validation"
 ) -> dict[str, list[Any]]:
@@ -97,6 +92,18 @@ def carve_split(
     picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed, split=new)
     kept = [row for row, taken in zip(train, picked, strict=True) if not taken]
     return {**parts, "train": kept, new: [row for row, taken in zip(train, picked, strict=True) if taken]}
+
+
+def carve_validation(
+    parts: Mapping[str, Dataset], groups_of: Callable[[Dataset], Iterable[Any]], fraction: float, seed: int = 0
+) -> dict[str, Dataset]:
+    """As `carve_split` for data sets; unchanged where there is a validation split, or no train."""
+    if "validation" in parts or "train" not in parts or not fraction:
+        return dict(parts)
+    train = parts["train"]
+    picked = carve_groups(groups_of(train), fraction=fraction, seed=seed)
+    rest, taken = (train.select(np.flatnonzero(rows)) for rows in (~picked, picked))
+    return {**parts, "train": rest, "validation": taken}
 
 
 def media_file(path: str | None) -> dict[str, Any] | None:
@@ -155,20 +162,22 @@ def ordered_splits(datasets: Mapping[str, Dataset]) -> DatasetDict:
     return DatasetDict({name: datasets[name] for name in SPLITS if name in datasets and len(datasets[name])})
 
 
-__all__ = [
+__all__ = [  # also of `errors`, for who reads data
     "SPLITS",
     "SPLIT_ALIASES",
     "DataFormatError",
     "carve_groups",
     "carve_split",
+    "carve_validation",
+    "check_choice",
+    "in_two_splits",
     "logger",
-    "make_dataset",
     "media_file",
+    "name_some",
     "ordered_splits",
-    "ragged_column",
     "raise_problems",
     "replace_non_finite",
     "sequence_feature",
     "split_name",
-    "typed_splits",
+    "warn_of",
 ]

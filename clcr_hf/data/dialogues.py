@@ -7,8 +7,9 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from ..modalities import FEATURES_END, MASK_END
-from .columns import DataFormatError, make_dataset, ordered_splits, raise_problems
-from .feature_arrays import feature_column, feature_type, mask_type
+from .arrow import make_dataset
+from .columns import DataFormatError, in_two_splits, ordered_splits, raise_problems, sequence_feature
+from .feature_arrays import feature_type
 from .table.labels import IGNORED
 from .table.values import parse_number
 
@@ -43,14 +44,10 @@ def as_dialogues(splits: DatasetDict, *, dialogue_column: str, turn_column: str 
         raise DataFormatError(
             "a dialogue's utterances need classes as labels; give label_names or task='classification'"
         )
-    owner: dict[str, str] = {}
-    groups = {}
-    for split, rows in splits.items():
-        groups[split] = _group(rows, dialogue_column, turn_column)
-        leaks = [f"dialogue {name} is in {owner[name]} and {split}" for name in groups[split] if name in owner]
-        raise_problems(dialogue_column, leaks, "A dialogue belongs to one split")
-        owner |= dict.fromkeys(groups[split], split)
-    masked = [name for name in names if any(_has_gaps(rows, name) for rows in splits.values())]
+    groups = {split: _group(rows, dialogue_column, turn_column) for split, rows in splits.items()}
+    leaks = [f"dialogue {name} is in {one} and {two}" for name, (one, two) in in_two_splits(groups).items()]
+    raise_problems(dialogue_column, leaks, "A dialogue belongs to one split")
+    masked = [name for name in names if any(rows.data.column(name).null_count for rows in splits.values())]
     return ordered_splits({split: _join(splits[split], members, names, masked) for split, members in groups.items()})
 
 
@@ -76,10 +73,6 @@ def _group(rows: Dataset, dialogue_column: str, turn_column: str | None) -> dict
     return groups
 
 
-def _has_gaps(rows: Dataset, name: str) -> bool:
-    return rows.data.column(name).null_count > 0
-
-
 def _join(rows: Dataset, groups: dict[str, list[int]], names: Sequence[str], masked: Sequence[str]) -> Dataset:
     columns: dict[str, Any] = {"id": list(groups)}
     types: dict[str, Any] = {"id": Value("string")}
@@ -94,11 +87,11 @@ def _join(rows: Dataset, groups: dict[str, list[int]], names: Sequence[str], mas
             np.stack([blank if (vector := vectors[i]) is None else vector for i in members], axis=-2)
             for members in groups.values()
         ]
-        columns[name], types[name] = feature_column(stacks, ndim, width), feature_type(ndim, width)
+        columns[name], types[name] = stacks, feature_type(ndim, width)
         if name in masked:
             mask = name.removesuffix(FEATURES_END) + MASK_END
             columns[mask] = [[int(vectors[i] is not None) for i in members] for members in groups.values()]
-            types[mask] = mask_type()
+            types[mask] = sequence_feature("int64")
     if "label" in rows.features:
         labels = [IGNORED if label is None else label for label in rows["label"]]
         columns["labels"] = [[labels[i] for i in members] for members in groups.values()]

@@ -2,14 +2,12 @@
 
 import csv
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from datasets import List, Value
+from datasets import List
 
-from .columns import DataFormatError, ragged_column, replace_non_finite, sequence_feature
+from .columns import DataFormatError, replace_non_finite, sequence_feature
 from .untrusted.arrays import load_npz_safely
 from .untrusted.sheets import load_mat_safely
 
@@ -69,24 +67,17 @@ def feature_type(ndim: int, width: int) -> List:
     return List(inner) if ndim == 3 else inner
 
 
-def feature_column(arrays: Sequence[np.ndarray | None], ndim: int, width: int) -> pa.Array:
-    """Arrow column of N arrays `(T, width)` or `(L, T, width)`, None for an absent one, without Python lists."""
-    known = [np.zeros((0,) * (ndim - 1) + (width,), np.float32) if array is None else array for array in arrays]
-    flat = [array.reshape(-1, width) for array in known]
-    steps = [array.shape[1] for array in known for _ in range(len(array))] if ndim == 3 else list(map(len, known))
-    column = ragged_column(np.concatenate(flat) if flat else np.zeros((0, width), np.float32), steps)
-    if ndim == 3:
-        outer = np.concatenate([[0], np.cumsum([len(array) for array in known], dtype=np.int64)])
-        column = pa.ListArray.from_arrays(pa.array(outer, pa.int32()), column)
-    absent = [array is None for array in arrays]
-    if any(absent):
-        column = pa.ListArray.from_arrays(column.offsets, column.values, mask=pa.array(absent))
-    return column
-
-
-def mask_type() -> List:
-    """The `datasets` type of a mask (T,) of 0 and 1."""
-    return List(Value("int64"))
+def features_like(shape: tuple[int, int], value: Any, where: str) -> tuple[np.ndarray | None, int]:
+    """As `feature_sequence`, None for what is empty; DataFormatError for another number of axes or width than `shape`
+    says."""
+    array, bad = feature_sequence(value, where)
+    if not array.size:
+        return None, bad
+    if (array.ndim, array.shape[-1]) != shape:
+        raise DataFormatError(
+            f"{where}: features of shape {array.shape}, where the first row has {shape[0]} axes and width {shape[1]}"
+        )
+    return array, bad
 
 
 def _read_npy(path: str | os.PathLike) -> np.ndarray:

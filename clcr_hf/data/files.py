@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .columns import DataFormatError, logger, raise_problems
+from .columns import DataFormatError, logger, name_some, raise_problems, warn_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 Clip = TypeVar("Clip", bound=Any)
@@ -48,37 +48,41 @@ def report_missing(where: object, missing: Sequence[str], total: int, skip_missi
     """
     if not missing:
         return
-    text = f"{where}: {len(missing)} of {total} files are missing: {', '.join(missing[:5])}"
-    text += ", ..." if len(missing) > 5 else ""
+    text = f"{where}: {len(missing)} of {total} files are missing: {name_some(missing)}"
     if not skip_missing or len(missing) >= total:
         raise DataFormatError(f"{text}. {advice}, or pass skip_missing=True")
     logger.warning("%s; their rows are skipped", text)
 
 
+def named_fault(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> str | None:
+    """The name of a file that cannot be used, and why unless it is absent, as `path (empty)`; None where it can.
+
+    Args:
+        folder: the name is relative to this.
+    """
+    fault = file_fault(path)
+    if fault is None:
+        return None
+    name = os.fspath(path) if folder is None else os.path.relpath(path, folder)
+    return name if fault == "absent" else f"{name} ({fault})"
+
+
 def present_rows(
-    where: str | os.PathLike[str],
+    where: object,
     parts: Mapping[str, Sequence[Clip]],
-    path_of: Callable[[Clip], str],
+    fault_of: Callable[[Clip], str | None],
     skip_missing: bool,
     advice: str,
 ) -> dict[str, list[Clip]]:
-    """The rows of each split whose file, by `path_of`, can be used; what becomes of the others: `report_missing`.
-
-    Args:
-        where: the folder of the files.
-    """
-    kept: dict[str, list[Clip]] = {split: [] for split in parts}
-    missing = []
-    for split, rows in parts.items():
-        for row in rows:
-            path = path_of(row)
-            fault = file_fault(path)
-            if fault is None:
-                kept[split].append(row)
-            else:
-                missing.append(os.path.relpath(path, where) + ("" if fault == "absent" else f" ({fault})"))
+    """The rows of each split whose files can be used: those without a fault, which is a text as of `named_fault`. What
+    becomes of the others: `report_missing`."""
+    faults = {split: [fault_of(row) for row in rows] for split, rows in parts.items()}
+    missing = [fault for each in faults.values() for fault in each if fault is not None]
     report_missing(where, missing, sum(map(len, parts.values())), skip_missing, advice)
-    return kept
+    return {
+        split: [row for row, fault in zip(rows, faults[split], strict=True) if fault is None]
+        for split, rows in parts.items()
+    }
 
 
 def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
@@ -133,8 +137,7 @@ def read_clips(
     raise_problems(path, problems)
     if not clips:
         raise DataFormatError(f"{path}: the list has no clips")
-    if twice:
-        logger.warning("%s: %d clips are listed twice and kept once: %s", path, len(twice), ", ".join(twice[:5]))
+    warn_of(path, "clips are listed twice and kept once", twice)
     return list(clips.values())
 
 
@@ -234,6 +237,14 @@ def place_names(root: str | os.PathLike[str], paths: Sequence[str]) -> list[str]
     stems = [os.path.splitext(place)[0] for place in places]
     counts = Counter(stems)
     return [stem if counts[stem] == 1 else place for stem, place in zip(stems, places, strict=True)]
+
+
+def folder_with(root: Path, folders: Sequence[str], name: str, advice: str) -> Path:
+    """`root`, or the first of `folders` in it, that holds a file; DataFormatError with `advice` where none does."""
+    for folder in (root, *(root / each for each in folders)):
+        if (folder / name).is_file():
+            return folder
+    raise DataFormatError(f"{root}: no {name}; {advice}")
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path | None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, Video
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, Video, concatenate_datasets
 from datasets.exceptions import DatasetsError
 
-from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_groups, logger, ordered_splits
-from .feature_arrays import feature_column, feature_sequence, feature_type
+from .arrow import make_dataset
+from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_validation, logger, ordered_splits
+from .feature_arrays import feature_sequence, feature_type, features_like
 from .source import Rows, Source
 from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
 from .table.choose import ID_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS, listed, require
@@ -143,7 +144,11 @@ def typed_rows(
     labels = _Labels.of(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))
     if missing_labels == "drop":
         parts = {split: rows.select(labels.present(rows)) for split, rows in parts.items()}
-    parts = _carved(parts, group_column, chosen, validation_fraction, seed)
+
+    def groups_of(train: Dataset) -> Sequence[Any]:
+        return train[group_column] if group_column is not None else _files(train, chosen)
+
+    parts = carve_validation(parts, groups_of, validation_fraction, seed)
     shapes = {key: _shape(name, parts, key) for key in chosen if key.endswith(FEATURES_SUFFIX)}
     typed = {split: _typed(name, split, rows, chosen, identity, labels, shapes) for split, rows in parts.items()}
     names = labels.read.names if isinstance(labels.read.type, List) and labels.read.column == "label" else None
@@ -308,19 +313,6 @@ def _shape(name: str, parts: Mapping[str, Dataset], column: str) -> tuple[int, i
     raise DataFormatError(f"{name}: {column} is empty in every row")
 
 
-def _carved(
-    parts: dict[str, Dataset], group_column: str | None, chosen: Mapping[str, str], fraction: float, seed: int
-) -> dict[str, Dataset]:
-    """With a validation split, taken from train by whole groups (else files) where there is none."""
-    if "validation" in parts or "train" not in parts or not fraction:
-        return parts
-    train = parts["train"]
-    groups = train[group_column] if group_column is not None else _files(train, chosen)
-    picked = carve_groups(groups, fraction=fraction, seed=seed)
-    carved = {"train": train.select(np.flatnonzero(~picked)), "validation": train.select(np.flatnonzero(picked))}
-    return parts | carved
-
-
 def _files(rows: Dataset, chosen: Mapping[str, str]) -> list[str]:
     """The file of each row. One whose bytes lie in the row is its own, for its name need not be."""
     column = next((chosen[name] for name in ("media", "video", "audio") if name in chosen), None)
@@ -358,13 +350,14 @@ def _typed(
     for key, kind in {"text": "string", "start": "float64", "end": "float64"}.items():
         if key in plain and _scalar(typed.features[key]) != kind:
             typed = typed.cast_column(key, Value(kind))
-    made: dict[str, tuple[Any, Any]] = {"id": (_ids(name, split, rows, typed, identity), Value("string"))}
-    made[labels.read.column] = (labels.values(rows), labels.read.type)
-    for key, shape in shapes.items():
-        made[key] = (_feature_column(name, split, rows[key], key, shape), feature_type(*shape))
-    for key, (column, kind) in made.items():
-        typed = typed.add_column(key, column, feature=kind)
+    made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, identity)}
+    made[labels.read.column] = labels.values(rows)
+    made |= {key: _features(name, split, rows[key], key, shape) for key, shape in shapes.items()}
+    types = {"id": Value("string"), labels.read.column: labels.read.type}
+    types |= {key: feature_type(*shape) for key, shape in shapes.items()}
     media = [key for key in plain if key in typed.column_names]
+    columns = make_dataset(made, Features(types))
+    typed = concatenate_datasets([typed, columns], axis=1) if media else columns  # rows of no columns have no number
     return typed.select_columns(["id", *media, *[key for key in made if key != "id"]])
 
 
@@ -385,27 +378,22 @@ def _ids(name: str, split: str, rows: Dataset, typed: Dataset, identity: str | N
         return given
     make_id = RowIds()
     column = next((key for key in ("media", "video", "audio") if key in typed.column_names), None)
-    return [make_id(cell, split) for cell in (typed[column] if column else [None] * len(typed))]
+    return [make_id(cell, split) for cell in (typed[column] if column else [None] * len(rows))]
 
 
-def _feature_column(name: str, split: str, values: Sequence[Any], key: str, shape: tuple[int, int]) -> pa.Array:
+def _features(
+    name: str, split: str, values: Sequence[Any], key: str, shape: tuple[int, int]
+) -> list[np.ndarray | None]:
     arrays: list[np.ndarray | None] = []
     replaced = 0
     for number, value in enumerate(values, 1):
         where = f"{name}: {split}, row {number}, {key}"
-        if value is None or not len(value):
-            arrays.append(None)
-            continue
-        array, bad = feature_sequence(value, where)
-        if (array.ndim, array.shape[-1]) != shape:
-            raise DataFormatError(
-                f"{where}: features of shape {array.shape}, where the first have {shape[0]} axes and width {shape[1]}"
-            )
+        array, bad = (None, 0) if value is None else features_like(shape, value, where)
         arrays.append(array)
         replaced += bad
     if replaced:
         logger.warning("%s: %d NaN or infinite values in %s of %s were replaced by 0", name, replaced, key, split)
-    return feature_column(arrays, *shape)
+    return arrays
 
 
 SOURCE = Source(

@@ -1,15 +1,16 @@
 """Shards as a source of rows: with labels from folders, validation carved, and dialogues put together."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
 
 from ..modalities import FILE_COLUMNS, TOKEN_COLUMNS
-from .columns import SPLIT_ALIASES, DataFormatError, carve_groups, logger, make_dataset, ordered_splits
+from .arrow import make_dataset
+from .columns import SPLIT_ALIASES, DataFormatError, carve_validation, logger, ordered_splits
 from .dialogues import as_dialogues
 from .folders import read_json
 from .shards import load_shards
@@ -47,8 +48,8 @@ def read_shards(
     splits = splits.remove_columns([name for name in TOKEN_COLUMNS if name in present and mmsa_text == "raw"])
     if not {"label", "labels"} & set(present):
         splits = _label_by_folder(splits)
-    if "validation" not in splits and validation_fraction:
-        splits = _carve_validation(splits, dialogue_column or group_column, validation_fraction)
+    group = dialogue_column or group_column
+    splits = ordered_splits(carve_validation(splits, lambda train: _groups_of(train, group), validation_fraction))
     if dialogue_column is not None:
         splits = as_dialogues(splits, dialogue_column=dialogue_column, turn_column=turn_column)
     return Rows.of(splits, **_recorded_labels(Path(folder)))
@@ -85,17 +86,15 @@ def _class_of(name: str) -> str:
     return "" if not folders or (len(folders) == 1 and folders[0].lower() in SPLIT_ALIASES) else folders[-1]
 
 
-def _carve_validation(splits: DatasetDict, group_column: str | None, fraction: float) -> DatasetDict:
-    """Validation from train by whole groups: those of a column, or else the rows of one file."""
-    train = splits["train"]
-    if group_column is not None and group_column not in train.column_names:
+def _groups_of(train: Dataset, group_column: str | None) -> Sequence[Any]:
+    """What must stay together when validation is carved: rows of one value of a column, or else of one file."""
+    if group_column is None:
+        return _files_of(train)
+    if group_column not in train.column_names:
         raise DataFormatError(
             f"no column {group_column!r} to carve validation by; the rows have {', '.join(train.column_names)}"
         )
-    groups = train[group_column] if group_column is not None else _files_of(train)
-    picked = carve_groups(groups, fraction=fraction)
-    parts = {"train": train.select(np.flatnonzero(~picked)), "validation": train.select(np.flatnonzero(picked))}
-    return ordered_splits({**splits, **parts})
+    return train[group_column]
 
 
 def _files_of(rows: Dataset) -> list[str]:

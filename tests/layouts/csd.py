@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from clcr_hf.data.benchmarks.csd import standard_folds
+from clcr_hf.data.benchmarks.csd_files import standard_folds
 
 WORD = 0.25  # seconds; every third word is followed by a pause of this length
 WORDS_A_SEGMENT = 6

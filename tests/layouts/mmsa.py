@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from clcr_hf.data.benchmarks.csd import standard_folds
+from clcr_hf.data.benchmarks.csd_files import standard_folds
 
 WIDTHS = {"mosi": {"audio": 5, "vision": 20}, "mosei": {"audio": 74, "vision": 35}}
 UNALIGNED_STEPS = {"mosi": {"audio": 375, "vision": 500}, "mosei": {"audio": 500, "vision": 500}}

@@ -28,17 +28,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from datasets import ClassLabel, DatasetDict, Features, List, Value, Video
 
-from ..arrow import gather_rows
+from ..arrow import typed_splits
 from ..columns import (
     DataFormatError,
+    check_choice,
+    in_two_splits,
     logger,
     media_file,
     raise_problems,
     replace_non_finite,
     sequence_feature,
-    typed_splits,
+    warn_of,
 )
-from ..files import find_file, list_lines, present_rows
+from ..files import find_file, folder_with, list_lines, named_fault, present_rows
 from ..source import Rows, Source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 from . import class_names
@@ -100,9 +102,9 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
         DataFormatError: no such layout, unreadable lines (numbered), unknown categories, times that are no stretch of
             the clip, the same annotation in two lists, absent videos (counted, the first five named).
     """
-    if task not in ("segment", "clip"):
-        raise DataFormatError(f"task={task!r}; choose segment or clip")
-    folder = _list_folder(Path(root))
+    check_choice("task", task, ("segment", "clip"))
+    advice = f"give the folder that holds {', '.join(LISTS.values())} and the folder AVE"
+    folder = folder_with(Path(root), ["AVE_Dataset"], LISTS["train"], advice)
     parts = {split: read_annotations(folder / name) for split, name in LISTS.items()}
     _check_splits(folder, parts)
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in parts}
@@ -113,7 +115,8 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
             # Further annotations of a video, in the order of the lists, are its #2, #3.
             name = each.video if uses[each.video] == 1 else f"{each.video}#{uses[each.video]}"
             rows[split].append(_video_row(folder, name, each))
-    rows = present_rows(folder / "AVE", rows, lambda row: row["media"]["path"], skip_missing, _ADVICE)
+    videos = folder / "AVE"
+    rows = present_rows(videos, rows, lambda row: named_fault(row["media"]["path"], videos), skip_missing, _ADVICE)
     types: dict[str, Any] = {"id": Value("string"), "media": Video(decode=False)}
     if task == "clip":
         types["label"] = ClassLabel(names=list(AVE_EVENTS))
@@ -180,38 +183,15 @@ def _parse(fields: list[str]) -> Annotation:
     return Annotation(AVE_EVENTS.index(name), video, start, end)
 
 
-def _list_folder(root: Path) -> Path:
-    for folder in (root, root / "AVE_Dataset"):
-        if (folder / LISTS["train"]).is_file():
-            return folder
-    raise DataFormatError(
-        f"{root}: no {LISTS['train']}; give the folder that holds {', '.join(LISTS.values())} and the folder AVE"
-    )
-
-
 def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
-    rows: dict[Annotation, str] = {}
-    videos: dict[str, str] = {}
-    leaks, shared, twice = [], set(), 0
-    for split, annotations in parts.items():
-        for annotation in annotations:
-            owner = rows.get(annotation)
-            twice += owner == split
-            if owner not in (None, split):
-                leaks.append(f"{annotation.video} ({AVE_EVENTS[annotation.category]}) in {owner} and {split}")
-            rows.setdefault(annotation, split)
-            if videos.setdefault(annotation.video, split) != split:
-                shared.add(annotation.video)
-    raise_problems(folder, leaks, "An annotation belongs to one of the lists")
+    leaks = in_two_splits(parts)
+    told = [f"{each.video} ({AVE_EVENTS[each.category]}) in {one} and {two}" for each, (one, two) in leaks.items()]
+    raise_problems(folder, told, "An annotation belongs to one of the lists")
+    twice = sum(len(annotations) - len(set(annotations)) for annotations in parts.values())
     if twice:
         logger.warning("%s: %d lines repeat a line of the same list; they are kept", folder, twice)
-    if shared:
-        logger.warning(
-            "%s: %d videos are in two splits, with different events (%s); their frames and audio are the same",
-            folder,
-            len(shared),
-            ", ".join(sorted(shared)[:5]),
-        )
+    shared = in_two_splits({split: [each.video for each in annotations] for split, annotations in parts.items()})
+    warn_of(folder, "videos are in two splits, with different events but the same frames and audio", sorted(shared))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -232,7 +212,7 @@ class _Tables:
 
 def load_ave_h5(root: str | os.PathLike, **options: Any) -> DatasetDict:
     """The rows of `iter_ave_h5`, with its options, in memory (about 110 MB as means, 4.2 GB as tokens)."""
-    return gather_rows(H5_FEATURES, iter_ave_h5(root, **options))
+    return H5_SOURCE.open(root, **options).load()
 
 
 def iter_ave_h5(
@@ -265,9 +245,8 @@ def iter_ave_h5(
             twice in one, seconds without one class.
         ImportError: h5py is not installed.
     """
-    if visual not in ("mean", "tokens"):
-        raise DataFormatError(f"visual={visual!r}; choose mean or tokens")
-    folder = _feature_folder(Path(root))
+    check_choice("visual", visual, ("mean", "tokens"))
+    folder = folder_with(Path(root), ["data"], "visual_feature.h5", "give the folder that holds AVE's .h5 files")
     with ExitStack() as stack:
         tables = _open_tables(folder, stack, visual == "tokens", labels_file, settle_labels)
         replaced = {"vision_features": 0, "audio_features": 0}
@@ -277,13 +256,6 @@ def iter_ave_h5(
         for name, count in replaced.items():
             if count:
                 logger.warning("%s: %d values of %s are NaN or infinite; they are set to 0", folder, count, name)
-
-
-def _feature_folder(root: Path) -> Path:
-    for folder in (root, root / "data"):
-        if (folder / "visual_feature.h5").is_file():
-            return folder
-    raise DataFormatError(f"{root}: no visual_feature.h5; give the folder that holds AVE's .h5 files")
 
 
 def _open_tables(folder: Path, stack: ExitStack, tokens: bool, labels_file: str | None, settle: bool) -> _Tables:
@@ -333,12 +305,8 @@ def _settled(path: Path, hot: np.ndarray, settle: bool) -> np.ndarray:
     if faults and not settle:
         raise_problems(path, faults, "Pass settle_labels=True to take the lowest class, or background for none")
     if faults:
-        logger.warning(
-            "%s: %d seconds have several classes and %d none; the lowest class and background are taken",
-            path,
-            int((counts > 1).sum()),
-            int((counts == 0).sum()),
-        )
+        text = "%s: %d seconds have several classes and %d none; the lowest class and background are taken"
+        logger.warning(text, path, (counts > 1).sum(), (counts == 0).sum())
     return np.where(counts == 0, BACKGROUND, hot.argmax(-1)).astype(np.int64)
 
 

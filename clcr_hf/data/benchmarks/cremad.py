@@ -22,8 +22,18 @@ from typing import Any
 
 from datasets import Audio, ClassLabel, DatasetDict, Image, List, Value, Video
 
-from ..columns import DataFormatError, carve_split, logger, media_file, typed_splits
-from ..files import file_fault, find_file, frame_files, read_clips, report_missing
+from ..arrow import typed_splits
+from ..columns import (
+    DataFormatError,
+    carve_split,
+    check_choice,
+    in_two_splits,
+    logger,
+    media_file,
+    name_some,
+    warn_of,
+)
+from ..files import find_file, frame_files, named_fault, present_rows, read_clips
 from ..source import Source, has_files
 
 CREMAD_EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
@@ -60,7 +70,7 @@ class _Clip:
     mute: bool = False
     video: str | None = None
     images: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
+    fault: str | None = None
 
 
 def load_cremad(
@@ -105,8 +115,7 @@ def load_cremad(
         DataFormatError: no such layout, unreadable list lines (numbered), unknown emotions, a clip with two labels or
             in two lists, absent files (counted, the first five named; 0 bytes and Git LFS pointers count).
     """
-    if split not in ("auto", "lists", "actors"):
-        raise DataFormatError(f"split={split!r}; choose auto, lists or actors")
+    check_choice("split", split, ("auto", "lists", "actors"))
     folder = Path(os.path.abspath(root))
     if not (folder / "AudioWAV").is_dir():
         raise DataFormatError(f"{folder}: no folder AudioWAV; give the folder that holds AudioWAV and VideoFlash")
@@ -114,16 +123,12 @@ def load_cremad(
     lists = _find_lists(folder, {"train": train_list, "validation": validation_list, "test": test_list}, split)
     parts = _read_lists(lists) if lists else {"train": _clips_on_disk(folder)}
     found = {name: [_with_files(folder, source, clip) for clip in clips] for name, clips in parts.items()}
-    parts = _drop_missing(folder, found, skip_missing)
+    parts = present_rows(folder, found, lambda clip: clip.fault, skip_missing, _ADVICE)
     _warn_of_sound(folder, [clip for clips in parts.values() for clip in clips])
     if split == "actors" or not lists:
         if split != "actors":
-            logger.warning(
-                "%s: no train.csv and test.csv; actors are split by seed %d, which is not the split that papers report "
-                "on",
-                folder,
-                seed,
-            )
+            text = "%s: no train.csv and test.csv; actors are split by seed %d, not the split that papers report on"
+            logger.warning(text, folder, seed)
         whole = {"train": [clip for clips in parts.values() for clip in clips]}
         parts = carve_split(whole, lambda clip: clip.actor, test_fraction, seed, new="test")
     if "validation" not in parts:
@@ -144,8 +149,7 @@ def _frame_source(folder: Path, frames: str, fps: int) -> Path:
     """The folder of videos or of frames that is to be read."""
     images, videos = folder / f"Image-{fps:02d}-FPS", folder / "VideoFlash"
     choices = {"auto": (images, videos), "images": (images,), "video": (videos,)}
-    if frames not in choices:
-        raise DataFormatError(f"frames={frames!r}; choose auto, video or images")
+    check_choice("frames", frames, choices)
     source = next((path for path in choices[frames] if path.is_dir()), None)
     if source is None:
         raise DataFormatError(f"{folder}: no folder {' or '.join(path.name for path in choices[frames])}")
@@ -166,23 +170,14 @@ def _find_lists(folder: Path, given: Mapping[str, str | os.PathLike | None], spl
 
 
 def _read_lists(lists: Mapping[str, Path]) -> dict[str, list[_Clip]]:
-    parts: dict[str, list[_Clip]] = {}
-    owner: dict[str, str] = {}
-    leaks, differing = [], []
-    for name, path in lists.items():
-        parts[name] = read_clips(path, _listed)
-        leaks += [clip.name for clip in parts[name] if owner.setdefault(clip.name, name) != name]
-        differing += [f"{clip.name} as {clip.label}" for clip in parts[name] if clip.label != clip.emotion]
+    parts = {name: read_clips(path, _listed) for name, path in lists.items()}
+    leaks = in_two_splits({name: [clip.name for clip in clips] for name, clips in parts.items()})
+    places = ", ".join(map(str, lists.values()))
     if leaks:
-        raise DataFormatError(
-            f"{', '.join(map(str, lists.values()))}: {len(leaks)} clips are in two lists: {', '.join(leaks[:5])}"
-        )
-    if differing:
-        logger.warning(
-            "%d clips have another emotion in the list than in their name, and the list's is taken: %s",
-            len(differing),
-            ", ".join(differing[:5]),
-        )
+        raise DataFormatError(f"{places}: {len(leaks)} clips are in two lists: {name_some(leaks)}")
+    listed = [clip for clips in parts.values() for clip in clips]
+    differing = [f"{clip.name} as {clip.label}" for clip in listed if clip.label != clip.emotion]
+    warn_of(places, "clips have another emotion in the list than in their name, and the list's is taken", differing)
     return parts
 
 
@@ -216,10 +211,7 @@ def _clips_on_disk(folder: Path) -> list[_Clip]:
     files = sorted(path.stem for path in (folder / "AudioWAV").glob("*.wav") if not path.name.startswith("."))
     parsed = {name: _parse(name) for name in files}
     odd = [name for name, clip in parsed.items() if clip is None]
-    if odd:
-        logger.warning(
-            "%s: %d names are not those of CREMA-D and are passed over: %s", folder, len(odd), ", ".join(odd[:5])
-        )
+    warn_of(folder, "names are not those of CREMA-D and are passed over", odd)
     clips = {clip.name: clip for clip in parsed.values() if clip is not None}
     if not clips:
         raise DataFormatError(f"{folder / 'AudioWAV'}: no files named like 1001_DFA_ANG_XX.wav")
@@ -233,48 +225,28 @@ def _clips_on_disk(folder: Path) -> list[_Clip]:
 def _with_files(folder: Path, source: Path, clip: _Clip) -> _Clip:
     names = [clip.name, clip.name[:-1]] if clip.level == "XX" else [clip.name]
     audio, fault = _first([str(folder / "AudioWAV" / f"{name}.wav") for name in names])
-    faults = [] if fault is None else [fault]
-    clip = replace(clip, audio=audio, mute=_has_no_samples(audio))
+    clip = replace(clip, audio=audio, mute=_has_no_samples(audio), fault=fault)
     if source.name == "VideoFlash":
         video, fault = _first([str(source / f"{name}{suffix}") for name in names for suffix in _VIDEO_SUFFIXES])
-        faults += [] if fault is None else [fault]
-        return replace(clip, video=video, faults=tuple(faults))
+        return replace(clip, video=video, fault=clip.fault or fault)
     images = next(filter(None, (frame_files(source / name) for name in names)), [])
-    if not images:
-        faults.append(f"{source / clip.name} (no frames)")
-    return replace(clip, images=tuple(images), faults=tuple(faults))
+    fault = None if images else f"{source / clip.name} (no frames)"
+    return replace(clip, images=tuple(images), fault=clip.fault or fault)
 
 
 def _first(paths: Sequence[str]) -> tuple[str | None, str | None]:
-    """The first path that can be used and None; or None and the path and fault of one that cannot."""
-    faults = {}
-    for path in paths:
-        fault = file_fault(path)
-        if fault is None:
-            return path, None
-        faults[path] = fault
-    path = next((path for path, fault in faults.items() if fault != "absent"), paths[0])
-    return None, path if faults[path] == "absent" else f"{path} ({faults[path]})"
-
-
-def _drop_missing(folder: Path, parts: Mapping[str, Sequence[_Clip]], skip_missing: bool) -> dict[str, list[_Clip]]:
-    clips = [clip for clips in parts.values() for clip in clips]
-    report_missing(folder, [clip.faults[0] for clip in clips if clip.faults], len(clips), skip_missing, _ADVICE)
-    return {name: [clip for clip in clips if not clip.faults] for name, clips in parts.items()}
+    """The first path that can be used and None; or None and the path and fault of one that cannot, if possible one
+    that is there."""
+    faults = {path: named_fault(path) for path in paths}
+    usable = next((path for path, fault in faults.items() if fault is None), None)
+    return usable, None if usable else next((fault for path, fault in faults.items() if fault != path), paths[0])
 
 
 def _warn_of_sound(folder: Path, clips: Sequence[_Clip]) -> None:
     known = [f"{clip.name} ({KNOWN_FAULTS[clip.name]})" for clip in clips if clip.name in KNOWN_FAULTS]
-    if known:
-        logger.warning("%s: %d clips are known to be faulty and are kept: %s", folder, len(known), ", ".join(known))
+    warn_of(folder, "clips are known to be faulty and are kept", known)
     mute = [clip.name for clip in clips if clip.mute]
-    if mute:
-        logger.warning(
-            "%s: %d audio files hold a header and no samples; their audio is None: %s",
-            folder,
-            len(mute),
-            ", ".join(mute[:5]),
-        )
+    warn_of(folder, "audio files hold a header and no samples; their audio is None", mute)
 
 
 def _has_no_samples(path: str | None) -> bool:

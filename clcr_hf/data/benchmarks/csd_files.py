@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..columns import DataFormatError, logger, raise_problems, split_name
+from ..columns import DataFormatError, logger, name_some, raise_problems, split_name
 from ..files import files_below
 from ..untrusted.arrays import open_h5, read_h5
 
@@ -127,9 +127,7 @@ class ComputationalSequence(Mapping[str, CsdEntry]):
         self.close()
 
 
-def read_csd(path: str | os.PathLike, *, max_bytes: int = MAX_ENTRY_BYTES) -> ComputationalSequence:
-    """Open one `.csd` file; see `ComputationalSequence`."""
-    return ComputationalSequence(path, max_bytes=max_bytes)
+read_csd = ComputationalSequence
 
 
 def _metadata_value(dataset: Any) -> Any:
@@ -207,7 +205,13 @@ def find_csd_files(
         elif chosen:
             roles[role] = chosen[0]
             if len(chosen) > 1:
-                logger.info("%s: %s taken for %s; also there: %s", folder, chosen[0].name, role, name_some(chosen[1:]))
+                logger.info(
+                    "%s: %s taken for %s; also there: %s",
+                    folder,
+                    chosen[0].name,
+                    role,
+                    name_some(path.name for path in chosen[1:]),
+                )
     return roles
 
 
@@ -232,12 +236,6 @@ def _root_name(path: Path) -> str:
     except DataFormatError as error:
         logger.warning("%s; the file is passed over", error)
         return ""
-
-
-def name_some(names: Sequence[object]) -> str:
-    """The first five, for a message."""
-    shown = ", ".join(name.name if isinstance(name, Path) else str(name) for name in names[:5])
-    return shown + (", ..." if len(names) > 5 else "")
 
 
 def read_folds(source: Mapping[str, Sequence[str]] | str | os.PathLike) -> dict[str, str]:

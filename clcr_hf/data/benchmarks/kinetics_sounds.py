@@ -17,13 +17,24 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import ClassLabel, DatasetDict, Value, Video
 
-from ..columns import SPLIT_ALIASES, DataFormatError, carve_split, logger, media_file, raise_problems, typed_splits
-from ..files import file_fault, files_below, find_file, list_lines, read_clips, report_missing
+from ..arrow import typed_splits
+from ..columns import (
+    SPLIT_ALIASES,
+    DataFormatError,
+    carve_split,
+    in_two_splits,
+    logger,
+    media_file,
+    name_some,
+    raise_problems,
+    warn_of,
+)
+from ..files import files_below, find_file, list_lines, named_fault, present_rows, read_clips
 from ..source import Source
 from . import class_names
 
@@ -53,12 +64,15 @@ _DEPTH = 3
 
 @dataclass(frozen=True)
 class _Clip:
-    """A clip: its name, its source video, its class (a number or a name) and the names that its file may have."""
+    """A clip: its name, its source video, its class (a number or a name), the names that its file may have, and the
+    file or what is wrong with it."""
 
     name: str
     video: str
     label: str
     stems: tuple[str, ...]
+    path: str | None = None
+    fault: str | None = None
 
 
 def load_kinetics_sounds(
@@ -119,9 +133,11 @@ def load_kinetics_sounds(
     if not numbered:
         known = set(names)
         parts = {name: [clip for clip in clips if clip.label in known] for name, clips in parts.items()}
-    rows = _with_files(folder, parts, files, skip_missing)
-    if "validation" not in rows:
-        rows = carve_split(rows, lambda row: row[0].video, validation_fraction, seed)
+    found = {split: [_with_file(folder, files, split, clip) for clip in clips] for split, clips in parts.items()}
+    advice = "Download them into this folder as mp4"
+    parts = present_rows(folder, found, lambda clip: clip.fault, skip_missing, advice)
+    if "validation" not in parts:
+        parts = carve_split(parts, lambda clip: clip.video, validation_fraction, seed)
     types = {
         "id": Value("string"),
         "media": Video(decode=False),
@@ -131,10 +147,10 @@ def load_kinetics_sounds(
     number = int if numbered else names.index
     made = {
         split: [
-            {"id": clip.name, "media": media_file(path), "label": number(clip.label), "youtube_id": clip.video}
-            for clip, path in part
+            {"id": clip.name, "media": media_file(clip.path), "label": number(clip.label), "youtube_id": clip.video}
+            for clip in clips
         ]
-        for split, part in rows.items()
+        for split, clips in parts.items()
     }
     return typed_splits(types, made)
 
@@ -260,28 +276,15 @@ def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str,
     return {split: list(clips.values()) for split, clips in parts.items()}
 
 
-def _split_of(folder: Path, path: str) -> str | None:
-    return _SPLIT_FOLDERS.get(Path(path).relative_to(folder).parts[0].lower())
-
-
-def _with_files(
-    folder: Path, parts: Mapping[str, Sequence[_Clip]], files: Mapping[str, Sequence[str]], skip_missing: bool
-) -> dict[str, list[tuple[_Clip, str]]]:
-    """The clips that have a file, each with its path, preferably in the folder of its split."""
-    rows: dict[str, list[tuple[_Clip, str]]] = {name: [] for name in parts}
-    missing = []
-    for split, clips in parts.items():
-        for clip in clips:
-            found = {path: file_fault(path) for stem in clip.stems for path in files.get(stem, ())}
-            paths = [path for path, fault in found.items() if fault is None]
-            paths.sort(key=lambda path, split=split: _split_of(folder, path) != split)  # type: ignore[misc]
-            if paths:
-                rows[split].append((clip, os.path.abspath(paths[0])))
-            else:
-                missing.append(next((f"{path} ({fault})" for path, fault in found.items()), f"{clip.name}.mp4"))
-    total = sum(map(len, parts.values()))
-    report_missing(folder, missing, total, skip_missing, "Download them into this folder as mp4")
-    return rows
+def _with_file(folder: Path, files: Mapping[str, Sequence[str]], split: str, clip: _Clip) -> _Clip:
+    """The clip with its file, preferably in the folder of its split, or with its fault."""
+    found = {path: named_fault(path) for stem in clip.stems for path in files.get(stem, ())}
+    paths = [path for path, fault in found.items() if fault is None]
+    if not paths:
+        return replace(clip, fault=next(iter(found.values()), f"{clip.name}.mp4"))
+    places = {path: Path(path).relative_to(folder).parts[0].lower() for path in paths}
+    best = min(paths, key=lambda path: _SPLIT_FOLDERS.get(places[path]) != split)
+    return replace(clip, path=os.path.abspath(best))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -315,29 +318,24 @@ def _class_names(
             )
     if len(set(names)) < len(names):
         raise DataFormatError(f"{folder}: a class name comes twice")
-    if empty:
-        logger.warning("%s: %d classes have no clips: %s", folder, len(empty), ", ".join(empty[:5]))
+    warn_of(folder, "classes have no clips", empty)
     if len(names) != len(KINETICS_SOUNDS_CLASSES):
         logger.warning("%s: %d classes; the usual lists have 31, so figures do not compare", folder, len(names))
     return all(digits), names
 
 
 def _check_leaks(folder: Path, parts: Mapping[str, Sequence[_Clip]]) -> None:
-    owner: dict[str, str] = {}
-    videos: dict[str, str] = {}
-    clips, sources = [], []
-    for split, members in parts.items():
-        for clip in members:
-            if owner.setdefault(clip.name, split) != split:
-                clips.append(clip.name)
-            elif videos.setdefault(clip.video, split) != split:
-                sources.append(clip.video)
+    clips = in_two_splits({split: [clip.name for clip in members] for split, members in parts.items()})
     if clips:
-        raise DataFormatError(f"{folder}: {len(clips)} clips are in two splits: {', '.join(clips[:5])}")
-    if sources:
-        logger.warning(
-            "%s: %d clips are cut from videos of another split: %s", folder, len(sources), ", ".join(sources[:5])
-        )
+        raise DataFormatError(f"{folder}: {len(clips)} clips are in two splits: {name_some(clips)}")
+    shared = in_two_splits({split: [clip.video for clip in members] for split, members in parts.items()})
+    sources = [
+        clip.video
+        for split, members in parts.items()
+        for clip in members
+        if clip.video in shared and shared[clip.video][0] != split
+    ]
+    warn_of(folder, "clips are cut from videos of another split", sources)
 
 
 SOURCE = Source(

@@ -17,8 +17,9 @@ from typing import Any
 
 from datasets import ClassLabel, DatasetDict, Value, Video
 
-from ..columns import DataFormatError, logger, media_file, typed_splits
-from ..files import find_file, present_rows, read_records
+from ..arrow import typed_splits
+from ..columns import DataFormatError, check_choice, logger, media_file
+from ..files import find_file, named_fault, present_rows, read_records
 from ..source import Source, has_files
 
 MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
@@ -63,8 +64,7 @@ def load_meld(root: str | os.PathLike, *, labels: str = "emotion", skip_missing:
         DataFormatError: no such layout, columns absent, rows with unknown classes or numbers (numbered), an utterance
             twice, absent clips (counted, the first five named).
     """
-    if labels not in CLASSES:
-        raise DataFormatError(f"labels={labels!r}; choose emotion or sentiment")
+    check_choice("labels", labels, CLASSES)
     folder = Path(os.path.abspath(root))
     folder = folder / "MELD.Raw" if (folder / "MELD.Raw").is_dir() else folder
     parts = {split: _read_list(folder, split) for split in PARTS}
@@ -74,7 +74,7 @@ def load_meld(root: str | os.PathLike, *, labels: str = "emotion", skip_missing:
     if gaps:
         names = ", ".join(row["id"] for row in gaps)
         logger.warning("%s: the release has no clip that plays of %s; their texts are kept", folder, names)
-    parts = present_rows(folder, parts, _path_of, skip_missing, _ADVICE)
+    parts = present_rows(folder, parts, lambda row: _fault_of(row, folder), skip_missing, _ADVICE)
     other = "sentiment" if labels == "emotion" else "emotion"
     types: dict[str, Any] = {"id": Value("string"), "text": Value("string"), "media": Video(decode=False)}
     types |= {"label": ClassLabel(names=list(CLASSES[labels])), other: Value("string"), "dialogue": Value("string")}
@@ -85,9 +85,8 @@ def load_meld(root: str | os.PathLike, *, labels: str = "emotion", skip_missing:
     return typed_splits(types, parts)
 
 
-def _path_of(row: dict[str, Any]) -> str:
-    """The clip's file; of a row without, its list, which is there."""
-    return row["list"] if row["media"] is None else row["media"]["path"]
+def _fault_of(row: dict[str, Any], folder: Path) -> str | None:
+    return None if row["media"] is None else named_fault(row["media"]["path"], folder)
 
 
 def _read_list(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -97,7 +96,7 @@ def _read_list(folder: Path, split: str) -> list[dict[str, Any]]:
         raise DataFormatError(f"{folder}: no {name}_sent_emo.csv; give the folder MELD.Raw")
     rows = read_records(path, (*COLUMNS, *_TIMES.values()), lambda line: _row(split, line))
     clips = folder / name / place if (folder / name / place).is_dir() else folder / place
-    return [row | {"list": str(path), "media": media_file(str(clips / row["clip"]))} for row in rows]
+    return [row | {"media": media_file(str(clips / row["clip"]))} for row in rows]
 
 
 def _row(split: str, line: dict[str, str]) -> dict[str, Any]:

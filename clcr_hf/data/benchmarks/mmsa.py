@@ -5,14 +5,14 @@ arrays stay in the mapped file, and rows are cleaned a few megabytes at a time.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, Features, Value
 
 from ...samples import is_missing
-from ..arrow import gather_rows
 from ..columns import (
     SPLIT_ALIASES,
     SPLITS,
@@ -125,8 +125,7 @@ iter_mmsa = MmsaRows
 
 def load_mmsa(path: str | os.PathLike, **options: Any) -> DatasetDict:
     """A pickle in memory: the rows of [`MmsaRows`], whose options these are."""
-    rows = MmsaRows(path, **options)
-    return gather_rows(rows.features, rows)
+    return SOURCE.open(path, **options).load()
 
 
 SOURCE = Source(
@@ -188,7 +187,7 @@ def _find_splits(path: object, content: Any) -> dict[str, Mapping[str, Any]]:
 
 
 class _SplitReader:
-    """Reads and checks one split; faults are added to `problems`, and reading goes on as far as it can."""
+    """Reads and checks one split. What cannot be read is None, its fault goes to `problems`, and reading goes on."""
 
     def __init__(self, where: str, split: Mapping[str, Any], problems: list[str]):
         self.where = where
@@ -196,67 +195,70 @@ class _SplitReader:
         self.problems = problems
         self.size = 0
 
-    def fault(self, text: str) -> None:
+    def fault(self, text: object) -> None:
         self.problems.append(f"{self.where}: {text}")
 
-    def numbers(self, key: str, ndim: int, *, required: bool = True) -> np.ndarray | None:
+    def attempt(self, reader: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return reader(*args)
+        except DataFormatError as error:
+            return self.fault(error)
+
+    def field(self, *names: str) -> tuple[str, Any]:
+        """The first of some fields that is there, with its name."""
+        for name in names:
+            if name in self.split:
+                return name, self.split[name]
+        found = ", ".join(sorted(map(str, self.split)))
+        raise DataFormatError(f"no field {' or '.join(map(repr, names))} (it has {found})")
+
+    def numbers(self, key: str, ndim: int) -> np.ndarray:
         """Field `key` as a numeric array of `ndim` axes and `size` rows."""
-        if key not in self.split:
-            if required:
-                self.fault(f"no field {key!r} (it has {', '.join(sorted(map(str, self.split)))})")
-            return None
-        array = _as_array(self.split[key])
+        array = _as_array(self.field(key)[1])
         if array.dtype.kind not in "biuf" or array.ndim != ndim or len(array) != self.size:
-            self.fault(f"{key} is {array.dtype} {array.shape}; wanted {ndim} axes of numbers and {self.size} rows")
-            return None
+            raise DataFormatError(
+                f"{key} is {array.dtype} {array.shape}; wanted {ndim} axes of numbers and {self.size} rows"
+            )
         if max(array.shape[1:], default=0) > _MOST_STEPS:
-            self.fault(f"{key} has the shape {array.shape}; no axis but the first may be longer than {_MOST_STEPS}")
-            return None
+            raise DataFormatError(
+                f"{key} has the shape {array.shape}; no axis but the first may be longer than {_MOST_STEPS}"
+            )
         return array
 
     def read(self, text: str, modalities: Sequence[str], label_range: Any, label_index: int) -> dict[str, Any]:
-        columns: dict[str, Any] = {"id": self.ids()}
-        columns["label"] = self.labels(label_range, label_index)
-        if "raw_text" in self.split:
-            columns["text"] = self.strings("raw_text")
-        elif text == "raw" and "text" in modalities:
-            self.fault("no field 'raw_text'")
-        tokens = self.tokens(required=text == "text_bert" and "text" in modalities)
+        ids = self.attempt(self.ids)
+        columns: dict[str, Any] = {"id": [str(i) for i in range(self.size)] if ids is None else ids}
+        columns["label"] = self.attempt(self.labels, label_range, label_index)
+        if "raw_text" in self.split or (text == "raw" and "text" in modalities):
+            columns["text"] = self.attempt(self.strings, "raw_text")
+        bert = text == "text_bert" and "text" in modalities
+        tokens = self.attempt(self.tokens) if bert or "text_bert" in self.split else None
         text_stops = None if tokens is None else _last_true(tokens[:, 1] != 0)
+        if bert and tokens is not None and text_stops is not None:
+            for row, key in enumerate(("input_ids", "attention_mask", "token_type_ids")):
+                columns[key] = (tokens[:, row], np.zeros_like(text_stops), text_stops)
         for modality in modalities:
-            if modality == "text" and text == "text_bert":
-                if tokens is not None and text_stops is not None:
-                    starts = np.zeros_like(text_stops)
-                    for row, key in enumerate(("input_ids", "attention_mask", "token_type_ids")):
-                        columns[key] = (tokens[:, row], starts, text_stops)
-            elif modality != "text" or text == "text":
-                columns[f"{modality}_features"] = self.frames(modality, text_stops)
+            if modality != "text" or text == "text":
+                columns[f"{modality}_features"] = self.attempt(self.frames, modality, text_stops)
         return columns
 
     def ids(self) -> list[str]:
-        key = "id" if "id" in self.split else "ids"
-        if key not in self.split:
-            self.fault("no field 'id'")
+        if not {"id", "ids"} & self.split.keys():
             labels = self.split.get("regression_labels", self.split.get("labels", ()))
             self.size = len(labels) if hasattr(labels, "__len__") else 0
-            return [str(i) for i in range(self.size)]
-        value = self.split[key]
+            raise DataFormatError("no field 'id'")
+        value = self.field("id", "ids")[1]
         rows = value.tolist() if isinstance(value, np.ndarray) else list(value)
         self.size = len(rows)
-        try:
-            return [_id(row) for row in rows]
-        except DataFormatError as error:
-            self.fault(str(error))
-            return [str(i) for i in range(self.size)]
+        return [_id(row) for row in rows]
 
     def strings(self, key: str) -> list[str | None]:
-        value = self.split[key]
+        value = self.field(key)[1]
         try:
             items = value.ravel() if isinstance(value, np.ndarray) else value
             rows = [None if is_missing(item) else _text(item) for item in items]
         except (TypeError, DataFormatError) as error:
-            self.fault(f"{key} does not hold texts ({error})")
-            return [None] * self.size
+            raise DataFormatError(f"{key} does not hold texts ({error})") from error
         if len(rows) != self.size:
             self.fault(f"{key} has {len(rows)} rows; id has {self.size}")
         if sum(len(row or "") for row in rows) > _MOST_CHARACTERS:  # few distinct texts can be repeated to any length
@@ -264,61 +266,49 @@ class _SplitReader:
         return rows
 
     def labels(self, label_range: tuple[float, float] | None, label_index: int) -> np.ndarray:
-        key = "regression_labels" if "regression_labels" in self.split else "labels"
-        if key not in self.split:
-            self.fault("no field 'regression_labels' or 'labels'")
-            return np.zeros(self.size, dtype=np.float32)
+        key, value = self.field("regression_labels", "labels")
         try:
-            values = _as_array(self.split[key]).astype(np.float64)
+            values = _as_array(value).astype(np.float64)
         except (TypeError, ValueError):
-            self.fault(f"{key} does not hold numbers of one shape")
-            return np.zeros(self.size, dtype=np.float32)
+            raise DataFormatError(f"{key} does not hold numbers of one shape") from None
         if values.ndim == 0 or len(values) != self.size:
-            self.fault(f"{key} has shape {values.shape}; id has {self.size} rows")
-            return np.zeros(self.size, dtype=np.float32)
+            raise DataFormatError(f"{key} has shape {values.shape}; id has {self.size} rows")
         values = values.reshape(self.size, -1) if self.size else values.reshape(0, label_index + 1)
         if not 0 <= label_index < values.shape[1]:
-            self.fault(f"{key} has {values.shape[1]} values a row; label_index is {label_index}")
-            return np.zeros(self.size, dtype=np.float32)
+            raise DataFormatError(f"{key} has {values.shape[1]} values a row; label_index is {label_index}")
         values = values[:, label_index]
         finite = np.isfinite(values)
         if not finite.all():
-            self.fault(f"{(~finite).sum()} labels are not finite (first: row {int(np.argmin(finite))})")
-        elif label_range is not None:
-            outside = (values < label_range[0] - 1e-6) | (values > label_range[1] + 1e-6)
-            if outside.any():
-                row = int(np.argmax(outside))
-                self.fault(f"{outside.sum()} labels lie outside {label_range} (first: row {row}, {values[row]:g})")
+            raise DataFormatError(f"{(~finite).sum()} labels are not finite (first: row {int(np.argmin(finite))})")
+        low, high = (-np.inf, np.inf) if label_range is None else label_range
+        outside = (values < low - 1e-6) | (values > high + 1e-6)
+        if outside.any():
+            row = int(np.argmax(outside))
+            raise DataFormatError(
+                f"{outside.sum()} labels lie outside {label_range} (first: row {row}, {values[row]:g})"
+            )
         return values.astype(np.float32)
 
-    def tokens(self, *, required: bool) -> np.ndarray | None:
+    def tokens(self) -> np.ndarray:
         """`text_bert` as int64 (N, 3, T)."""
-        array = self.numbers("text_bert", 3, required=required)
-        if array is None:
-            return None
+        array = self.numbers("text_bert", 3)
         if array.shape[1] != 3:
-            self.fault(f"text_bert has shape {array.shape}; wanted (N, 3, T): ids, mask, segments")
-            return None
+            raise DataFormatError(f"text_bert has shape {array.shape}; wanted (N, 3, T): ids, mask, segments")
         with np.errstate(invalid="ignore"):
             ids = array.astype(np.int64)
         if not np.array_equal(ids, array) or (ids < 0).any() or not np.isin(ids[:, 1], (0, 1)).all():
-            self.fault("text_bert holds something else than token ids and a mask of 0 and 1")
-            return None
+            raise DataFormatError("text_bert holds something else than token ids and a mask of 0 and 1")
         return ids
 
-    def frames(self, modality: str, text_stops: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    def frames(self, modality: str, text_stops: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(N, T, D) float32 and where each row starts and stops."""
         array = self.numbers(modality, 3)
-        if array is None:
-            return None
         if array.shape[2] == 0:
-            self.fault(f"{modality} has shape {array.shape}: no feature")
-            return None
+            raise DataFormatError(f"{modality} has shape {array.shape}: no feature")
         starts, stops = self.extent(modality, array, text_stops)
         steps = array.shape[1]
         if (stops > steps).any() or (stops < 0).any():
-            self.fault(f"{modality}_lengths reach {int(stops.max())}; {modality} has {steps} steps")
-            return None
+            raise DataFormatError(f"{modality}_lengths reach {int(stops.max())}; {modality} has {steps} steps")
         return array, starts, stops
 
     def extent(self, modality: str, array: np.ndarray, text_stops: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -326,8 +316,7 @@ class _SplitReader:
         first, last = self.scan(modality, array)
         zeros = np.zeros_like(first)
         if f"{modality}_lengths" in self.split:
-            lengths = self.numbers(f"{modality}_lengths", 1)
-            return zeros, zeros if lengths is None else lengths.astype(np.int64)
+            return zeros, self.numbers(f"{modality}_lengths", 1).astype(np.int64)
         if modality == "text" and text_stops is not None:
             return zeros, np.minimum(text_stops, array.shape[1])
         unaligned = "audio_lengths" in self.split or "vision_lengths" in self.split
@@ -391,12 +380,8 @@ def _last_true(mask: np.ndarray) -> np.ndarray:
 def _check_ids(tables: Mapping[str, Mapping[str, Any]], problems: list[str]) -> None:
     owner: dict[str, str] = {}
     for name, table in tables.items():
-        seen: set[str] = set()
-        twice = []
-        for clip in table["id"]:
-            if clip in seen:
-                twice.append(clip)
-            seen.add(clip)
+        seen = Counter(table["id"])
+        twice = [clip for clip, count in seen.items() if count > 1]
         if twice:
             problems.append(f"split {name!r}: {len(twice)} ids come twice (first: {twice[0]!r})")
         shared = sorted(clip for clip in seen if clip in owner)

@@ -14,8 +14,9 @@ from typing import Any
 
 from datasets import DatasetDict, Value, Video
 
-from ..columns import DataFormatError, media_file, split_name, typed_splits
-from ..files import present_rows, read_records
+from ..arrow import typed_splits
+from ..columns import DataFormatError, check_choice, media_file, split_name
+from ..files import named_fault, present_rows, read_records
 from ..source import Source, has_files
 from ..table.values import parse_number
 
@@ -47,8 +48,7 @@ def load_sims2(root: str | os.PathLike, *, labels: str = "all", skip_missing: bo
         DataFormatError: no such layout, columns absent, labels that are no numbers of -1 to 1 (numbered), some clips
             labelled and some not, a clip twice, absent files (counted, the first five named).
     """
-    if labels not in LABELS:
-        raise DataFormatError(f"labels={labels!r}; choose {', '.join(LABELS)}")
+    check_choice("labels", labels, LABELS)
     folder = Path(os.path.abspath(root))
     wanted = ("video_id", "clip_id", "text", "mode", *LABELS.values())
     rows = read_records(folder / "meta.csv", wanted, lambda line: _row(line, labels))
@@ -59,7 +59,9 @@ def load_sims2(root: str | os.PathLike, *, labels: str = "all", skip_missing: bo
     for row in rows:
         path = _clip_file(folder / "Raw" / row["video"], row["clip"])
         parts.setdefault(row["split"], []).append(row | {"media": media_file(path)})
-    parts = present_rows(folder, parts, lambda row: row["media"]["path"], skip_missing, _ADVICE)
+    parts = present_rows(
+        folder, parts, lambda row: named_fault(row["media"]["path"], folder), skip_missing, advice=_ADVICE
+    )
     others = [f"label_{name}" for name in LABELS if name != labels]
     types: dict[str, Any] = {"id": Value("string"), "text": Value("string"), "media": Video(decode=False)}
     types |= {"label": Value("float32")} if rows[0]["label"] is not None else {}

@@ -19,12 +19,13 @@ from pathlib import Path
 
 from datasets import ClassLabel, DatasetDict, Value, Video
 
-from ..columns import DataFormatError, carve_split, media_file, raise_problems, typed_splits
-from ..files import file_fault, list_lines, present_rows, read_clips, report_missing
+from ..arrow import typed_splits
+from ..columns import DataFormatError, carve_split, media_file, raise_problems
+from ..files import file_fault, folder_with, list_lines, named_fault, present_rows, read_clips
 from ..source import Source, has_files
 
 FOLDS = (1, 2, 3)
-_LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist", ".")
+_LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist")
 _VIDEO_FOLDERS = ("UCF-101", "UCF101", ".")
 _FILE = re.compile(r"v_(\w+)_(g\d+)_c\d+\.\w+", re.ASCII)
 
@@ -77,7 +78,8 @@ def load_ucf101(
     """
     if fold not in FOLDS:
         raise DataFormatError(f"fold={fold!r}; UCF101 has splits 1, 2 and 3")
-    lists = _folder_with(Path(root), _LIST_FOLDERS, "classInd.txt")
+    advice = f"give the folder that holds {_LIST_FOLDERS[0]}"
+    lists = folder_with(Path(root), _LIST_FOLDERS, "classInd.txt", advice)
     names = _read_classes(lists / "classInd.txt")
     parts = {
         "train": _read_list(lists / f"trainlist{fold:02d}.txt", names, labelled=True),
@@ -85,11 +87,19 @@ def load_ucf101(
     }
     _check_groups(lists, parts)
     files = _ClipFiles(Path(root))
-    advice = "Unpack UCF101.rar there"
-    parts = present_rows(files.folder, parts, lambda clip: files.path(clip.path), skip_missing, advice)
-    flows = _find_flows(Path(flow), parts, skip_missing) if flow is not None else {}
+
+    def clip_fault(clip: _Clip) -> str | None:
+        return named_fault(files.path(clip.path), files.folder)
+
+    def flow_fault(clip: _Clip) -> str | None:
+        return None if flows[clip.name] else f"{clip.name}.npz"
+
+    parts = present_rows(files.folder, parts, clip_fault, skip_missing, "Unpack UCF101.rar there")
+    flows: dict[str, str | None] = {}
     if flow is not None:
-        parts = {split: [clip for clip in clips if clip.name in flows] for split, clips in parts.items()}
+        flows = {clip.name: _flow_file(Path(flow), clip) for clips in parts.values() for clip in clips}
+        advice = "Compute it with clcr_hf.data.flow.add_flow"
+        parts = present_rows(flow, parts, flow_fault, skip_missing, advice)
     parts = carve_split(parts, lambda clip: clip.group, validation_fraction, seed)
     types = {
         "id": Value("string"),
@@ -111,13 +121,6 @@ def load_ucf101(
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Lists
-
-
-def _folder_with(root: Path, folders: tuple[str, ...], name: str) -> Path:
-    for folder in folders:
-        if (root / folder / name).exists():
-            return root / folder
-    raise DataFormatError(f"{root}: no {name} here or in {folders[0]}; give the folder that holds {folders[0]}")
 
 
 def _read_classes(path: Path) -> list[str]:
@@ -192,20 +195,10 @@ class _ClipFiles:
         return {name.lower(): name for name in sorted(os.listdir(folder))} if folder.is_dir() else {}
 
 
-def _find_flows(folder: Path, parts: dict[str, list[_Clip]], skip_missing: bool) -> dict[str, str]:
-    """Clip id to the path of its flow file."""
-    found: dict[str, str] = {}
-    missing = []
-    for clip in (clip for clips in parts.values() for clip in clips):
-        places = (folder / f"{clip.name}.npz", folder / clip.path.rpartition("/")[0] / f"{clip.name}.npz")
-        path = next((place for place in places if file_fault(place) is None), None)
-        if path is None:
-            missing.append(f"{clip.name}.npz")
-        else:
-            found[clip.name] = os.path.abspath(path)
-    total = sum(map(len, parts.values()))
-    report_missing(folder, missing, total, skip_missing, "Compute it with clcr_hf.data.flow.add_flow")
-    return found
+def _flow_file(folder: Path, clip: _Clip) -> str | None:
+    """The flow file of a clip; None where it cannot be used."""
+    places = (folder / f"{clip.name}.npz", folder / clip.path.rpartition("/")[0] / f"{clip.name}.npz")
+    return next((os.path.abspath(place) for place in places if file_fault(place) is None), None)
 
 
 SOURCE = Source(

@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import DatasetDict, Value
 
+from ..arrow import typed_splits
 from ..columns import (
     SPLITS,
     DataFormatError,
     carve_groups,
+    in_two_splits,
     logger,
-    make_dataset,
-    ordered_splits,
-    ragged_column,
     raise_problems,
     replace_non_finite,
     sequence_feature,
@@ -84,12 +83,13 @@ def load_utterances(
         splits = splits.astype("<U10")
         splits[train[picked]] = "validation"
     features = _clean(path, arrays["features"], splits == "train" if standardise else None)
-    parts = {}
-    for name in SPLITS:
-        rows = np.flatnonzero(splits == name)
-        if len(rows):
-            parts[name] = _sequences(rows, groups, arrays.get("order"), labels, features)
-    return ordered_splits(parts)
+    label_type = "int64" if labels.dtype.kind in "biu" else "float32"
+    columns = {f"{name}_features": array for name, array in features.items()} | {"labels": labels.astype(label_type)}
+    types: dict[str, Any] = {"id": Value("string"), "rows": sequence_feature("int64")}
+    types |= {f"{name}_features": sequence_feature("float32", array.shape[1]) for name, array in features.items()}
+    order = arrays.get("order")
+    parts = {name: _sequences(np.flatnonzero(splits == name), groups, order, columns) for name in SPLITS}
+    return typed_splits({**types, "labels": sequence_feature(label_type)}, parts)
 
 
 def _read_npz(
@@ -141,13 +141,9 @@ def _check_arrays(path: object, arrays: Mapping[str, Any], size: int) -> None:
 
 
 def _check_groups(path: object, groups: np.ndarray, splits: np.ndarray) -> None:
-    pairs = sorted(set(zip(groups.tolist(), splits.tolist(), strict=True)), key=str)
-    seen: dict[Any, str] = {}
-    problems = []
-    for group, split in pairs:
-        if group in seen:
-            problems.append(f"video {group!r} is in both {seen[group]} and {split}")
-        seen[group] = split
+    parts = {split: groups[splits == split].tolist() for split in sorted(set(splits.tolist()))}
+    shared = in_two_splits(parts)
+    problems = [f"video {video!r} is in both {one} and {two}" for video, (one, two) in shared.items()]
     raise_problems(path, problems, "A video belongs to one split")
 
 
@@ -169,30 +165,19 @@ def _clean(path: object, features: Mapping[str, np.ndarray], train: np.ndarray |
 
 
 def _sequences(
-    rows: np.ndarray,
-    groups: np.ndarray,
-    order: np.ndarray | None,
-    labels: np.ndarray,
-    features: Mapping[str, np.ndarray],
-) -> Dataset:
+    rows: np.ndarray, groups: np.ndarray, order: np.ndarray | None, columns: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """One row a group, with its utterances in order."""
     members: dict[Any, list[int]] = {}
     for row in rows:
         members.setdefault(groups[row].item(), []).append(int(row))
     if order is not None:
-        for group in members:
-            members[group].sort(key=lambda row: order[row])
-    index = np.concatenate([np.asarray(group, dtype=np.int64) for group in members.values()])
-    lengths = [len(group) for group in members.values()]
-    integer = labels.dtype.kind in "biu"
-    label_type = "int64" if integer else "float32"
-    columns: dict[str, Any] = {"id": [str(group) for group in members], "rows": ragged_column(index, lengths)}
-    types: dict[str, Any] = {"id": Value("string"), "rows": sequence_feature("int64")}
-    for name, array in features.items():
-        columns[f"{name}_features"] = ragged_column(array[index], lengths)
-        types[f"{name}_features"] = sequence_feature("float32", array.shape[1])
-    columns["labels"] = ragged_column(labels[index].astype(label_type), lengths)
-    types["labels"] = sequence_feature(label_type)
-    return make_dataset(columns, Features(types))
+        for index in members.values():
+            index.sort(key=lambda row: order[row])
+    return [
+        {"id": str(group), "rows": np.array(index), **{name: array[index] for name, array in columns.items()}}
+        for group, index in members.items()
+    ]
 
 
 SOURCE = Source(

@@ -12,7 +12,7 @@ from ...modalities import FEATURES_END as FEATURES_SUFFIX
 from ...samples import is_missing
 from ..columns import DataFormatError
 from ..feature_arrays import FEATURE_SUFFIXES
-from ..files import file_fault, frame_files, natural_order
+from ..files import frame_files, named_fault, natural_order
 from .values import is_absent, short
 
 # Suffixes that transcripts may end in too; such a cell names features where there is such a file.
@@ -119,11 +119,7 @@ def cell_paths(cells: Mapping[str, Any]) -> Iterator[str]:
 
 def first_fault(cells: Mapping[str, Any]) -> str | None:
     """The first file of a row that is absent or empty, with the reason unless it is absent; None when all are there."""
-    for path in cell_paths(cells):
-        fault = file_fault(path)
-        if fault is not None:
-            return path if fault == "absent" else f"{path} ({fault})"
-    return None
+    return next(filter(None, map(named_fault, cell_paths(cells))), None)
 
 
 class RowIds:

@@ -3,15 +3,15 @@
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value
 
 from ...samples import window_of
-from ..columns import DataFormatError, carve_groups, logger, make_dataset, ordered_splits, split_name
+from ..arrow import make_dataset
+from ..columns import DataFormatError, carve_groups, logger, ordered_splits, split_name
 from ..dialogues import as_dialogues
-from ..feature_arrays import feature_column, feature_sequence, feature_type, read_feature_file
+from ..feature_arrays import feature_type, features_like, read_feature_file
 from ..files import report_missing
 from .cells import (
     FEATURES_SUFFIX,
@@ -127,7 +127,9 @@ def load_manifest(
     report_missing(source, missing, len(rows) + len(missing), skip_missing, advice)
     splits = [row["split"] for row in rows]
     _carve(source, rows, splits, validation_fraction, seed)
-    _check_leaks(source, rows, splits)
+    owner: dict[int, str] = {}
+    for row, split in zip(rows, splits, strict=True):
+        check_leak(source, owner, row, split)
     parts = {}
     for split in sorted(set(splits)):
         parts[split] = manifest.dataset([row for row, name in zip(rows, splits, strict=True) if name == split])
@@ -145,154 +147,73 @@ def iter_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], *
     return open_manifest(source, **options).rows()
 
 
-def open_manifest(
-    source: str | os.PathLike | Mapping[str, str | os.PathLike],
-    *,
-    media_column: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    label_columns: Sequence[str] | None = None,
-    id_column: str | None = None,
-    split_column: str = "split",
-    label_names: Sequence[str] | None = None,
-    label_separator: str | None = None,
-    task: str = "auto",
-    require_label: bool = True,
-    missing_labels: str = "error",
-    keep_columns: Sequence[str] = (),
-    group_column: str | None = None,
-    ignore_columns: Sequence[str] = (),
-) -> "Manifest":
-    """Look through a table once, keeping nothing of it but the ids, and say what its rows are.
+class Manifest:
+    """A table that was looked through once, of which nothing is kept but the ids; `rows()` reads it anew each time.
 
     Args:
         as in `load_manifest`.
-
-    Returns:
-        A `Manifest`, whose `rows()` reads the table anew each time.
-
-    Raises:
-        DataFormatError: as in `load_manifest`, apart from files, which are not looked at.
-    """
-    tables = find_tables(source)
-    present = _present_columns(source, tables)
-    columns = choose_columns(source, tables, present, media_column, text_column)
-    labelled = _label_columns(source, present, label_column, label_columns, require_label)
-    identity = pick(source, present, id_column, ID_COLUMNS)
-    for name in (*keep_columns, *([group_column] if group_column else [])):
-        require(source, present, name)
-    missing = missing_labels if require_label else "keep"
-    labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
-    scan = TableScan(labels, keep_columns)
-    scan.read(tables, labelled, identity, split_column)
-    if not columns:
-        raise DataFormatError(
-            f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, *VIDEO_COLUMNS, *AUDIO_COLUMNS))}), features "
-            f"(..._features) or texts; it has {listed(present)}"
-        )
-    window = tuple(name for name in WINDOW_COLUMNS if name in present and columns.keys() & _TIMED)
-    used = {*columns.values(), *window, *labelled, identity, split_column, *keep_columns, group_column, *ignore_columns}
-    _name_unused(source, [name for name in present if name not in used])
-    read = scan.labels.finish() if labelled else None
-    shapes = {name: feature_shape(tables, columns[name]) for name in columns if name.endswith(FEATURES_SUFFIX)}
-    return Manifest(
-        source=source,
-        features=_types(
-            columns, shapes, read, {name: kept_type(name, scan.kinds[name]) for name in keep_columns}, window
-        ),
-        num_rows=scan.num_rows - (scan.labels.num_missing if missing == "drop" else 0),
-        tables=tuple(tables),
-        columns=columns,
-        label_columns=labelled,
-        spread_labels=bool(label_columns),
-        labels=read,
-        drop_unlabelled=missing == "drop",
-        id_column=identity,
-        split_column=split_column if scan.has_split else None,
-        keep_columns=tuple(keep_columns),
-        group_column=group_column,
-        shapes=shapes,
-        window=window,
-    )
-
-
-def _present_columns(source: object, tables: Sequence[Table]) -> list[str]:
-    """Names of the columns of all tables. What has no name cannot be asked for."""
-    found = list(dict.fromkeys(name for table in tables for name in column_names(table)))
-    if not found:
-        raise DataFormatError(f"{source}: the table has no rows")
-    return found
-
-
-def _label_columns(
-    source: object, present: Sequence[str], one: str | None, several: Sequence[str] | None, required: bool
-) -> tuple[str, ...]:
-    """The columns that the labels are read from."""
-    if several:
-        if one is not None or len(set(several)) < len(several):
-            raise DataFormatError(f"{source}: name one label_column, or label_columns that are all different")
-        for name in several:
-            require(source, present, name)
-        return tuple(several)
-    label = pick(source, present, one, LABEL_COLUMNS)
-    if label is None and required:
-        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {listed(present)}")
-    return () if label is None else (label,)
-
-
-def _types(
-    columns: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, int]],
-    labels: TableLabels | None,
-    kept: Mapping,
-    window: Sequence[str],
-) -> Features:
-    """Types of a manifest's rows; features come last."""
-    types: dict[str, Any] = {"id": Value("string")}
-    types |= {name: MEDIA_TYPES.get(name, Value("string")) for name in columns if name not in shapes}
-    types |= {} if labels is None else {labels.column: labels.type}
-    seconds = dict.fromkeys(window, Value("float64"))
-    return Features({**types, **kept, **seconds, **{name: feature_type(*shape) for name, shape in shapes.items()}})
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    logger.warning(text)
-
-
-def _name_unused(source: object, names: Sequence[str]) -> None:
-    """Names the columns that nothing is read from, once in a process."""
-    if names:
-        shown = ", ".join(name or "(no name)" for name in names)
-        _say_once(f"{source}: columns that are not used: {shown}")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A table that was looked through.
 
     Attributes:
         source: what was opened.
         features: types of the rows, apart from their `split`.
         num_rows: rows in all.
         labels: how labels are read, and what they are (their `task` and `names`); None for a table without.
+        label_columns: the columns that they are read from.
+
+    Raises:
+        DataFormatError: as in `load_manifest`, apart from files, which are not looked at.
     """
 
-    source: object
-    features: Features
-    num_rows: int
-    tables: tuple[Table, ...]
-    columns: Mapping[str, str]
-    label_columns: tuple[str, ...]
-    spread_labels: bool
-    labels: TableLabels | None
-    drop_unlabelled: bool
-    id_column: str | None
-    split_column: str | None
-    keep_columns: tuple[str, ...]
-    group_column: str | None
-    shapes: Mapping[str, tuple[int, int]]
-    window: tuple[str, ...] = ()
+    def __init__(
+        self,
+        source: str | os.PathLike | Mapping[str, str | os.PathLike],
+        *,
+        media_column: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        label_columns: Sequence[str] | None = None,
+        id_column: str | None = None,
+        split_column: str = "split",
+        label_names: Sequence[str] | None = None,
+        label_separator: str | None = None,
+        task: str = "auto",
+        require_label: bool = True,
+        missing_labels: str = "error",
+        keep_columns: Sequence[str] = (),
+        group_column: str | None = None,
+        ignore_columns: Sequence[str] = (),
+    ):
+        self.source, self.keep_columns, self.group_column = source, tuple(keep_columns), group_column
+        self.tables = find_tables(source)
+        present = _present_columns(source, self.tables)
+        self.columns = choose_columns(source, self.tables, present, media_column, text_column)
+        self.label_columns = _label_columns(source, present, label_column, label_columns, require_label)
+        self.spread_labels = bool(label_columns)
+        self.id_column = pick(source, present, id_column, ID_COLUMNS)
+        for name in (*keep_columns, *([group_column] if group_column else [])):
+            require(source, present, name)
+        missing = missing_labels if require_label else "keep"
+        self.drop_unlabelled = missing == "drop"
+        labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
+        scan = TableScan(labels, keep_columns)
+        scan.read(self.tables, self.label_columns, self.id_column, split_column)
+        if not self.columns:
+            raise DataFormatError(
+                f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, *VIDEO_COLUMNS, *AUDIO_COLUMNS))}), "
+                f"features (..._features) or texts; it has {listed(present)}"
+            )
+        timed = self.columns.keys() & _TIMED
+        self.window = tuple(name for name in WINDOW_COLUMNS if name in present and timed)
+        used = {*self.columns.values(), *self.window, *self.label_columns, self.id_column, split_column}
+        used |= {*keep_columns, group_column, *ignore_columns}
+        _name_unused(source, [name for name in present if name not in used])
+        self.labels = labels.finish() if self.label_columns else None
+        self.split_column = split_column if scan.has_split else None
+        self.num_rows = scan.num_rows - (labels.num_missing if self.drop_unlabelled else 0)
+        featured = [name for name in self.columns if name.endswith(FEATURES_SUFFIX)]
+        self.shapes = {name: feature_shape(self.tables, self.columns[name]) for name in featured}
+        kept = {name: kept_type(name, scan.kinds[name]) for name in keep_columns}
+        self.features = _types(self.columns, self.shapes, self.labels, kept, self.window)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -366,10 +287,7 @@ class Manifest:
 
     def dataset(self, rows: Sequence[Row]) -> Dataset:
         """A typed `Dataset` in memory of some of the rows."""
-        columns: dict[str, Any] = {name: [row[name] for row in rows] for name in self.features}
-        for name, (ndim, width) in self.shapes.items():
-            columns[name] = feature_column(columns[name], ndim, width)
-        return make_dataset(columns, self.features)
+        return make_dataset({name: [row[name] for row in rows] for name in self.features}, self.features)
 
     def _naming_cell(self, raw: Row) -> Any:
         """The cell whose file name makes the row's id; None where the table has no files."""
@@ -379,15 +297,64 @@ class Manifest:
         if cell is None:
             return None
         value = read_feature_file(cell, name) if isinstance(cell, str) else cell
-        array, bad = feature_sequence(value, where)
-        ndim, width = self.shapes[name]
-        if (array.ndim, array.shape[-1]) != (ndim, width) and array.size:
-            raise DataFormatError(
-                f"{where}: features of shape {array.shape}, where the first row has {ndim} axes and width {width}"
-            )
+        array, bad = features_like(self.shapes[name], value, where)
         if bad:
             replaced[name] = replaced.get(name, 0) + bad
-        return array if array.size else None
+        return array
+
+
+open_manifest = Manifest
+
+
+def _present_columns(source: object, tables: Sequence[Table]) -> list[str]:
+    """Names of the columns of all tables. What has no name cannot be asked for."""
+    found = list(dict.fromkeys(name for table in tables for name in column_names(table)))
+    if not found:
+        raise DataFormatError(f"{source}: the table has no rows")
+    return found
+
+
+def _label_columns(
+    source: object, present: Sequence[str], one: str | None, several: Sequence[str] | None, required: bool
+) -> tuple[str, ...]:
+    """The columns that the labels are read from."""
+    if several:
+        if one is not None or len(set(several)) < len(several):
+            raise DataFormatError(f"{source}: name one label_column, or label_columns that are all different")
+        for name in several:
+            require(source, present, name)
+        return tuple(several)
+    label = pick(source, present, one, LABEL_COLUMNS)
+    if label is None and required:
+        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {listed(present)}")
+    return () if label is None else (label,)
+
+
+def _types(
+    columns: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, int]],
+    labels: TableLabels | None,
+    kept: Mapping,
+    window: Sequence[str],
+) -> Features:
+    """Types of a manifest's rows; features come last."""
+    types: dict[str, Any] = {"id": Value("string")}
+    types |= {name: MEDIA_TYPES.get(name, Value("string")) for name in columns if name not in shapes}
+    types |= {} if labels is None else {labels.column: labels.type}
+    seconds = dict.fromkeys(window, Value("float64"))
+    return Features({**types, **kept, **seconds, **{name: feature_type(*shape) for name, shape in shapes.items()}})
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning(text)
+
+
+def _name_unused(source: object, names: Sequence[str]) -> None:
+    """Names the columns that nothing is read from, once in a process."""
+    if names:
+        shown = ", ".join(name or "(no name)" for name in names)
+        _say_once(f"{source}: columns that are not used: {shown}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -413,11 +380,10 @@ def _carve(source: object, rows: Sequence[Row], splits: list[str], fraction: flo
             splits[i] = "validation"
 
 
-def _check_leaks(source: object, rows: Sequence[Row], splits: Sequence[str]) -> None:
-    owner: dict[str, str] = {}
-    for row, split in zip(rows, splits, strict=True):
-        for path in cell_paths(row):
-            if owner.setdefault(path, split) != split:
-                raise DataFormatError(
-                    f"{source}: {path} is in both {owner[path]} and {split}; a clip belongs to one split"
-                )
+def check_leak(source: object, owner: dict[int, str], row: Row, split: str) -> None:
+    """Refuse a file that is in another split too; `owner` keeps a number of each path, for there may be many."""
+    for path in cell_paths(row):
+        if owner.setdefault(hash(path), split) != split:
+            raise DataFormatError(
+                f"{source}: {path} is in both {owner[hash(path)]} and {split}; a clip belongs to one split"
+            )

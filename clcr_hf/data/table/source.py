@@ -8,13 +8,11 @@ from typing import Any
 
 from datasets import ClassLabel, List
 
-from ..columns import DataFormatError
 from ..files import report_missing
 from ..source import Row, Rows, Source
 from ..talking_faces.factors import MARKER
-from .cells import cell_paths
 from .choose import LABEL_COLUMNS
-from .manifest import Manifest, load_manifest, open_manifest
+from .manifest import Manifest, check_leak, load_manifest, open_manifest
 from .read import TABLE_NAMES, TABLE_SUFFIXES
 
 # Options that need the whole table at once.
@@ -56,21 +54,12 @@ def stream_table(source: str | os.PathLike, **options: Any) -> Rows:
         missing: list[str] = []
         owner: dict[int, str] = {}
         for row in manifest.rows(missing):
-            _check_leak(source, owner, row)
+            check_leak(source, owner, row, row["split"])
             if skip or not missing:  # else the rest is looked through to count what else is missing
                 yield row["split"], {name: row[name] for name in manifest.features}
         report_missing(source, missing, len(manifest), skip, "Give paths relative to the table")
 
     return Rows(manifest.features, stream, len(manifest), **about_labels(manifest))
-
-
-def _check_leak(source: str | os.PathLike, owner: dict[int, str], row: Row) -> None:
-    """Refuse one file in two splits; a number is kept of each path, for there may be many."""
-    for path in cell_paths(row):
-        if owner.setdefault(hash(path), row["split"]) != row["split"]:
-            raise DataFormatError(
-                f"{source}: {path} is in both {owner[hash(path)]} and {row['split']}; a clip belongs to one split"
-            )
 
 
 def _is_table(path: Path) -> bool:
