@@ -26,6 +26,10 @@ class FailureList:
     folder: Path
     rank: int
 
+    def __post_init__(self) -> None:
+        self.path = self.folder / f"failures-{self.rank:03d}.jsonl"
+        self.path.touch()
+
     def add(self, clip: Clip, error: BaseException) -> None:
         """A clip is skipped."""
         logger.warning("%s is skipped: %s: %s", clip.id, type(error).__name__, error)
@@ -38,7 +42,7 @@ class FailureList:
 
     def _line(self, clip: Clip, error: str, message: str, *, written: bool) -> None:
         line = {"id": clip.id, "split": clip.split, "path": clip.path, "error": error, "message": message}
-        with open(self.folder / f"failures-{self.rank:03d}.jsonl", "a", encoding="utf-8") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "written": written}, ensure_ascii=False) + "\n")
 
     def failed_ids(self) -> set[str]:
