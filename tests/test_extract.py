@@ -394,7 +394,7 @@ def test_opensmile(level: str, width: int, clips: Path, models: dict[str, str], 
 
 def test_opensmile_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opensmile", None)
-    with pytest.raises(ImportError, match=r"clcr-hf\[opensmile\].*not commercial"):
+    with pytest.raises(ImportError, match=r"opensmile.*clone.*not commercial"):
         OpenSmile()
 
 
