@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 import clcr_hf  # noqa: F401  (registers the pipeline)
-from clcr_hf.cli import main
+from clcr_hf.cli.main import main
 from clcr_hf.export import load_for_export
 from clcr_hf.hub.publish import build_release
 from clcr_hf.training import load_model

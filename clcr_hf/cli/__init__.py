@@ -1,5 +1,5 @@
 """The `clcr` command; each part of it in a file of its own."""
 
-from .app import app, main
+from .app import app
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
