@@ -181,7 +181,7 @@ def test_slow_servers_are_left_in_time(server, open_door, path):
     start = time.monotonic()
     with pytest.raises(FetchError, match=r"within 0\.4 s"):
         fetch(server + path, timeout=0.4)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 20  # the whole answer takes 50 s
 
 
 def test_a_port_that_never_answers(open_door):
@@ -378,7 +378,7 @@ def test_only_media_is_taken_for_base64():
     assert not is_base64_media("/home/somebody/clips/" + "folder/" * 40 + "clip") and not is_base64_media(None)
     start = time.monotonic()
     assert not is_base64_media(" " * 5_000_000 + "!")
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 20
 
 
 def test_is_url():
