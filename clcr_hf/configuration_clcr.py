@@ -8,8 +8,19 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import logging
 
 from .modalities import STANDARD_MODALITIES
+
+logger = logging.get_logger(__name__)
+
+# What version 0.1, whose files do not name these, did.
+_VERSION_01 = {
+    "unimodal_evidence": False,
+    "private_gate_start": 0.0,
+    "private_gate_floor": 0.0,
+}
+_STORED = "_stored"  # marks what is read from a file, for `__post_init__`
 
 
 def _as_modality_config(field: str, value: Any) -> "CLCRModalityConfig":
@@ -134,7 +145,9 @@ class CLCRConfig(PreTrainedConfig):
             Modalities under a user's own name; inputs are then `<name>_features` and `<name>_attention_mask`.
         hidden_size (`int`, defaults to 128): Common width `d`.
         num_levels (`int`, defaults to 3): Levels of the hierarchy. The paper has three.
-        shared_rank, private_rank (`int`, *optional*): `k_sh`, `k_pr`; `hidden_size // 2` each by default.
+        shared_rank (`int`, *optional*): `k_sh`; `hidden_size // 2` by default.
+        private_rank (`int`, *optional*): `k_pr`; `hidden_size // 4` by default. With all the rest of the width
+            (`hidden_size - shared_rank`, version 0.1's default) every modality's private subspace is the same one.
         num_attention_heads (`int`, defaults to 4): Heads of the exchange; must divide `shared_rank`.
         dropout, attention_dropout (`float`): Dropout of the fusion and of the exchange's attention weights.
         modality_dropout (`float`, defaults to 0.0):
@@ -142,22 +155,54 @@ class CLCRConfig(PreTrainedConfig):
         position_scale (`float`, defaults to 0.1): Start of the learned weight of the sinusoidal positions.
         budget_scale (`float`, defaults to 1.0): `gamma` of the token budget.
         budget_ratio (`float`, defaults to 0.68): Start of `sigmoid(b_l)`, the share of tokens the budget allows.
-        token_scores (`"sigmoid"` or `"standardised"`, defaults to `"sigmoid"`):
+        evidence (`"norm"` or `"agreement"`, defaults to `"norm"`):
+            What makes a token worth exchanging. `"norm"`: the length of its shared part, the paper's. `"agreement"`:
+            how well it fits the tokens of the other modalities, the log-sum-exp of the products of their shared
+            coordinates; ours, for sequences in which few moments of different modalities agree. It needs an alignment
+            stage first ([`CLCRForPreTraining`]) and is worse than `"norm"` without. It sets the defaults of
+            `token_scores`, `budget_gates_pool`, `level_evidence`, `unimodal_evidence` and `alignment_coef`.
+        token_scores (`"sigmoid"` or `"standardised"`, *optional*):
+            `"sigmoid"` by default with `evidence="norm"`, `"standardised"` with `"agreement"`.
             How a token's evidence becomes its score. `"sigmoid"` of the evidence itself: tokens of much the same norm
             get much the same score, and the budget takes a little from each of them. `"standardised"`: linear in the
             evidence after standardising it over the sample's tokens of one modality, so that the budget leaves the
             weakest out.
         evidence_threshold (`float`, *optional*):
             Start of the level threshold `tau_l`; by default where the budget binds: 0 for `"sigmoid"`, -1.5 for
-            `"standardised"`.
-        budget_gates_pool (`bool`, defaults to `False`):
-            `True`: tokens with `a = 0` also leave the pool that other modalities attend to. `False`: the budget gates
-            queries alone, the paper's formula.
+            `"standardised"`; -0.5 for `"standardised"` agreement, which leaves tokens out by itself.
+        budget_gates_pool (`bool` or `"weighted"`, *optional*):
+            `True`: tokens with `a = 0` also leave the pool that other modalities attend to. `"weighted"`: tokens of the
+            pool count `a` times (`log a` is added to their scores), the default with `evidence="agreement"`. `False`:
+            the budget gates queries alone, the paper's formula, the default with `"norm"`.
+        level_evidence (`bool`, *optional*):
+            Adds to a level's score how well its tokens agree, by a learned gain. Ours; by default with
+            `evidence="agreement"`, which it needs.
+        alignment_coef (`float`, *optional*):
+            Weight in fine-tuning of the alignment loss (see [`CLCRForPreTraining`]). Ours; 0.1 by default with
+            `evidence="agreement"`, else 0.
+        alignment_negatives (`int`, defaults to 8): With how many other samples of a batch each is compared there.
+        unimodal_evidence (`bool`, *optional*):
+            Adds to the logits a linear readout of each modality by itself, before the exchange; the joint path then
+            starts at zero, as a correction. Ours; on by default with `evidence="norm"`, off with `"agreement"`.
+        unimodal_loss_weight (`float`, defaults to 0.5): Weight of the task loss of that evidence alone.
+        use_joint_path (`bool`, defaults to `True`):
+            `False` leaves the fusion out: the answer is the sum of the modalities' own evidence.
+        private_gate_start, private_gate_floor (`float`, default to 2.0 and 0.1):
+            Added to the private gates before their sigmoid, and their least opening: gates start open and do not die.
+            Ours; 0 and 0 is the paper's formula.
         num_segments (`int`, *optional*):
             `CLCRForTokenClassification` only: how many equal segments a clip is cut into (10 for AVE). `None`: one
             segment a time step, for which all modalities must have the same number of steps (dialogues).
         classifier_dropout (`float`, *optional*): Dropout before and inside the head; `dropout` by default.
-        regression_loss (`"l1"` or `"mse"`, defaults to `"l1"`): Task loss of regression.
+        regression_loss (`"l1"` or `"mse"`, defaults to `"l1"`): Task loss of regression, in units of `label_std`.
+        label_mean, label_std (`float` or `list[float]`, *optional*):
+            Centre and spread of a regression's scores, of several scores one each: the model learns
+            `(label - label_mean) / label_std` and answers in the data's units. The scripts set them from the training
+            labels. None: 0 and 1.
+        class_weights (`list[float]`, *optional*):
+            Weight of each class in the task loss; of several labels a row, the weight of a label that holds.
+        focal_gamma (`float`, defaults to 0.0):
+            Focal loss: each row's cross-entropy times `(1 - p)^gamma`, `p` the probability given to the truth.
         label_smoothing (`float`, defaults to 0.0): Of the cross-entropy.
         label_scale (`"sentiment"`, `"auto"` or `None`, defaults to `"auto"`):
             What a regression's score means. `"sentiment"`: from negative over neutral to positive, symmetric around 0;
@@ -205,14 +250,27 @@ class CLCRConfig(PreTrainedConfig):
 
     budget_scale: float | int = 1.0
     budget_ratio: float | int = 0.68
-    token_scores: Literal["sigmoid", "standardised"] = "sigmoid"
+    evidence: Literal["norm", "agreement"] = "norm"
+    token_scores: Literal["sigmoid", "standardised"] | None = None
     evidence_threshold: float | int | None = None
-    budget_gates_pool: bool = False
+    budget_gates_pool: bool | Literal["weighted"] | None = None
+    level_evidence: bool | None = None
+    alignment_coef: float | int | None = None
+    alignment_negatives: int = 8
+    unimodal_evidence: bool | None = None
+    unimodal_loss_weight: float | int = 0.5
+    use_joint_path: bool = True
+    private_gate_start: float | int = 2.0
+    private_gate_floor: float | int = 0.1
 
     num_segments: int | None = None
     classifier_dropout: float | int | None = None
     regression_loss: Literal["l1", "mse"] = "l1"
     label_smoothing: float | int = 0.0
+    label_mean: float | int | list | None = None
+    label_std: float | int | list | None = None
+    class_weights: list | None = None
+    focal_gamma: float | int = 0.0
     label_scale: Literal["sentiment", "auto"] | None = "auto"
     label_range: list | str | None = "auto"
 
@@ -233,6 +291,8 @@ class CLCRConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = [
         "last_hidden_state",
         "pooler_output",
+        "modality_logits",
+        "joint_logits",
         "loss_components",
         "level_weights",
         "modality_weights",
@@ -252,6 +312,7 @@ class CLCRConfig(PreTrainedConfig):
             # The pipeline of the installed package is registered; that of a published model's folder is not wanted, and
             # transformers would ask for `trust_remote_code` on meeting it.
             kwargs.pop("custom_pipelines", None)
+        stored = kwargs.pop(_STORED, False)
         fields = [f"{name}_config" for name in STANDARD_MODALITIES]
         if all(getattr(self, field) is None for field in fields) and not self.extra_configs:
             for field, value in _default_modalities().items():
@@ -267,7 +328,8 @@ class CLCRConfig(PreTrainedConfig):
         if self.shared_rank is None:
             self.shared_rank = self.hidden_size // 2
         if self.private_rank is None:
-            self.private_rank = self.hidden_size // 2
+            self.private_rank = self.hidden_size // 4
+        self._set_defaults_of_evidence()
         super().__post_init__(**kwargs)
         if self.label_scale == "auto":
             scored = self.num_labels == 1 and self.problem_type in (None, "regression")
@@ -277,15 +339,49 @@ class CLCRConfig(PreTrainedConfig):
             self.label_scale = "sentiment" if scored and even and not named else None
         if self.label_range == "auto":
             self.label_range = [-3.0, 3.0] if self.label_scale == "sentiment" else None
+        if not stored:
+            self._warn_of_one_private_space()
+
+    def _set_defaults_of_evidence(self):
+        """What is left out goes with the kind of evidence."""
+        agrees = self.evidence == "agreement"
+        defaults = {
+            "token_scores": "standardised" if agrees else "sigmoid",
+            "budget_gates_pool": "weighted" if agrees else False,
+            "level_evidence": agrees,
+            "alignment_coef": 0.1 if agrees else 0.0,
+            "unimodal_evidence": not agrees,
+        }
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+
+    def _warn_of_one_private_space(self):
+        several = len(self.modalities) > 1 and self.has_private_path
+        if several and (self.shared_rank or 0) + (self.private_rank or 0) == self.hidden_size:
+            logger.warning(
+                "shared_rank %s + private_rank %s fill hidden_size %s: all modalities then have one and the same private "
+                "subspace. Lower private_rank, e.g. to %s",
+                self.shared_rank,
+                self.private_rank,
+                self.hidden_size,
+                self.hidden_size // 4,
+            )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As [`~transformers.PreTrainedConfig.from_dict`]. Another number of labels (`num_labels` or `id2label` among
-        `kwargs`) also takes back what was stored of the old ones: their names, their range and the problem type."""
+        `kwargs`) also takes back what was stored of the old ones: their names, their range and the problem type. What a
+        file of version 0.1 does not name has that version's value."""
+        if "transformers_version" in config_dict:  # written by `save_pretrained`
+            added = _VERSION_01 if "unimodal_evidence" not in config_dict else {}
+            absent = {name: value for name, value in added.items() if name not in {*config_dict, *kwargs}}
+            config_dict = {**config_dict, **absent, _STORED: True}
         stored = config_dict.get("id2label")
         count = kwargs.get("num_labels", len(kwargs["id2label"]) if kwargs.get("id2label") else None)
         if count is not None and count != (2 if stored is None else len(stored)):
             old = ("id2label", "label2id", "problem_type", "label_scale", "label_range")
+            old += ("label_mean", "label_std", "class_weights")
             config_dict = {name: value for name, value in config_dict.items() if name not in old}
             names = {name: kwargs.pop(name) for name in (*old, "num_labels") if name in kwargs}
             if names.get("id2label"):
@@ -332,6 +428,27 @@ class CLCRConfig(PreTrainedConfig):
         return len(self.modalities) > 1
 
     @property
+    def has_budget(self) -> bool:
+        """Whether a token budget is learned."""
+        return self.has_exchange and self.use_intraced and not self.dense_budget
+
+    @property
+    def uses_level_evidence(self) -> bool:
+        """Whether agreement of a level's tokens is added to its score."""
+        weighed = self.use_intercad and self.effective_num_levels > 1
+        return bool(self.level_evidence) and weighed and self.has_exchange and self.use_intraced
+
+    @property
+    def measures_agreement(self) -> bool:
+        """Whether agreement of tokens is needed for the answer."""
+        return (self.evidence == "agreement" and self.has_budget) or self.uses_level_evidence
+
+    @property
+    def has_agreement_scale(self) -> bool:
+        """Whether the scale `gamma_l` of agreement and alignment is learned."""
+        return self.measures_agreement or (self.has_exchange and bool(self.alignment_coef))
+
+    @property
     def pooled_size(self) -> int:
         """Width of `pooler_output`: `z_sh` and, with a private path, `u_pr` beside it."""
         return self.hidden_size * (2 if self.has_private_path else 1)
@@ -340,6 +457,14 @@ class CLCRConfig(PreTrainedConfig):
     def has_private_path(self) -> bool:
         """Whether private summaries reach the output."""
         return self.use_private_path and self.use_intraced and bool(self.private_rank)
+
+    def label_statistics(self) -> tuple[list[float], list[float]]:
+        """Centre and spread of each score of a regression; 0 and 1 where none were set."""
+        spread = []
+        for value, default in ((self.label_mean, 0.0), (self.label_std, 1.0)):
+            given = value if isinstance(value, list) else [default if value is None else value] * self.num_labels
+            spread.append([float(number) for number in given])
+        return spread[0], spread[1]
 
     def score_ranges(self) -> list[tuple[float, float] | None]:
         """Lowest and highest value of each score of a regression; None where there are no limits."""
@@ -358,7 +483,14 @@ class CLCRConfig(PreTrainedConfig):
 
     def validate_widths(self):
         """Ranks must fit into `hidden_size`, heads must divide the shared rank."""
-        counts = ("hidden_size", "num_levels", "num_attention_heads", "shared_rank", "num_segments")
+        counts = (
+            "hidden_size",
+            "num_levels",
+            "num_attention_heads",
+            "shared_rank",
+            "num_segments",
+            "alignment_negatives",
+        )
         _check(self, counts, _is_positive, "be a positive integer")
         if self.shared_rank is None or self.private_rank is None:
             return  # filled in `__post_init__`
@@ -380,10 +512,30 @@ class CLCRConfig(PreTrainedConfig):
         if not 0.0 < self.budget_ratio < 1.0:
             raise ValueError(f"`budget_ratio` must lie in (0, 1), got {self.budget_ratio}; see `dense_budget` for 1")
         weights = ("lambda_intra", "lambda_inter", "weight_inter_private", "weight_inter_leakage", "weight_inter_mix")
-        _check(self, (*weights, "budget_scale"), lambda weight: weight >= 0, "not be negative")
+        weights += ("budget_scale", "unimodal_loss_weight", "alignment_coef", "focal_gamma")
+        _check(self, weights, lambda weight: weight >= 0, "not be negative")
+        _check(self, ("private_gate_floor",), lambda floor: 0.0 <= floor < 1.0, "lie in [0, 1)")
         shrinkage = self.correlation_shrinkage
         if shrinkage != "auto" and (isinstance(shrinkage, str) or not 0.0 <= shrinkage <= 1.0):
             raise ValueError(f"`correlation_shrinkage` must be 'auto' or lie in [0, 1], got {shrinkage!r}")
+
+    def validate_evidence(self):
+        """Evidence must be of a kind that is measured, and some path must lead to the answer."""
+        if self.level_evidence and self.evidence != "agreement":
+            raise ValueError('`level_evidence` measures agreement: set `evidence="agreement"` too')
+        if not self.use_joint_path and self.unimodal_evidence is False:
+            raise ValueError("`use_joint_path=False` leaves no answer without `unimodal_evidence=True`")
+
+    def validate_label_statistics(self):
+        """One centre and one positive spread a score; one weight a class."""
+        for name in ("label_mean", "label_std", "class_weights"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != self.num_labels:
+                raise ValueError(f"`{name}` must hold one number for each of {self.num_labels} labels, got {value}")
+        for name in ("label_std", "class_weights"):
+            value = getattr(self, name)
+            if value is not None and min(value if isinstance(value, list) else [value]) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {value}")
 
     def validate_labels(self):
         """A range is a pair of rising numbers, or as many as there are scores."""

@@ -36,16 +36,19 @@ class HierarchyTokens:
     """Tokens of all modalities on one axis.
 
     Attributes:
-        tokens: `(B, L, S, d)`, exactly zero where `mask` is false.
-        mask: `(B, S)` bool, true for real tokens.
-        modality_ids: `(S,)` int64, index into `config.modalities`.
+        tokens: `(B, L, S, d)`, exactly zero where they are not real; before dropout.
+        membership: `(B, M, S)` bool, the real tokens of each modality, in the order of `config.modalities`.
         lengths: number of token positions `T_m` of each modality in the batch (0 when left out), in order.
     """
 
     tokens: torch.Tensor
-    mask: torch.Tensor
-    modality_ids: torch.Tensor
+    membership: torch.Tensor
     lengths: list[int]
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """`(B, S)` bool, true for real tokens."""
+        return self.membership.any(dim=1)
 
 
 def sinusoidal_positions(length: int, width: int, device: torch.device) -> torch.Tensor:
@@ -383,7 +386,6 @@ class ModalityEncoder(nn.Module):
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in self.kept_levels
         )
         self.position_scale = nn.Parameter(torch.full((len(self.kept_levels),), float(config.position_scale)))
-        self.dropout = nn.Dropout(float(config.dropout))
 
     def forward(self, inputs: dict[str, torch.Tensor], mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Levels `(B, L, T, d)`, zero where padded, and the mask `(B, T)` bool."""
@@ -413,7 +415,7 @@ class ModalityEncoder(nn.Module):
         for index, level in enumerate(levels):
             hidden_states = self.projections[index](level)
             hidden_states = hidden_states + (self.position_scale[index] * positions).to(hidden_states.dtype)
-            outputs.append(self.dropout(self.norms[index](hidden_states)))
+            outputs.append(self.norms[index](hidden_states))
         return torch.stack(outputs, dim=1) * mask[:, None, :, None].to(outputs[0].dtype)
 
 
@@ -440,6 +442,7 @@ class SemanticHierarchyEncoder(nn.Module):
             tokens.append(levels)
             token_masks.append(mask)
             lengths.append(mask.shape[1])
-        device = token_masks[0].device
-        ids = [torch.full((length,), index, device=device) for index, length in enumerate(lengths)]
-        return HierarchyTokens(torch.cat(tokens, dim=2), torch.cat(token_masks, dim=1), torch.cat(ids), lengths)
+        modalities = torch.arange(len(lengths), device=token_masks[0].device)
+        ids = torch.cat([modalities[index].expand(length) for index, length in enumerate(lengths)])
+        membership = (ids == modalities[:, None])[None] & torch.cat(token_masks, dim=1)[:, None]
+        return HierarchyTokens(torch.cat(tokens, dim=2), membership, lengths)

@@ -63,6 +63,8 @@ class InterLevelAggregation(nn.Module):
             self.context_proj = nn.Linear(width * (2 if self.has_private else 1), width)
             self.context_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
             self.scorer = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), nn.Linear(width, 1, bias=False))
+            if config.uses_level_evidence:
+                self.evidence_gain = nn.Parameter(torch.empty(()))
         self.reset_anchors()
         if self.learned:
             self.value = nn.Linear(width, width)
@@ -79,12 +81,21 @@ class InterLevelAggregation(nn.Module):
         if not self.weighs_levels:
             return
         init.normal_(self.anchors)
+        if self.config.uses_level_evidence:
+            init.ones_(self.evidence_gain)
 
-    def forward(self, shared: torch.Tensor, private: torch.Tensor | None, present: torch.Tensor) -> AggregationOutput:
-        """`shared`, `private`: mean-pooled tokens `(..., L, M, d)`; `present (..., M)` bool."""
+    def forward(
+        self,
+        shared: torch.Tensor,
+        private: torch.Tensor | None,
+        present: torch.Tensor,
+        level_evidence: torch.Tensor | None = None,
+    ) -> AggregationOutput:
+        """`shared`, `private`: mean-pooled tokens `(..., L, M, d)`; `present (..., M)` bool; `level_evidence (..., L)`
+        float32, added to the levels' scores after centring and by a learned gain (our extension)."""
         shared = self.shared_norms(shared)
         private = self.private_norms(private) if self.has_private else None
-        level_weights = self.weigh_levels(shared, private, present)
+        level_weights = self.weigh_levels(shared, private, present, level_evidence)
         mix = level_weights.to(shared.dtype)[..., None, None]
         shared_summary = (mix * shared).sum(dim=-3)  # s_bar (..., M, d)
         pooled, modality_weights = self.select_modalities(shared_summary, present)
@@ -96,7 +107,13 @@ class InterLevelAggregation(nn.Module):
             pooled = torch.cat((pooled, gated), dim=-1)
         return AggregationOutput(pooled, level_weights, modality_weights, private_gates)
 
-    def weigh_levels(self, shared: torch.Tensor, private: torch.Tensor | None, present: torch.Tensor) -> torch.Tensor:
+    def weigh_levels(
+        self,
+        shared: torch.Tensor,
+        private: torch.Tensor | None,
+        present: torch.Tensor,
+        evidence: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """`omega (..., L) = softmax_l MLP([c_l ; anchor_l ; cos(c_l, anchor_l)])` (our reconstruction), float32."""
         levels = shared.shape[-3]
         if not self.weighs_levels:
@@ -108,7 +125,10 @@ class InterLevelAggregation(nn.Module):
         anchors = self.anchors.to(context.dtype).expand_as(context)
         similarity = F.cosine_similarity(context, anchors, dim=-1).to(context.dtype)[..., None]
         scores = self.scorer(torch.cat((context, anchors, similarity), dim=-1)).squeeze(-1)
-        return scores.float().softmax(dim=-1)
+        scores = scores.float()
+        if evidence is not None:
+            scores = scores + self.evidence_gain.float() * (evidence - evidence.mean(dim=-1, keepdim=True))
+        return scores.softmax(dim=-1)
 
     def select_modalities(self, summary: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Shared path: `z_sh (..., d)` and `pi (..., M)`; the mean `g_bar` asks, each modality's summary answers."""
@@ -124,12 +144,32 @@ class InterLevelAggregation(nn.Module):
         return (weights.to(value.dtype)[..., None] * value).sum(dim=-2), weights
 
     def gate_private(self, summary: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """Private path: `eta_m = sigmoid(w_p^T LN(W_p p_bar^(m)))`, `(..., M)` float32, 0 for missing modalities.
-        In the ablation without InterCAD: the plain mean's weights."""
+        """Private path: `eta_m = sigmoid(w_p^T LN(W_p p_bar^(m)))` (paper), `(..., M)` float32, 0 for missing
+        modalities. Ours: `private_gate_start` is added before the sigmoid, and the gate keeps a least opening of
+        `private_gate_floor`; both 0 is the paper's. In the ablation without InterCAD: the plain mean's weights."""
         if not self.learned:
             return present_weights(present)
         scores = self.gate_score(self.gate_norm(self.gate_proj(summary))).squeeze(-1)
-        return scores.float().sigmoid() * present
+        floor = float(self.config.private_gate_floor)
+        opening = (scores.float() + float(self.config.private_gate_start)).sigmoid()
+        return (floor + (1 - floor) * opening) * present
+
+
+def level_evidence(agreement: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """
+    Log-sum-exp over all pairs of tokens of different modalities, level by level (our extension).
+
+    Args:
+        agreement: `(B, L, S)` float32, each token's log-sum-exp over the tokens it meets.
+        groups: bool `(B, M, G, S)`, the tokens of each segment (`G = 1`: of the clip).
+
+    Returns:
+        `(B, G, L)` float32; 0 for a segment without tokens.
+    """
+    member = groups.any(dim=1)[:, :, None]  # (B, G, 1, S)
+    lowest = torch.finfo(agreement.dtype).min
+    total = agreement[:, None].masked_fill(~member, lowest).logsumexp(dim=-1)
+    return torch.where(member.any(dim=-1), total, 0)
 
 
 class LevelNorm(nn.Module):

@@ -1,13 +1,13 @@
 """IntraCED, the Intra-Level Co-Exchange Domain (paper): at each level, features split into orthogonal shared and
 private subspaces, and a budget of shared tokens crosses between modalities.
 
-All levels and modalities run at once: tokens lie on one axis `S`, levels become attention heads, and a mask keeps a
-modality from attending to itself. We work in coordinates `c = h U` (equal norms, less arithmetic; our reconstruction).
+Tokens lie on one axis `S`, levels become attention heads, and each modality in turn asks the tokens of the others. We
+work in coordinates `c = h U` (equal norms, less arithmetic; our reconstruction).
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_clcr import CLCRConfig
+from .cross_modal import agreement, attend_to_others
 from .ops import init_orthonormal, orthonormal_bases, project_capped_simplex
 
 
@@ -25,20 +26,24 @@ class ExchangeOutput(NamedTuple):
 
     Attributes:
         shared: `(B, L, S, k_sh)` shared coordinates after the exchange, zero where padded.
+        before: the same before it.
         shared_basis: `(L, d, k_sh)` orthonormal columns; `None` without factorisation (coordinates are the tokens).
         private_bases: `(L, M, d, k_pr)` orthonormal columns; `None` without a private path.
         activations: `(B, L, S)` float32 in [0, 1], the token budget's `a`.
         slack: `(B, L, M)` bool, true where the budget did not bind.
         budget: `(B, L, M)` float32, tokens allowed.
+        agreement: `(B, L, S)` float32, how well each token fits those of other modalities; `None` where not measured.
         attentions: `L` tensors `(B, heads, S, S)`, when asked for.
     """
 
     shared: torch.Tensor
+    before: torch.Tensor
     shared_basis: torch.Tensor | None
     private_bases: torch.Tensor | None
     activations: torch.Tensor
     slack: torch.Tensor
     budget: torch.Tensor
+    agreement: torch.Tensor | None
     attentions: tuple[torch.Tensor, ...] | None
 
 
@@ -85,16 +90,23 @@ class LevelLinear(nn.Module):
 class TokenBudget(nn.Module):
     """Which shared tokens may ask the other modalities, and how strongly (paper, "token budget").
 
-    Evidence `e_t = ||c_t|| / sqrt(k_sh)`; activation `a = Proj{0 <= a <= 1, sum a <= B_l}(a~)` over the real tokens of
-    one modality, with `B_l = clip(gamma sigmoid(b_l) n, 1, n)` for `n` real tokens. Two forms of the score `a~` (the
-    paper names "a learnable scale and a level threshold"; both are our reconstruction), by `token_scores`:
-    `"sigmoid"`: `a~_t = sigmoid(softplus(kappa_l) (e_t - tau_l))`;
+    Activation `a = Proj{0 <= a <= 1, sum a <= B_l}(a~)` over the real tokens of one modality, with
+    `B_l = clip(gamma sigmoid(b_l) n, 1, n)` for `n` real tokens. The evidence `e_t` of a token is, by `evidence`,
+    `"norm"`: `||c_t|| / sqrt(k_sh)` (paper); `"agreement"`: the log-sum-exp of its products with the tokens of the
+    other modalities (ours). The score `a~` has two forms (the paper names "a learnable scale and a level threshold";
+    both are our reconstruction), by `token_scores`: `"sigmoid"`: `a~_t = sigmoid(softplus(kappa_l) (e_t - tau_l))`;
     `"standardised"`: `a~_t = softplus(kappa_l) (z_t - tau_l)`, where `z_t` is `e_t` less its mean over the sample's
     real tokens of that modality, over their spread. Float32 under any autocast.
     """
 
-    START_SHARPNESS = 2.0
-    START_THRESHOLD = {"sigmoid": 0.0, "standardised": -1.5}
+    # Of the sharpness and the threshold, by evidence and form of the score. With the norm as evidence the budget binds
+    # at the start; agreement is to leave tokens out by itself.
+    STARTS = {
+        ("norm", "sigmoid"): (2.0, 0.0),
+        ("norm", "standardised"): (2.0, -1.5),
+        ("agreement", "sigmoid"): (1.0, 0.0),
+        ("agreement", "standardised"): (1.0, -0.5),
+    }
     # Spreads of the evidence far below this are rounding, not evidence.
     SMALLEST_SPREAD = 0.01
 
@@ -104,41 +116,55 @@ class TokenBudget(nn.Module):
         self.scale = float(config.budget_scale)
         self.start_logit = math.log(config.budget_ratio / (1.0 - config.budget_ratio))
         self.standardises = config.token_scores == "standardised"
-        threshold = config.evidence_threshold
-        self.start_threshold = float(self.START_THRESHOLD[config.token_scores] if threshold is None else threshold)
+        self.start_sharpness, threshold = self.STARTS[config.evidence, config.token_scores or "sigmoid"]
+        given = config.evidence_threshold
+        self.start_threshold = float(threshold if given is None else given)
         self.raw_sharpness = nn.Parameter(torch.empty(levels))
         self.threshold = nn.Parameter(torch.empty(levels))
         self.budget_logit = nn.Parameter(torch.empty(levels))
         self.reset_parameters()
 
     def reset_parameters(self):
-        """Start where the budget binds: scores above it, so that `b_l` gets a gradient."""
-        init.constant_(self.raw_sharpness, math.log(math.expm1(self.START_SHARPNESS)))
+        """Start values; see `STARTS`."""
+        init.constant_(self.raw_sharpness, math.log(math.expm1(self.start_sharpness)))
         init.constant_(self.threshold, self.start_threshold)
         init.constant_(self.budget_logit, self.start_logit)
 
     def forward(
-        self, shared: torch.Tensor, membership: torch.Tensor
+        self, evidence: torch.Tensor, membership: torch.Tensor, lengths: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Activations `(B, L, S)`, slack `(B, L, M)` bool and budget `(B, L, M)` of `shared (B, L, S, k)`;
-        `membership (B, M, S)` bool says which tokens are real and whose."""
-        with torch.autocast(shared.device.type, enabled=False):
-            shared = shared.float()
-            # Smoothed at zero: the plain norm has no derivative there.
-            evidence = (shared.square().mean(dim=-1) + 1e-12).sqrt()
+        """Activations `(B, L, S)`, slack `(B, L, M)` bool and budget `(B, L, M)` of `evidence (B, L, S)` float32;
+        `membership (B, M, S)` bool says which tokens are real and whose, `lengths` where they lie."""
+        with torch.autocast(evidence.device.type, enabled=False):
             sharpness = F.softplus(self.raw_sharpness.float())[:, None]
+            threshold = self.threshold.float()[:, None]
             if self.standardises:
-                scores = sharpness * (self.standardise(evidence, membership) - self.threshold.float()[:, None])
+                scores = sharpness * (self.standardise(evidence, membership) - threshold)
             else:
-                scores = torch.sigmoid(sharpness * (evidence - self.threshold.float()[:, None]))
-            counts = membership.sum(dim=-1).float()[:, None]  # (B, 1, M)
+                scores = torch.sigmoid(sharpness * (evidence - threshold))
+            member = membership.float()
+            counts = member.sum(dim=-1)[:, None]  # (B, 1, M)
             budget = self.scale * torch.sigmoid(self.budget_logit.float())[:, None] * counts
             budget = torch.minimum(budget.clamp(min=1.0), counts)
-            member = membership[:, None].expand(-1, shared.shape[1], -1, -1)  # (B, L, M, S)
-            activations = project_capped_simplex(scores[:, :, None].expand(member.shape), budget, member)
-            slack = (scores.clamp(0, 1)[:, :, None] * member).sum(dim=-1) <= budget
-            # Each token belongs to one modality: the sum over modalities picks its own value.
-            return activations.sum(dim=2), slack, budget
+            slack = scores.clamp(0, 1) @ member.transpose(1, 2) <= budget
+            return self.project(scores, budget, membership.any(dim=1), lengths), slack, budget
+
+    @staticmethod
+    def project(scores: torch.Tensor, budget: torch.Tensor, mask: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        """Activations `(B, L, S)` of `scores (B, L, S)`, modality by modality, or all at once where they are of one
+        length. `budget (B, L, M)`, `mask (B, S)` bool."""
+        size = (len(lengths), lengths[0])
+        if not torch.compiler.is_exporting() and all(length == lengths[0] for length in lengths):
+            return project_capped_simplex(
+                scores.unflatten(-1, size), budget, mask.unflatten(-1, size)[:, None]
+            ).flatten(-2)
+        parts = zip(
+            scores.split(list(lengths), dim=-1),
+            budget.unbind(dim=-1),
+            mask[:, None].split(list(lengths), dim=-1),
+            strict=True,
+        )
+        return torch.cat([project_capped_simplex(*part) for part in parts], dim=-1)
 
     def standardise(self, evidence: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
         """`evidence (B, L, S)` less its mean, over its spread, within the real tokens of each sample's modality;
@@ -165,17 +191,34 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         self.exchanges = config.has_exchange
         self.budgeted = self.exchanges and config.use_intraced and not config.dense_budget
         self.has_private = config.has_private_path
+        self.measures_agreement = config.measures_agreement
+        pool = config.budget_gates_pool if self.budgeted else False
+        self.gates_pool, self.weighs_pool = pool is True, pool == "weighted"
         if self.factorised:
             self.raw_shared = nn.Parameter(torch.empty(levels, width, self.rank))
             if self.has_private:
                 self.raw_private = nn.Parameter(torch.empty(levels, modalities, width, config.private_rank or 0))
             self.reset_bases()
+        if config.has_agreement_scale:
+            self.agreement_scale = nn.Parameter(torch.empty(levels))
+        self.reset_scale()
         if self.budgeted:
             self.token_budget = TokenBudget(config)
         if self.exchanges:
             self.qkv = LevelLinear(levels, self.rank, 3 * self.rank)
             self.out = LevelLinear(levels, self.rank, self.rank)
-        self._folded: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor] | None = None
+        self._folded: _Folded | None = None
+
+    def reset_scale(self):
+        """`gamma_l` of agreement and alignment starts at 1."""
+        if self.config.has_agreement_scale:
+            init.ones_(self.agreement_scale)
+
+    def scale(self) -> torch.Tensor:
+        """`gamma_l (L,)`, with which products of coordinates are weighed."""
+        if self.config.has_agreement_scale:
+            return self.agreement_scale
+        return torch.ones(self.config.effective_num_levels, device=self.qkv.weight.device)
 
     # -- bases ---------------------------------------------------------------------------------------------------
 
@@ -205,28 +248,44 @@ class IntraLevelExchange(GradientCheckpointingLayer):
 
     @torch.no_grad()
     def fold_bases(self):
-        """Compute the bases once and fold them into the query, key and value maps, for inference. Undone by `train()`,
-        by loading weights and by moving the module."""
+        """Compute the bases once and fold them into the query, key and value maps, for inference; kept until `train()`
+        or until a weight is another one. Without gradients `eval()` does so by itself."""
         shared_basis, private_bases = self.bases()
         if shared_basis is None or not self.exchanges:
             return
         weight = torch.cat((shared_basis, shared_basis @ self.qkv.weight.float()), dim=-1)
         bias = F.pad(self.qkv.bias.float(), (self.rank, 0))
         dtype = self.qkv.weight.dtype
-        self._folded = (shared_basis, private_bases, weight.to(dtype), bias.to(dtype))
+        self._folded = _Folded(self._state(), shared_basis, private_bases, weight.to(dtype), bias.to(dtype))
+
+    def folded(self) -> "_Folded | None":
+        """The folded maps, if they serve here: in evaluation without gradients. Folded anew when a weight has changed:
+        torch counts the changes made to each tensor, and other memory means another one. (Writes through `.data`
+        escape that count: call `fold_bases()` after such.)"""
+        if self.training or not self.factorised or not self.exchanges:
+            return None
+        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return self._folded
+        if torch.is_grad_enabled():
+            return None
+        state = self._state()
+        if state is None:
+            return None
+        if self._folded is None or self._folded.state != state:
+            self.fold_bases()
+        return self._folded
+
+    def _state(self) -> tuple[Any, ...] | None:
+        """Which weights these are, and how often each was written to; None where torch does not count."""
+        weights = [self.raw_shared, self.qkv.weight, self.qkv.bias, *([self.raw_private] if self.has_private else [])]
+        if any(weight.is_inference() for weight in weights):
+            return None
+        return tuple((id(each), each.data_ptr(), each._version, each.dtype, each.device) for each in weights)
 
     def train(self, mode: bool = True):
         if mode:
             self._folded = None
         return super().train(mode)
-
-    def _apply(self, fn, recurse: bool = True):
-        self._folded = None
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._folded = None
-        return super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self):
         return {**self.__dict__, "_folded": None}
@@ -236,82 +295,151 @@ class IntraLevelExchange(GradientCheckpointingLayer):
     def forward(
         self,
         tokens: torch.Tensor,
-        mask: torch.Tensor,
-        modality_ids: torch.Tensor,
+        membership: torch.Tensor,
+        lengths: Sequence[int],
         output_attentions: bool = False,
     ) -> ExchangeOutput:
-        """`tokens (B, L, S, d)`, `mask (B, S)` bool, `modality_ids (S,)` int64."""
+        """`tokens (B, L, S, d)`; `membership (B, M, S)` bool, real tokens of each modality; `lengths`, how many places
+        each modality has on the token axis."""
         coordinates, qkv, shared_basis, private_bases = self.project(tokens)
-        membership = self.membership(mask, modality_ids)
+        mask = membership.any(dim=1)
+        agreed = self.agreement(coordinates, mask, lengths) if self.measures_agreement else None
         if self.budgeted:
-            activations, slack, budget = self.token_budget(coordinates, membership)
+            evidence = self.norms(coordinates) if self.config.evidence == "norm" or agreed is None else agreed
+            activations, slack, budget = self.token_budget(evidence, membership, lengths)
         else:  # dense: every real token, or none where a single modality has nobody to ask
             activations = (mask[:, None] & self.exchanges).expand(tokens.shape[:3]).float()
             budget = membership.sum(dim=-1).float()[:, None].expand(-1, tokens.shape[1], -1)
             slack = torch.zeros_like(budget, dtype=torch.bool)
         shared, attentions = coordinates, None
         if qkv is not None:
-            exchanged, attentions = self.exchange(qkv, mask, modality_ids, activations, output_attentions)
+            exchanged, attentions = self.exchange(qkv, mask, lengths, activations, output_attentions)
             shared = coordinates + exchanged
-        return ExchangeOutput(shared, shared_basis, private_bases, activations, slack, budget, attentions)
+        return ExchangeOutput(
+            shared, coordinates, shared_basis, private_bases, activations, slack, budget, agreed, attentions
+        )
+
+    @staticmethod
+    def norms(coordinates: torch.Tensor) -> torch.Tensor:
+        """`||c_t|| / sqrt(k)` (paper), float32, smoothed at zero: the plain norm has no derivative there."""
+        return (coordinates.float().square().mean(dim=-1) + 1e-12).sqrt()
+
+    def agreement(self, coordinates: torch.Tensor, mask: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        """`log sum_t' exp(gamma_l <c_t, c_t'> / sqrt(k))` over the other modalities' real tokens `t'` of the level
+        (our extension), `(B, L, S)` float32; exactly 0 where no other modality is present and where padded."""
+        scale = (self.scale() / self.rank**0.5).to(coordinates.dtype)
+        found = agreement(coordinates * scale[:, None, None], coordinates, mask, lengths, lengths)
+        return found * mask[:, None]
 
     def project(
         self, tokens: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """Shared coordinates `(B, L, S, k)`, queries, keys and values `(B, L, S, 3 k)` (`None` for a single modality)
         and the two bases."""
-        if self._folded is not None and not self.training:
-            folded_shared, folded_private, weight, bias = self._folded
-            folded = torch.matmul(tokens, weight) + bias[:, None]
+        maps = self.folded()
+        if maps is not None:
+            folded = torch.matmul(tokens, maps.weight) + maps.bias[:, None]
             coordinates, qkv = folded.split((self.rank, 3 * self.rank), dim=-1)
-            return coordinates, qkv, folded_shared, folded_private
+            return coordinates, qkv, maps.shared_basis, maps.private_bases
         shared, private = self.bases()
         coordinates = tokens if shared is None else torch.matmul(tokens, shared.to(tokens.dtype))
         return coordinates, self.qkv(coordinates) if self.exchanges else None, shared, private
-
-    def membership(self, mask: torch.Tensor, modality_ids: torch.Tensor) -> torch.Tensor:
-        """`(B, M, S)` bool: real tokens of each modality."""
-        modalities = torch.arange(len(self.config.modalities), device=mask.device)
-        return (modality_ids == modalities[:, None])[None] & mask[:, None]
 
     def exchange(
         self,
         qkv: torch.Tensor,
         mask: torch.Tensor,
-        modality_ids: torch.Tensor,
+        lengths: Sequence[int],
         activations: torch.Tensor,
         output_attentions: bool,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """`h~_t = a_t Attn(Q_t^(m), K^(-m), V^(-m))`, `(B, L, S, k)`: each token asks the other modalities' shared
         tokens of its level. Exactly zero where nobody else is present and where `a_t = 0`."""
-        batch, levels, tokens, _ = qkv.shape
-        # Levels ride along as heads: one attention call, one mask for all of them.
+        levels = qkv.shape[1]
+        # Levels ride along as heads.
         query, key, value = (
             part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(2, 3).flatten(1, 2)
             for part in qkv.chunk(3, dim=-1)
         )
-        allowed = (modality_ids[:, None] != modality_ids)[None] & mask[:, None, :]  # (B, S, S)
-        allowed = allowed[:, None]
-        if self.budgeted and self.config.budget_gates_pool:
-            pool = (activations > 0)[:, :, None, None, :].expand(-1, -1, self.num_heads, -1, -1).flatten(1, 2)
+        if self.weighs_pool:
+            query, key, value = self.weigh_pool(query, key, value, activations)
+        allowed = mask[:, None]
+        if self.gates_pool:
+            pool = (activations > 0).repeat_interleave(self.num_heads, dim=1)
             allowed = allowed & pool
-        has_key = allowed.any(dim=-1, keepdim=True)  # (B, 1 or L * heads, S, 1)
-        attend: Callable = eager_attention_forward
-        if not output_attentions:
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        # A row without keys would be NaN: it attends everywhere and is then multiplied by zero.
-        context, weights = attend(
+        if output_attentions:
+            context, reachable, weights = self.attend_visibly(query, key, value, allowed, lengths)
+        else:
+            weights = None
+            context, reachable = attend_to_others(query, key, value, allowed, lengths, self.attend)
+        context = context[..., : self.head_dim]
+        context = context.unflatten(1, (levels, self.num_heads)).transpose(2, 3).flatten(3)
+        reachable = reachable.expand(-1, levels * self.num_heads, -1)[:, :: self.num_heads]  # (B, L, S)
+        gate = (activations * reachable).to(context.dtype)[..., None]
+        return gate * self.out(context), weights
+
+    def weigh_pool(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, activations: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Adds `log a` to the keys' scores: as one more coordinate, so that a fused kernel needs no mask with a
+        gradient."""
+        weight = (activations + 1e-6).log().repeat_interleave(self.num_heads, dim=1)[..., None] / self.scaling
+        ones = torch.ones_like(query[..., :1])
+        return (
+            torch.cat((query, ones), dim=-1),
+            torch.cat((key, weight.to(key.dtype)), dim=-1),
+            torch.cat((value, torch.zeros_like(ones)), dim=-1),
+        )
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Attention by the implementation that the configuration names; `(B, H, T, k)`."""
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        return self._call(attend, query, key, value, mask)[0].transpose(1, 2)
+
+    def attend_visibly(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        allowed: torch.Tensor,
+        lengths: Sequence[int],
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+        """As [`~cross_modal.attend_to_others`], with the weights of all pairs of tokens, a tensor `(B, heads, S, S)` a
+        level: the one place that holds such."""
+        modalities = torch.arange(len(lengths), device=query.device)
+        ids = torch.cat([modalities[number].expand(length) for number, length in enumerate(lengths)])
+        pairs = (ids[:, None] != ids) & allowed[:, :, None, :]
+        has_key = pairs.any(dim=-1, keepdim=True)
+        context, weights = self._call(eager_attention_forward, query, key, value, pairs | ~has_key)
+        return context.transpose(1, 2) * has_key.to(context.dtype), has_key.squeeze(-1), weights
+
+    def _call(
+        self,
+        attend: Callable,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, Any]:
+        return attend(
             self,
             query,
             key,
             value,
-            attention_mask=allowed | ~has_key,
+            attention_mask=mask,
             dropout=float(self.config.attention_dropout) if self.training else 0.0,
             scaling=self.scaling,
             is_causal=False,
         )
-        context = context.transpose(1, 2) * has_key.to(context.dtype)
-        context = context.unflatten(1, (levels, self.num_heads)).transpose(2, 3).flatten(3)
-        reachable = has_key.expand(-1, levels * self.num_heads, -1, -1)[:, :: self.num_heads, :, 0]  # (B, L, S)
-        gate = (activations * reachable).to(context.dtype)[..., None]
-        return gate * self.out(context), weights if output_attentions else None
+
+
+class _Folded(NamedTuple):
+    """Maps with the bases in them, and the weights they were made of (see `IntraLevelExchange.folded`)."""
+
+    state: Any
+    shared_basis: torch.Tensor
+    private_bases: torch.Tensor | None
+    weight: torch.Tensor
+    bias: torch.Tensor

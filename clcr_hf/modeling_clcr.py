@@ -1,96 +1,33 @@
 """CLCR for PyTorch: `CLCRModel` and its heads. The parts of the paper live in files of their own: `hierarchy.py`,
-`intraced.py`, `intercad.py`, `objective.py`; the exact operators in `ops.py`."""
+`intraced.py`, `intercad.py`, `objective.py`; the exact operators in `ops.py`; what is ours beside them in `unimodal.py`
+and `alignment.py`."""
 
 # No `from __future__ import annotations` here: it breaks `from_pretrained` of transformers 5.
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
+from .alignment import alignment_loss
 from .configuration_clcr import CLCRConfig, CLCRModalityConfig
 from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder, TemporalBlock
-from .intercad import InterLevelAggregation, LevelNorm
+from .intercad import InterLevelAggregation, LevelNorm, level_evidence
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
 from .modalities import STANDARD_MODALITIES
-from .objective import combine, regularisers, task_loss, total_loss
+from .modeling_outputs import (
+    CLCRModelOutput,
+    CLCRPreTrainingOutput,
+    CLCRSequenceClassifierOutput,
+    CLCRTokenClassifierOutput,
+)
+from .objective import combine, regularisers, task_loss, total_loss, unimodal_loss
 from .remote_code import add_remote_code
-
-
-@dataclass
-class CLCRModelOutput(ModelOutput):
-    """
-    Output of [`CLCRModel`]. `B` samples, `L` levels, `M` modalities in the order of `config.modalities`, `S` tokens of
-    all modalities side by side in that order, `d` the hidden size. Per-segment models have `(B, G, ...)` where
-    `(B, ...)` stands for the clip.
-
-    Args:
-        last_hidden_state (`(B, S, d)`): deepest level's tokens after the exchange; zero where padded.
-        pooler_output (`(B, 2 d)`): shared summary `z_sh` and private summary `u_pr` (`(B, d)` without private path).
-        level_weights (`(B, L)`): `omega`, sum 1.
-        modality_weights (`(B, M)`): `pi`, sum 1 over the modalities present, exactly 0 for a missing one.
-        private_gates (`(B, M)`): `eta` in [0, 1], exactly 0 for a missing modality.
-        token_budgets (tuple over levels of `{modality: (B, T)}`): activation `a` of each token, in [0, 1], float32.
-        budget_statistics (`{name: (L,)}`): over the batch, `participation` (share of real tokens with `a > 0`), `slack`
-            (share of budgets that did not bind), `budget` (mean share of tokens allowed).
-        shared_summaries (`(B, L, M, k_sh)`), private_summaries (`(B, L, M, k_pr)`): mean-pooled coordinates, what the
-            regularisers look at.
-        common_summaries (`(B, L, M, d)`): the shared ones lifted to the space common to all levels.
-        present (`(B, M)` bool): which modalities each sample has.
-        hidden_states (tuple of `L` `(B, S, d)`): the levels' tokens `H_l` before the exchange.
-        attentions (tuple of `L` `(B, heads, S, S)`): who asked whom in the exchange.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    level_weights: torch.Tensor | None = None
-    modality_weights: torch.Tensor | None = None
-    private_gates: torch.Tensor | None = None
-    token_budgets: tuple[dict[str, torch.Tensor], ...] | None = None
-    budget_statistics: dict[str, torch.Tensor] | None = None
-    shared_summaries: torch.Tensor | None = None
-    private_summaries: torch.Tensor | None = None
-    common_summaries: torch.Tensor | None = None
-    present: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class CLCRSequenceClassifierOutput(ModelOutput):
-    """
-    Output of [`CLCRForSequenceClassification`]; fields as in [`CLCRModelOutput`], and:
-
-    Args:
-        loss (scalar): `L_task + lambda_inter L_Inter + lambda_intra L_Intra`, when labels are given.
-        logits (`(B, num_labels)`): scores; for regression the prediction itself.
-        loss_components (`{name: scalar}`): `task`, `intra`, `inter` and the latter's unweighted parts `inter_private`,
-            `inter_leakage`, `inter_mix`.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    loss_components: dict[str, torch.Tensor] | None = None
-    level_weights: torch.Tensor | None = None
-    modality_weights: torch.Tensor | None = None
-    private_gates: torch.Tensor | None = None
-    token_budgets: tuple[dict[str, torch.Tensor], ...] | None = None
-    budget_statistics: dict[str, torch.Tensor] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class CLCRTokenClassifierOutput(CLCRSequenceClassifierOutput):
-    """Output of [`CLCRForTokenClassification`]: as [`CLCRSequenceClassifierOutput`] with a segment axis `G` after `B`
-    in `logits`, `pooler_output`, `level_weights`, `modality_weights` and `private_gates`."""
-
+from .unimodal import UnimodalReadout, token_statistics
 
 # Options of a download, which hold for the configuration too.
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -120,10 +57,13 @@ class CLCRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm | LevelNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, LevelLinear | TokenBudget):
+        elif isinstance(module, LevelLinear | TokenBudget | UnimodalReadout):
             module.reset_parameters()
         elif isinstance(module, IntraLevelExchange):
             module.reset_bases()
+            module.reset_scale()
+        elif isinstance(module, CLCRClassificationHead):
+            module.reset_parameters()
         elif isinstance(module, InterLevelAggregation):
             module.reset_anchors()
         elif isinstance(module, TemporalBlock):
@@ -186,9 +126,11 @@ class CLCRPreTrainedModel(PreTrainedModel):
         self.base_model.hierarchy.encoders["text"].reader.backbone.set_input_embeddings(value)
 
     def fold_bases(self):
-        """Compute the orthonormal bases once and fold them into the maps they feed, for faster inference. `train()`,
-        loading weights or moving the model undoes it. Returns the model."""
-        self.base_model.exchange.fold_bases()
+        """Compute the orthonormal bases once and fold them into the maps they feed. In `eval()` without gradients the
+        model does so by itself, and again when a weight has changed; it is for export and torch.compile, which see no
+        change of weights, and for weights written through `.data`. `train()` undoes it. Returns the model."""
+        if self.config.use_joint_path:
+            self.base_model.exchange.fold_bases()
         return self
 
     @torch.no_grad()
@@ -258,8 +200,10 @@ class CLCRModel(CLCRPreTrainedModel):
         super().__init__(config)
         self.per_segment = per_segment
         self.hierarchy = SemanticHierarchyEncoder(config)
-        self.exchange = IntraLevelExchange(config)
-        self.aggregation = InterLevelAggregation(config)
+        self.dropout = nn.Dropout(float(config.dropout))
+        if config.use_joint_path:
+            self.exchange = IntraLevelExchange(config)
+            self.aggregation = InterLevelAggregation(config)
         self.post_init()
 
     @can_return_tuple
@@ -282,6 +226,8 @@ class CLCRModel(CLCRPreTrainedModel):
         flow_attention_mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_last_hidden_state: bool = True,
+        output_alignment_loss: bool = False,
         **kwargs,
     ) -> CLCRModelOutput:
         r"""
@@ -298,6 +244,8 @@ class CLCRModel(CLCRPreTrainedModel):
             text_features, vision_features, audio_features, flow_features (`(B, T, D)`): ready features, `D` the
                 modality's `feature_size`; `(B, L, T, D)` with `source="taps"`. Masks are
                 `<modality>_attention_mask (B, T)`.
+            output_last_hidden_state: `False` spares the deepest level's tokens.
+            output_alignment_loss: compute the alignment loss (see [`CLCRForPreTraining`]).
             **kwargs: `<name>_features` and `<name>_attention_mask` of the user's own modalities (`extra_configs`).
 
         Raises:
@@ -329,26 +277,63 @@ class CLCRModel(CLCRPreTrainedModel):
         if hidden_states is not None:  # what follows goes through the tensors handed out, so that they get gradients
             encoded.tokens = torch.stack(hidden_states, dim=1)
 
-        # Checkpointing hands back a bare tuple.
-        exchanged = ExchangeOutput(*self.exchange(encoded.tokens, encoded.mask, encoded.modality_ids, bool(attend)))
-        shared, private, lifted, lifted_private, present = self._summaries(encoded, exchanged)
-        aggregated = self.aggregation(lifted, lifted_private, present)
-
-        return CLCRModelOutput(
-            last_hidden_state=self._deepest_tokens(encoded, exchanged),
-            pooler_output=aggregated.pooled,
-            level_weights=aggregated.level_weights,
-            modality_weights=aggregated.modality_weights,
-            private_gates=aggregated.private_gates,
-            token_budgets=self._token_budgets(encoded, exchanged),
-            budget_statistics=self._budget_statistics(encoded, exchanged),
-            shared_summaries=shared,
-            private_summaries=private,
-            common_summaries=lifted,
-            present=present,
-            hidden_states=hidden_states,
-            attentions=exchanged.attentions,
+        groups = self._groups(encoded)  # (B, M, G, S)
+        present = groups.any(dim=-1).transpose(1, 2)  # (B, G, M)
+        statistics = None
+        if self.config.unimodal_evidence:
+            steps = self.per_segment and self.config.num_segments is None
+            statistics = self._squeeze(token_statistics(encoded.tokens, groups, encoded.lengths, steps))
+        output = CLCRModelOutput(
+            modality_statistics=statistics, present=self._squeeze(present), hidden_states=hidden_states
         )
+        if self.config.use_joint_path:
+            self._fuse(output, encoded, groups, bool(attend), output_last_hidden_state, output_alignment_loss)
+        return output
+
+    def _fuse(
+        self,
+        output: CLCRModelOutput,
+        encoded: HierarchyTokens,
+        groups: torch.Tensor,
+        attend: bool,
+        output_last_hidden_state: bool,
+        output_alignment_loss: bool,
+    ):
+        """IntraCED and InterCAD; what they give is put into `output`."""
+        encoded.tokens = self.dropout(encoded.tokens)
+        # Checkpointing hands back a bare tuple.
+        exchanged = ExchangeOutput(*self.exchange(encoded.tokens, encoded.membership, encoded.lengths, attend))
+        shared, private, lifted, lifted_private = self._summaries(encoded, exchanged, groups)
+        evidence = None
+        if self.config.uses_level_evidence:
+            evidence = self._squeeze(level_evidence(exchanged.agreement, groups))
+        aggregated = self.aggregation(lifted, lifted_private, output.present, evidence)
+        if output_last_hidden_state:
+            output.last_hidden_state = self._deepest_tokens(encoded, exchanged)
+        output.pooler_output = aggregated.pooled
+        output.level_weights = aggregated.level_weights
+        output.modality_weights = aggregated.modality_weights
+        output.private_gates = aggregated.private_gates
+        output.token_budgets = self._token_budgets(encoded, exchanged)
+        if self.training:
+            output.budget_statistics = self._budget_statistics(encoded, exchanged)
+        output.shared_summaries = shared
+        output.private_summaries = private
+        output.common_summaries = lifted
+        output.attentions = exchanged.attentions
+        if output_alignment_loss:
+            output.alignment_loss = alignment_loss(
+                exchanged.before,
+                self.exchange.scale(),
+                encoded.membership,
+                encoded.lengths,
+                self.config.alignment_negatives,
+                gather=self.training,
+            )
+
+    def _squeeze(self, values: torch.Tensor) -> torch.Tensor:
+        """`(B, G, ...)` as it is by segments, `(B, ...)` where the clip is the only one."""
+        return values if self.per_segment else values.squeeze(1)
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
@@ -415,19 +400,17 @@ class CLCRModel(CLCRPreTrainedModel):
 
     def _drop_modalities(self, encoded: HierarchyTokens):
         """Modality dropout: in place, each sample loses modalities at random and keeps at least one."""
-        member = self.exchange.membership(encoded.mask, encoded.modality_ids)
-        present = member.any(dim=-1)
+        present = encoded.membership.any(dim=-1)
         kept = present & (torch.rand(present.shape, device=present.device) >= self.config.modality_dropout)
         kept = torch.where(kept.any(dim=-1, keepdim=True), kept, present)
-        encoded.mask = encoded.mask & kept[:, encoded.modality_ids]
+        encoded.membership = encoded.membership & kept[..., None]
         encoded.tokens = encoded.tokens * encoded.mask[:, None, :, None].to(encoded.tokens.dtype)
 
     # -- summaries -----------------------------------------------------------------------------------------------
 
-    def _summaries(self, encoded: HierarchyTokens, exchanged: ExchangeOutput):
+    def _summaries(self, encoded: HierarchyTokens, exchanged: ExchangeOutput, groups: torch.Tensor):
         """Masked means a modality (and segment): shared and private coordinates, the same lifted to the common space
-        `(B, [G,] L, M, k or d)`, and who is present `(B, [G,] M)`."""
-        groups = self._groups(encoded)  # (B, M, G, S)
+        `(B, [G,] L, M, k or d)`. `groups (B, M, G, S)` bool."""
         modalities, segments = groups.shape[1:3]
         counts = groups.sum(dim=-1)
         weights = groups.flatten(1, 2)[:, None].to(encoded.tokens.dtype)  # (B, 1, M * G, S)
@@ -435,27 +418,24 @@ class CLCRModel(CLCRPreTrainedModel):
 
         def pool(tokens: torch.Tensor) -> torch.Tensor:
             pooled = torch.matmul(weights, tokens).unflatten(2, (modalities, segments)) / scale
-            pooled = pooled.permute(0, 3, 1, 2, 4)  # (B, G, L, M, k)
-            return pooled if self.per_segment else pooled.squeeze(1)
+            return self._squeeze(pooled.permute(0, 3, 1, 2, 4))  # (B, G, L, M, k)
 
-        present = (counts > 0).transpose(1, 2)
-        present = present if self.per_segment else present.squeeze(1)
         shared = pool(exchanged.shared)
         dtype = shared.dtype
         lifted = shared
         if exchanged.shared_basis is not None:
             lifted = torch.einsum("...lmk,ldk->...lmd", shared, exchanged.shared_basis.to(dtype))
         if exchanged.private_bases is None:
-            return shared, None, lifted, None, present
+            return shared, None, lifted, None
         # The projection is linear: pooling first and projecting the mean is the same, and far cheaper.
         bases = exchanged.private_bases.to(dtype)
         private = torch.einsum("...lmd,lmdk->...lmk", pool(encoded.tokens), bases)
         lifted_private = torch.einsum("...lmk,lmdk->...lmd", private, bases)
-        return shared, private, lifted, lifted_private, present
+        return shared, private, lifted, lifted_private
 
     def _groups(self, encoded: HierarchyTokens) -> torch.Tensor:
         """`(B, M, G, S)` bool: which tokens each modality's (and segment's) summary takes in."""
-        member = self.exchange.membership(encoded.mask, encoded.modality_ids)
+        member = encoded.membership
         if not self.per_segment:
             return member[:, :, None]
         number = self.config.num_segments
@@ -500,8 +480,7 @@ class CLCRModel(CLCRPreTrainedModel):
         )
 
     def _budget_statistics(self, encoded: HierarchyTokens, exchanged: ExchangeOutput) -> dict[str, torch.Tensor]:
-        member = self.exchange.membership(encoded.mask, encoded.modality_ids)
-        counts = member.sum(dim=-1).float()[:, None]  # (B, 1, M)
+        counts = encoded.membership.sum(dim=-1).float()[:, None]  # (B, 1, M)
         present = (counts > 0).float()
         samples = present.sum().clamp(min=1.0)
         real = counts.sum().clamp(min=1.0)
@@ -513,24 +492,41 @@ class CLCRModel(CLCRPreTrainedModel):
 
 
 class CLCRClassificationHead(nn.Module):
-    """`f(z_sh concat u_pr)` (paper): one hidden layer and the output map (our reconstruction)."""
+    """`f(z_sh concat u_pr)` (paper): one hidden layer and the output map (our reconstruction). Beside unimodal evidence
+    the output map starts at zero: the joint path is a correction to it."""
 
     def __init__(self, config: CLCRConfig):
         super().__init__()
         dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.dense = nn.Linear(config.pooled_size, config.hidden_size)
-        self.activation = nn.GELU()
-        self.dropout = nn.Dropout(float(dropout))
-        self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        self.is_correction = bool(config.unimodal_evidence)
+        self.has_joint = config.use_joint_path
+        if self.has_joint:
+            self.dense = nn.Linear(config.pooled_size, config.hidden_size)
+            self.activation = nn.GELU()
+            self.dropout = nn.Dropout(float(dropout))
+            self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
+        else:
+            self.own_bias = nn.Parameter(torch.zeros(config.num_labels))
+
+    def reset_parameters(self):
+        """The output map of a correction starts at zero."""
+        if not self.has_joint:
+            init.zeros_(self.own_bias)
+        elif self.is_correction:
+            init.zeros_(self.out_proj.weight)
+
+    def bias(self) -> torch.Tensor:
+        """`(num_labels,)`, the answer to nothing."""
+        return self.out_proj.bias if self.has_joint else self.own_bias
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """`(..., pooled_size)` to `(..., num_labels)`."""
+        """`(..., pooled_size)` to `(..., num_labels)`, without the bias."""
         hidden_states = self.activation(self.dense(self.dropout(pooled)))
-        return self.out_proj(self.dropout(hidden_states))
+        return nn.functional.linear(self.dropout(hidden_states), self.out_proj.weight)
 
 
 class _CLCRWithHead(CLCRPreTrainedModel):
-    """What the two heads share: model, head, objective."""
+    """What the two heads share: model, readouts, objective."""
 
     per_segment = False
     output_class = CLCRSequenceClassifierOutput
@@ -540,6 +536,8 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         self.num_labels = config.num_labels
         self.clcr = CLCRModel(config, per_segment=self.per_segment)
         self.classifier = CLCRClassificationHead(config)
+        if config.unimodal_evidence:
+            self.unimodal = UnimodalReadout(config)
         self.post_init()
 
     @can_return_tuple
@@ -590,14 +588,29 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             flow_attention_mask=flow_attention_mask,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            output_last_hidden_state=False,
+            output_alignment_loss=self.training and labels is not None and bool(self.config.alignment_coef),
             return_dict=True,
             **kwargs,
         )
-        logits = self.classifier(outputs.pooler_output)
-        loss, components = (None, None) if labels is None else self._objective(outputs, logits, labels)
+        bias = self.classifier.bias()
+        joint = own = None
+        logits = bias
+        if outputs.pooler_output is not None:
+            joint = self.classifier(outputs.pooler_output)
+            logits = logits + joint
+        if outputs.modality_statistics is not None:
+            own = self.unimodal(outputs.modality_statistics)
+            logits = logits + own.sum(dim=-2)
+        loss, components = (None, None) if labels is None else self._objective(outputs, logits, own, labels)
+        mean, std = self._label_scale(logits)
+        logits = logits if std is None else mean + std * logits
+        joint = torch.zeros_like(logits) if joint is None else joint
         return self.output_class(
             loss=loss,
             logits=logits,
+            modality_logits=own if std is None or own is None else std * own,
+            joint_logits=joint if std is None else std * joint,
             pooler_output=outputs.pooler_output,
             loss_components=components,
             level_weights=outputs.level_weights,
@@ -609,18 +622,45 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def _objective(self, outputs: CLCRModelOutput, logits: torch.Tensor, labels: torch.Tensor):
-        parts = regularisers(
-            self.config,
-            shared=self._rows(outputs.shared_summaries),
-            private=self._rows(outputs.private_summaries),
-            common=self._rows(outputs.common_summaries),
-            level_weights=self._rows(outputs.level_weights),
-            present=self._rows(outputs.present),
-            sync=self.training,
-        )
-        components = combine(self.config, task_loss(self.config, logits, labels), parts)
-        return total_loss(self.config, components), components
+    def logit_bias(self) -> torch.Tensor:
+        """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""
+        bias = self.classifier.bias()
+        mean, std = self._label_scale(bias)
+        return bias if std is None else mean + std * bias
+
+    def _label_scale(self, like: torch.Tensor) -> tuple[Any, Any]:
+        """Centre and spread of a regression's scores, tensors `(num_labels,)`; `None` where there are none."""
+        if self.config.label_mean is None and self.config.label_std is None:
+            return None, None
+        mean, std = self.config.label_statistics()
+        return like.new_tensor(mean), like.new_tensor(std)
+
+    def _objective(
+        self, outputs: CLCRModelOutput, logits: torch.Tensor, own: torch.Tensor | None, labels: torch.Tensor
+    ):
+        config = self.config
+        parts: dict[str, torch.Tensor] = {}
+        if self._regularises(outputs):
+            parts = regularisers(
+                config,
+                shared=self._rows(outputs.shared_summaries),
+                private=self._rows(outputs.private_summaries),
+                common=self._rows(outputs.common_summaries),
+                level_weights=self._rows(outputs.level_weights),
+                present=self._rows(outputs.present),
+                sync=True,
+            )
+        if own is not None and config.unimodal_loss_weight:
+            parts["unimodal"] = unimodal_loss(config, self.classifier.bias(), own, outputs.present, labels)
+        if outputs.alignment_loss is not None:
+            parts["alignment"] = outputs.alignment_loss
+        components = combine(config, task_loss(config, logits, labels), parts)
+        return total_loss(config, components), components
+
+    def _regularises(self, outputs: CLCRModelOutput) -> bool:
+        """In training alone. (A batch too small for the correlations gives 0 for them; see `regularisers`.)"""
+        wanted = self.config.lambda_intra or self.config.lambda_inter
+        return bool(self.training and wanted and outputs.common_summaries is not None)
 
     def _rows(self, summaries: torch.Tensor | None) -> Any:
         """One row of the statistics a sample, or a segment where the model works by segments."""
@@ -639,6 +679,41 @@ class CLCRForTokenClassification(_CLCRWithHead):
     output_class = CLCRTokenClassifierOutput
 
 
+class CLCRForPreTraining(CLCRPreTrainedModel):
+    """
+    The alignment stage (our extension): [`CLCRModel`] trained without labels, so that tokens of different modalities of
+    one sample fit each other better, in their shared coordinates, than those of other samples (see `alignment.py`).
+    Every head loads the result through `from_pretrained`. `evidence="agreement"` needs it.
+
+    Args:
+        config: [`CLCRConfig`] with two modalities or more and `use_joint_path`.
+
+    Raises:
+        ValueError: another configuration, which has nothing to align.
+    """
+
+    def __init__(self, config: CLCRConfig):
+        super().__init__(config)
+        if not (config.has_exchange and config.use_joint_path):
+            raise ValueError("The alignment stage needs two modalities or more, and `use_joint_path=True`")
+        self.clcr = CLCRModel(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, labels: torch.Tensor | None = None, **inputs) -> CLCRPreTrainingOutput:
+        """`inputs` as of [`CLCRModel.forward`]; `labels` are not looked at, so that labelled rows serve too."""
+        outputs = self.clcr(**inputs, output_last_hidden_state=False, output_alignment_loss=True)
+        loss = outputs.alignment_loss
+        return CLCRPreTrainingOutput(
+            loss=loss,
+            loss_components={"alignment": loss},
+            pooler_output=outputs.pooler_output,
+            level_weights=outputs.level_weights,
+            token_budgets=outputs.token_budgets,
+            budget_statistics=outputs.budget_statistics,
+        )
+
+
 def head_class(config: CLCRConfig) -> type[CLCRPreTrainedModel]:
     """The class that a saved configuration names in `architectures`; the one for clips where it names none of ours."""
     classes = {each.__name__: each for each in (CLCRModel, CLCRForSequenceClassification, CLCRForTokenClassification)}
@@ -647,11 +722,13 @@ def head_class(config: CLCRConfig) -> type[CLCRPreTrainedModel]:
 
 
 __all__ = [
+    "CLCRForPreTraining",
     "CLCRForSequenceClassification",
     "CLCRForTokenClassification",
     "CLCRModel",
     "CLCRModelOutput",
     "CLCRPreTrainedModel",
+    "CLCRPreTrainingOutput",
     "CLCRSequenceClassifierOutput",
     "CLCRTokenClassifierOutput",
     "head_class",

@@ -1,4 +1,5 @@
-"""The objective (paper): `L = L_task + lambda_inter L_Inter + lambda_intra L_Intra`.
+"""The objective (paper): `L = L_task + lambda_inter L_Inter + lambda_intra L_Intra`; ours may add the task loss of the
+modalities' own evidence (`unimodal.py`) and the alignment loss (`alignment.py`).
 
 Both regularisers come from one matrix of whitened cross-correlations between all streams, a stream being the shared or
 the private summary of one level and modality, in the coordinates of its subspace (our reconstruction).
@@ -21,13 +22,15 @@ def infer_problem_type(config: CLCRConfig, labels: torch.Tensor) -> str:
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
-def task_loss(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """`L_task`, a scalar in float32.
+def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The task loss of each row, and the row's weight in the mean, both `(N,)` float32.
 
     Args:
-        logits: `(B, C)`, or `(B, G, C)` with a label a segment.
-        labels: regression `(B,)`, `(B, 1)` or `(B, C)` float; single label `(B,)` or `(B, G)` int64, -100 ignored;
-            multi label `(B, C)` float in [0, 1].
+        logits: `(B, C)`, or `(B, G, C)` with a label a segment; of a regression in units of `label_std`, as the head's
+            maps give it.
+        labels: regression `(B,)`, `(B, 1)` or `(B, C)` float in the data's units; single label `(B,)` or `(B, G)`
+            int64, -100 ignored (weight 0); multi label `(B, C)` float in [0, 1].
 
     Raises:
         ValueError: labels whose shape does not fit the logits.
@@ -35,16 +38,7 @@ def task_loss(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) ->
     problem = infer_problem_type(config, labels)
     logits, labels = logits.float(), labels.to(logits.device)
     if problem == "single_label_classification":
-        targets = labels.reshape(-1)
-        if targets.shape[0] != logits.shape[:-1].numel():
-            raise ValueError(
-                f"`labels` {tuple(labels.shape)} must hold one class for each row of logits {tuple(logits.shape)}"
-            )
-        total = F.cross_entropy(
-            logits.flatten(0, -2), targets, label_smoothing=float(config.label_smoothing), reduction="sum"
-        )
-        # Divided here, and not by torch: a batch without any labelled segment then gives 0 and not NaN.
-        return total / (targets != -100).sum().clamp(min=1)
+        return _class_losses(config, logits.flatten(0, -2), labels.reshape(-1), tuple(labels.shape))
     if labels.numel() != logits.numel():
         raise ValueError(
             f"`labels` {tuple(labels.shape)} must have as many values as logits {tuple(logits.shape)} "
@@ -52,8 +46,66 @@ def task_loss(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) ->
         )
     labels = labels.reshape(logits.shape).float()
     if problem == "multi_label_classification":
-        return F.binary_cross_entropy_with_logits(logits, labels)
-    return F.l1_loss(logits, labels) if config.regression_loss == "l1" else F.mse_loss(logits, labels)
+        weights = None if config.class_weights is None else logits.new_tensor(config.class_weights)
+        losses = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
+        if config.focal_gamma:
+            truth = labels * logits.sigmoid() + (1 - labels) * (-logits).sigmoid()
+            losses = losses * (1 - truth) ** config.focal_gamma
+    else:
+        mean, spread = (logits.new_tensor(each) for each in config.label_statistics())
+        loss = F.l1_loss if config.regression_loss == "l1" else F.mse_loss
+        losses = loss(logits, (labels - mean) / spread, reduction="none")
+    losses = losses.mean(dim=-1).flatten()
+    return losses, torch.ones_like(losses)
+
+
+def _class_losses(
+    config: CLCRConfig, logits: torch.Tensor, targets: torch.Tensor, shape: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if targets.shape[0] != logits.shape[0]:
+        raise ValueError(f"`labels` {shape} must hold one class for each of {logits.shape[0]} rows of logits")
+    losses = F.cross_entropy(logits, targets, label_smoothing=float(config.label_smoothing), reduction="none")
+    known = targets != -100
+    safe = targets.where(known, 0)
+    if config.focal_gamma:
+        truth = logits.softmax(dim=-1).gather(-1, safe[:, None]).squeeze(-1)
+        losses = losses * (1 - truth) ** config.focal_gamma
+    weights = known.float()
+    if config.class_weights is not None:
+        weights = weights * logits.new_tensor(config.class_weights)[safe]
+    return losses, weights
+
+
+def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean of `losses (..., N)` by `weights (..., N)`; a batch without any weight gives 0 and not NaN."""
+    total = weights.sum(dim=-1)
+    return (losses * weights).sum(dim=-1) / torch.where(total > 0, total, 1)
+
+
+def task_loss(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """`L_task`, a scalar in float32: the mean of [`task_losses`] by their weights."""
+    return weighted_mean(*task_losses(config, logits, labels))
+
+
+def unimodal_loss(
+    config: CLCRConfig, bias: torch.Tensor, own: torch.Tensor, present: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """
+    The task loss of the modalities' own evidence (our extension): of their sum, and for classes also of each modality
+    alone, meaned over the rows that have it. (One modality alone has not to give the whole of a score.)
+
+    Args:
+        bias: `(C,)` the head's. own: `(B, M, C)` or `(B, G, M, C)` each modality's logits. present: `(B, [G,] M)` bool.
+        labels: as of [`task_losses`].
+    """
+    summed = task_loss(config, bias + own.sum(dim=-2), labels)
+    if infer_problem_type(config, labels) == "regression":
+        return summed
+    alone = []
+    for logits, there in zip((bias + own).unbind(dim=-2), present.unbind(dim=-1), strict=True):
+        losses, weights = task_losses(config, logits, labels)
+        alone.append(weighted_mean(losses, weights * there.flatten()))
+    return summed + torch.stack(alone).mean()
 
 
 def stream_pairs(num_levels: int, num_modalities: int) -> dict[str, list[tuple[int, int]]]:
@@ -143,6 +195,8 @@ def regularisers(
 
 def combine(config: CLCRConfig, task: torch.Tensor, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`loss_components` of an output: `task`, `intra`, `inter` (the weighted sum of its three parts) and the parts."""
+    if "intra" not in parts:  # the regularisers were not asked for
+        return {"task": task, **parts}
     inter = (
         config.weight_inter_private * parts["inter_private"]
         + config.weight_inter_leakage * parts["inter_leakage"]
@@ -152,5 +206,13 @@ def combine(config: CLCRConfig, task: torch.Tensor, parts: dict[str, torch.Tenso
 
 
 def total_loss(config: CLCRConfig, components: dict[str, torch.Tensor]) -> torch.Tensor:
-    """`L_task + lambda_inter L_Inter + lambda_intra L_Intra`."""
-    return components["task"] + config.lambda_inter * components["inter"] + config.lambda_intra * components["intra"]
+    """`L_task + lambda_inter L_Inter + lambda_intra L_Intra` (paper), `+ unimodal_loss_weight L_unimodal
+    + alignment_coef L_alignment` (ours); parts that were not computed are left out."""
+    weights = {
+        "inter": config.lambda_inter,
+        "intra": config.lambda_intra,
+        "unimodal": config.unimodal_loss_weight,
+        "alignment": config.alignment_coef or 0.0,
+    }
+    terms = [weight * components[name] for name, weight in weights.items() if name in components]
+    return components["task"] + sum(terms)

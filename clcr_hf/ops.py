@@ -98,9 +98,7 @@ def _sort_breaks(scores: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     x_j - 1. No place has to be searched, for the price of a second and longer sort.
     """
     size = scores.shape[-1]
-    pivot = scores.sort(dim=-1, descending=True).values.gather(
-        -1, level.ceil().clamp(1, size).long().unsqueeze(-1) - 1
-    )
+    pivot = scores.sort(dim=-1, descending=True).values.gather(-1, level.ceil().clamp(1, size).long().unsqueeze(-1) - 1)
     shifted = _wide((scores - pivot).clamp(-3, 2))
     breaks, order = torch.cat((shifted, shifted - 1), dim=-1).sort(dim=-1, descending=True)
     free = torch.where(order < size, 1, -1).cumsum(-1)  # tokens strictly between 0 and 1 just below each break

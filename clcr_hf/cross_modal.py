@@ -1,0 +1,197 @@
+"""Each modality's tokens against those of all other modalities, without a tensor of all pairs of tokens.
+
+One modality's queries at a time meet the others' keys, so that a mask of keys alone is enough: memory grows with the
+number of tokens and not with its square. Two operators: attention (the exchange of IntraCED, paper) and the log-sum-exp
+of the products of coordinates (agreement and alignment, our extensions).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Products computed at once where no fused kernel gives a log-sum-exp: 16 MB in float32.
+_BLOCK = 2**22
+
+
+def others_of(tokens: Tensor, lengths: Sequence[int]) -> list[Tensor | None]:
+    """
+    For each modality the tokens of all others, as views of one copy.
+
+    Args:
+        tokens: `(..., S, k)` with the modalities side by side on the second last axis.
+        lengths: tokens of each modality, in that order; 0 for one that was left out.
+
+    Returns:
+        One entry a modality: `(..., S - T_m, k)`, those after it and then those before it; None where no other
+        modality has any.
+    """
+    size, last = tokens.shape[-2], lengths[-1]
+    # Laid end to end a second time, "all but one" is a stretch of its own: [a b c a b] holds [b c], [c a] and [a b].
+    twice = torch.cat((tokens, tokens[..., : size - last, :]), dim=-2)
+    found: list[Tensor | None] = []
+    start = 0
+    for number, length in enumerate(lengths):
+        start = start + length
+        others = [other for place, other in enumerate(lengths) if place != number and not _is_zero(other)]
+        found.append(twice[..., start : start + size - length, :] if others else None)
+    return found
+
+
+def _is_zero(length: int) -> bool:
+    """Whether a modality was left out; its length is then a plain 0 (under torch.export the others are symbols)."""
+    return isinstance(length, int) and length == 0
+
+
+def split_tokens(tokens: Tensor, lengths: Sequence[int], dim: int = -2) -> list[Tensor]:
+    """`tokens` cut into the modalities' stretches."""
+    return list(tokens.split(list(lengths), dim=dim))
+
+
+def attend_to_others(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    lengths: Sequence[int],
+    attend: Callable[..., Tensor],
+) -> tuple[Tensor, Tensor]:
+    """
+    Attention of each modality's tokens over all others' tokens.
+
+    Args:
+        query, key, value: `(B, H, S, k)`; any heads.
+        mask: bool `(B, 1 or H, S)`, true for a key that may be attended to.
+        lengths: tokens of each modality.
+        attend: `(query, key, value, mask)` to `(B, H, T, k)`, with a mask `(B, 1 or H, 1, K)` of keys alone.
+
+    Returns:
+        `(B, H, S, k)`, and bool `(B, 1 or H, S)`: which tokens had any key. The others' values are exactly 0.
+    """
+    keys, values = others_of(key, lengths), others_of(value, lengths)
+    allowed = others_of(mask[..., None], lengths)
+    contexts, reachable = [], []
+    for own, other, content, keep in zip(split_tokens(query, lengths), keys, values, allowed, strict=True):
+        if other is None or content is None or keep is None or own.shape[-2] == 0:
+            contexts.append(torch.zeros_like(own))
+            reachable.append(mask.new_zeros(*mask.shape[:2], own.shape[2]))
+            continue
+        keep = keep.transpose(-1, -2)
+        has_key = keep.any(dim=-1, keepdim=True)
+        # A row without keys would be NaN: it attends everywhere and is then multiplied by zero.
+        context = attend(own, other, content, keep | ~has_key)
+        contexts.append(context * has_key.to(context.dtype))
+        reachable.append(has_key.squeeze(-1).expand(*mask.shape[:2], own.shape[2]))
+    return torch.cat(contexts, dim=2), torch.cat(reachable, dim=2)
+
+
+def agreement(query: Tensor, key: Tensor, mask: Tensor, lengths: Sequence[int], key_lengths: Sequence[int]) -> Tensor:
+    """
+    `log sum_t' exp <q_t, k_t'>` over the real tokens `t'` of all modalities but the token's own (our extension).
+
+    Args:
+        query: `(B, H, S, k)`, scaled by the caller. key: `(B, H, S', k)`, of the same samples or of others.
+        mask: bool `(B, S')`, real tokens among the keys.
+        lengths, key_lengths: tokens of each modality among queries and keys; 0 for one that was left out.
+
+    Returns:
+        `(B, H, S)` float32 (float64 for such inputs); exactly 0 where no other modality is present.
+    """
+    keys, allowed = others_of(key, key_lengths), others_of(mask[:, None, :, None], key_lengths)
+    found = []
+    for own, other, keep in zip(split_tokens(query, lengths), keys, allowed, strict=True):
+        if other is None or keep is None or own.shape[-2] == 0:
+            found.append(own.new_zeros(own.shape[:-1], dtype=_wide(own.dtype)))
+            continue
+        keep = keep.transpose(-1, -2)
+        has_key = keep.any(dim=-1, keepdim=True)
+        total = product_logsumexp(own, other, keep | ~has_key)
+        found.append(total * has_key.squeeze(-1))
+    return torch.cat(found, dim=-1)
+
+
+def product_logsumexp(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
+    """
+    `log sum_j exp <q_i, k_j>` over the keys that `mask` marks, with its gradient, in memory linear in the tokens.
+
+    A fused attention kernel computes this sum on its way, but torch gives no gradient through it. With the keys as
+    values, the kernel's output is the gradient by the query; the gradient by the keys is the kernel's own gradient by
+    its values, for an output gradient `g_i q_i`.
+
+    Args:
+        query: `(B, H, T, k)`. key: `(B, H, K, k)`. mask: bool `(B, 1 or H, 1, K)` with a true entry in each row.
+
+    Returns:
+        `(B, H, T)` float32, float64 for such inputs.
+    """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        # A compiler fuses this; it would not see through the operator below.
+        scores = torch.matmul(query, key.transpose(-1, -2)).to(_wide(query.dtype))
+        return scores.masked_fill(~mask, float("-inf")).logsumexp(dim=-1)
+    bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+    operator = _FusedLogSumExp if query.device.type == "cpu" else _BlockedLogSumExp
+    return operator.apply(query, key.to(query.dtype), bias)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _FusedLogSumExp(torch.autograd.Function):
+    """Around the CPU's fused attention kernel; see [`product_logsumexp`]."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+        query, key = query.contiguous(), key.contiguous()
+        output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, key, attn_mask=bias, scale=1.0
+        )
+        ctx.save_for_backward(query, key, bias, output, total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        query, key, bias, output, total = ctx.saved_tensors
+        grad = grad.to(query.dtype)[..., None]
+        _, _, grad_key = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad * query, query, key, key, output, total, 0.0, False, attn_mask=bias, scale=1.0
+        )
+        return grad * output, grad_key, None
+
+
+class _BlockedLogSumExp(torch.autograd.Function):
+    """In plain torch, some queries at a time; products are computed again for the gradient."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+        total = torch.cat([_scores(part, key, bias).logsumexp(dim=-1) for part in _blocks(query, key)], dim=-1)
+        ctx.save_for_backward(query, key, bias, total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        query, key, bias, total = ctx.saved_tensors
+        grad_query, grad_key, start = [], torch.zeros_like(key), 0
+        for part in _blocks(query, key):
+            rows = slice(start, start + part.shape[-2])
+            start = rows.stop
+            share = (_scores(part, key, bias) - total[..., rows, None]).exp().to(query.dtype)
+            scale = grad[..., rows, None].to(query.dtype)
+            grad_query.append(scale * (share @ key))
+            grad_key += share.mT @ (scale * part)
+        return torch.cat(grad_query, dim=-2), grad_key, None
+
+
+def _blocks(query: Tensor, key: Tensor) -> Sequence[Tensor]:
+    rows = max(_BLOCK // max(query.shape[0] * query.shape[1] * key.shape[-2], 1), 1)
+    return query.split(rows, dim=-2)
+
+
+def _scores(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+    return (query @ key.mT).to(_wide(query.dtype)) + bias.to(_wide(query.dtype))
+
+
+__all__ = ["agreement", "attend_to_others", "others_of", "product_logsumexp", "split_tokens"]

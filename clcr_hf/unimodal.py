@@ -1,0 +1,83 @@
+"""Evidence of each modality by itself, added to what the fusion says (our extension).
+
+The logits are `bias + joint + sum over modalities of their own`, where a modality's own logits are a linear readout of
+the mean, spread and maximum over time of its tokens before the exchange. The joint path is then a correction to what
+late fusion has for nothing, and starts at zero.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .configuration_clcr import CLCRConfig
+
+_TINY = 1e-5
+
+
+def token_statistics(tokens: torch.Tensor, groups: torch.Tensor, lengths: Sequence[int], steps: bool) -> torch.Tensor:
+    """
+    Mean, spread and maximum of each modality's tokens, over the tokens of each group (a clip, or its segments).
+
+    Args:
+        tokens: `(B, L, S, d)` before dropout. groups: bool `(B, M, G, S)`. lengths: tokens of each modality.
+        steps: each group is one token, whose maximum is the token itself.
+
+    Returns:
+        `(B, G, M, 3 L d)` float32; exactly 0 for a modality without tokens in a group.
+    """
+    found, start = [], 0
+    for number, length in enumerate(lengths):
+        own = tokens[:, :, start : start + length].float()
+        member = groups[:, number, :, start : start + length]  # (B, G, T)
+        start = start + length
+        found.append(_statistics_of_one(own, member, steps))
+    return torch.stack(found, dim=2)
+
+
+def _statistics_of_one(tokens: torch.Tensor, member: torch.Tensor, steps: bool) -> torch.Tensor:
+    batch, levels, length, width = tokens.shape
+    groups = member.shape[1]
+    if isinstance(length, int) and length == 0:
+        return tokens.new_zeros(batch, groups, 3 * levels * width)
+    share = member.float()
+    share = (share / share.sum(dim=-1, keepdim=True).clamp(min=1))[:, None]  # (B, 1, G, T)
+    mean = share @ tokens  # (B, L, G, d)
+    variance = (share @ tokens.square() - mean.square()).clamp(min=0)
+    spread = (variance + _TINY).sqrt() - _TINY**0.5
+    highest = mean if steps else _highest(tokens, member)
+    present = member.any(dim=-1)[:, None, :, None]
+    return (torch.stack((mean, spread, highest), dim=3) * present[..., None]).transpose(1, 2).flatten(2)
+
+
+def _highest(tokens: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
+    """Maximum over the tokens of each group, `(B, L, G, d)`; groups, of which there are few, one after another."""
+    lowest = torch.finfo(tokens.dtype).min
+    parts = [tokens.masked_fill(~one[:, None, :, None], lowest).amax(dim=2) for one in member.unbind(dim=1)]
+    highest = torch.stack(parts, dim=2)
+    return torch.where(highest > lowest, highest, 0)
+
+
+class UnimodalReadout(nn.Module):
+    """One linear map a modality, from its statistics to its logits; without a bias, which the head has."""
+
+    def __init__(self, config: CLCRConfig):
+        super().__init__()
+        width = 3 * config.effective_num_levels * config.hidden_size
+        dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(float(dropout))
+        self.weight = nn.Parameter(torch.empty(len(config.modalities), width, config.num_labels))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Starts at zero: the first answer is the bias."""
+        init.zeros_(self.weight)
+
+    def forward(self, statistics: torch.Tensor) -> torch.Tensor:
+        """`(..., M, F)` to `(..., M, C)`; exactly 0 where a modality is missing, whose statistics are 0."""
+        statistics = self.dropout(statistics.to(self.weight.dtype))
+        return torch.einsum("...mf,mfc->...mc", statistics, self.weight)
+
+
+__all__ = ["UnimodalReadout", "token_statistics"]
