@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from .configuration_clcr import CLCRConfig, CLCRModalityConfig
     from .feature_extraction_clcr import CLCRFeatureExtractor
     from .modeling_clcr import (
+        CLCRForPreTraining,
         CLCRForSequenceClassification,
         CLCRForTokenClassification,
         CLCRModel,
         CLCRModelOutput,
         CLCRPreTrainedModel,
+        CLCRPreTrainingOutput,
         CLCRSequenceClassifierOutput,
         CLCRTokenClassifierOutput,
     )
@@ -69,6 +71,7 @@ def _register_models() -> None:
     for each in (CLCRConfig, CLCRModalityConfig):
         transformers.AutoConfig.register(each.model_type, each, exist_ok=True)
     _register("AutoModel", "CLCRModel")
+    _register("AutoModelForPreTraining", "CLCRForPreTraining")
     _register("AutoModelForSequenceClassification", "CLCRForSequenceClassification")
     _register("AutoModelForTokenClassification", "CLCRForTokenClassification")
 
@@ -129,6 +132,7 @@ class _Registration(MetaPathFinder):
 __all__ = [
     "CLCRConfig",
     "CLCRFeatureExtractor",
+    "CLCRForPreTraining",
     "CLCRForSequenceClassification",
     "CLCRForTokenClassification",
     "CLCRModalityConfig",
@@ -136,6 +140,7 @@ __all__ = [
     "CLCRModelOutput",
     "CLCRPipeline",
     "CLCRPreTrainedModel",
+    "CLCRPreTrainingOutput",
     "CLCRProcessor",
     "CLCRSequenceClassifierOutput",
     "CLCRTokenClassifierOutput",

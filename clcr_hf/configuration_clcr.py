@@ -360,8 +360,8 @@ class CLCRConfig(PreTrainedConfig):
         several = len(self.modalities) > 1 and self.has_private_path
         if several and (self.shared_rank or 0) + (self.private_rank or 0) == self.hidden_size:
             logger.warning(
-                "shared_rank %s + private_rank %s fill hidden_size %s: all modalities then have one and the same private "
-                "subspace. Lower private_rank, e.g. to %s",
+                "shared_rank %s + private_rank %s fill hidden_size %s: all modalities then have the same private subspace. "
+                "Lower private_rank, e.g. to %s",
                 self.shared_rank,
                 self.private_rank,
                 self.hidden_size,

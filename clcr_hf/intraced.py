@@ -253,8 +253,8 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         shared_basis, private_bases = self.bases()
         if shared_basis is None or not self.exchanges:
             return
-        weight = torch.cat((shared_basis, shared_basis @ self.qkv.weight.float()), dim=-1)
-        bias = F.pad(self.qkv.bias.float(), (self.rank, 0))
+        weight = torch.cat((shared_basis, shared_basis @ self.qkv.weight.to(shared_basis.dtype)), dim=-1)
+        bias = F.pad(self.qkv.bias, (self.rank, 0))
         dtype = self.qkv.weight.dtype
         self._folded = _Folded(self._state(), shared_basis, private_bases, weight.to(dtype), bias.to(dtype))
 

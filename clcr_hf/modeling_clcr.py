@@ -716,7 +716,8 @@ class CLCRForPreTraining(CLCRPreTrainedModel):
 
 def head_class(config: CLCRConfig) -> type[CLCRPreTrainedModel]:
     """The class that a saved configuration names in `architectures`; the one for clips where it names none of ours."""
-    classes = {each.__name__: each for each in (CLCRModel, CLCRForSequenceClassification, CLCRForTokenClassification)}
+    heads = (CLCRModel, CLCRForPreTraining, CLCRForSequenceClassification, CLCRForTokenClassification)
+    classes = {each.__name__: each for each in heads}
     named = [classes[name] for name in config.architectures or [] if name in classes]
     return named[0] if named else CLCRForSequenceClassification
 

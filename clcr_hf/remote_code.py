@@ -23,13 +23,19 @@ def auto_classes() -> dict[str, type]:
     """
     from .configuration_clcr import CLCRConfig
     from .feature_extraction_clcr import CLCRFeatureExtractor
-    from .modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, CLCRModel
+    from .modeling_clcr import (
+        CLCRForPreTraining,
+        CLCRForSequenceClassification,
+        CLCRForTokenClassification,
+        CLCRModel,
+    )
     from .pipeline_clcr import TASK, CLCRPipeline
     from .processing_clcr import CLCRProcessor
 
     return {
         "AutoConfig": CLCRConfig,
         "AutoModel": CLCRModel,
+        "AutoModelForPreTraining": CLCRForPreTraining,
         "AutoModelForSequenceClassification": CLCRForSequenceClassification,
         "AutoModelForTokenClassification": CLCRForTokenClassification,
         "AutoFeatureExtractor": CLCRFeatureExtractor,

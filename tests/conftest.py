@@ -32,8 +32,8 @@ def transformers_verbosity():
 
 @pytest.fixture(autouse=True)
 def as_if_trained(request, monkeypatch):
-    """Readouts start at random, not at zero: a new model answers its bias whatever it is given, and a test that compares
-    two answers of it could not fail. Tests of the start itself are marked `starts_at_zero`."""
+    """Readouts start at random, not at zero: a new model answers its bias whatever it is given, and a test that
+    compares two answers of it could not fail. Tests of the start itself are marked `starts_at_zero`."""
     if request.node.get_closest_marker("starts_at_zero"):
         return
     from transformers import initialization as init

@@ -15,7 +15,7 @@ def test_default_is_mosei():
     assert config.modalities == ["text", "vision", "audio"]
     assert config.text_config.backbone_config.model_type == "bert"
     assert (config.vision_config.feature_size, config.audio_config.feature_size) == (35, 74)
-    assert (config.shared_rank, config.private_rank) == (64, 64)
+    assert (config.shared_rank, config.private_rank) == (64, 32)
 
 
 def test_round_trip_through_auto_config(tmp_path):

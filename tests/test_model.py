@@ -26,6 +26,11 @@ ABLATIONS = {
     "without_private": {"use_private_path": False},
     "gated_pool": {"budget_gates_pool": True},
     "standardised_scores": {"token_scores": "standardised"},
+    "agreement": {"evidence": "agreement"},
+    "agreement_dense": {"evidence": "agreement", "dense_budget": True},
+    "agreement_and_own_evidence": {"evidence": "agreement", "unimodal_evidence": True},
+    "aligned_norm": {"alignment_coef": 0.1},
+    "own_evidence_alone": {"use_joint_path": False},
     "two_levels": {"num_levels": 2},
     "five_levels": {"num_levels": 5},
 }
@@ -185,7 +190,7 @@ def test_exchange_is_zero_when_others_are_missing():
 
 @pytest.mark.parametrize("token_scores", ["sigmoid", "standardised"])
 def test_budgets_stay_within_bounds(token_scores):
-    model, inputs = make(tiny_config(budget_ratio=0.4, token_scores=token_scores)), batch()
+    model, inputs = make(tiny_config(budget_ratio=0.4, token_scores=token_scores)).train(), batch()
     out = model(**inputs)
     masks = {"text": "attention_mask", "vision": "vision_attention_mask", "audio": "audio_attention_mask"}
     for level in out.token_budgets:
@@ -199,7 +204,7 @@ def test_budgets_stay_within_bounds(token_scores):
 
 def test_standardised_scores_leave_the_weakest_tokens_out():
     config = tiny_config(token_scores="standardised", vision_config={"feature_size": 12})
-    model = make(config)
+    model = make(config).train()
     torch.manual_seed(0)
     inputs = {"vision_features": torch.randn(4, 40, 12), "audio_features": torch.randn(4, 30, 5)}
     out = model(**inputs)
@@ -231,16 +236,16 @@ def test_private_components_never_cross():
     eye = torch.eye(32, dtype=torch.float64)
     with torch.no_grad():
         exchange.raw_shared.copy_(eye[:, :16].expand_as(exchange.raw_shared))
-        exchange.raw_private.copy_(eye[:, 16:].expand_as(exchange.raw_private))
+        exchange.raw_private.copy_(eye[:, 16:24].expand_as(exchange.raw_private))
     tokens.requires_grad_()
-    out = exchange(tokens, encoded.mask, encoded.modality_ids)
-    vision = encoded.modality_ids == 0
+    out = exchange(tokens, encoded.membership, encoded.lengths)
+    vision = torch.arange(tokens.shape[2]) < encoded.lengths[0]
     (gradient,) = torch.autograd.grad(out.shared[:, :, vision].square().sum(), tokens)
     crossed = gradient[:, :, ~vision]
     assert crossed[..., 16:].abs().max() == 0
     assert crossed[..., :16].abs().max() > 0
     (gradient,) = torch.autograd.grad(
-        exchange(tokens, encoded.mask, encoded.modality_ids).shared[:, :, vision].sum(), tokens
+        exchange(tokens, encoded.membership, encoded.lengths).shared[:, :, vision].sum(), tokens
     )
     assert gradient[:, :, vision][..., 16:].abs().max() == 0
 
@@ -253,10 +258,10 @@ def test_private_perturbation_moves_nothing_that_is_exchanged():
         {name: inputs[f"{name}_attention_mask"].bool() for name in ("vision", "audio")},
     )
     _, private = exchange.bases()
-    audio = (encoded.modality_ids == 1)[:, None]
-    push = torch.randn(6, 3, 21, 16) @ private[:, 1].mT
-    before = exchange(encoded.tokens, encoded.mask, encoded.modality_ids)
-    after = exchange(encoded.tokens + push * audio, encoded.mask, encoded.modality_ids)
+    audio = (torch.arange(21) >= encoded.lengths[0])[:, None]
+    push = torch.randn(6, 3, 21, 8) @ private[:, 1].mT
+    before = exchange(encoded.tokens, encoded.membership, encoded.lengths)
+    after = exchange(encoded.tokens + push * audio, encoded.membership, encoded.lengths)
     torch.testing.assert_close(before.shared, after.shared, atol=2e-5, rtol=1e-5)
 
 
@@ -265,7 +270,7 @@ def test_private_perturbation_moves_nothing_that_is_exchanged():
 
 @pytest.mark.parametrize("variant", ABLATIONS)
 def test_every_parameter_gets_a_gradient_and_losses_are_sound(variant):
-    model, inputs = make(tiny_config(**ABLATIONS[variant])).train(), batch(16)
+    model, inputs = make(tiny_config(**ABLATIONS[variant])).train(), batch(17)
     out = model(**inputs)
     out.loss.backward()
     silent = [
@@ -276,7 +281,13 @@ def test_every_parameter_gets_a_gradient_and_losses_are_sound(variant):
     assert all(value.isfinite() and value >= 0 for value in out.loss_components.values())
     weighted = out.loss_components["task"] + sum(
         weight * out.loss_components[name]
-        for name, weight in (("intra", model.config.lambda_intra), ("inter", model.config.lambda_inter))
+        for name, weight in (
+            ("intra", model.config.lambda_intra),
+            ("inter", model.config.lambda_inter),
+            ("unimodal", model.config.unimodal_loss_weight),
+            ("alignment", model.config.alignment_coef),
+        )
+        if name in out.loss_components
     )
     torch.testing.assert_close(out.loss, weighted)
 
@@ -356,7 +367,7 @@ def test_frozen_backbone_stays_put_and_gets_no_gradient():
     ],
 )
 def test_task_loss_equals_torch(fields, labels):
-    model = make(feature_config(lambda_intra=0.0, lambda_inter=0.0, **fields))
+    model = make(feature_config(lambda_intra=0.0, lambda_inter=0.0, unimodal_loss_weight=0.0, **fields))
     out = model(**{**batch(text=False), "labels": labels})
     logits = out.logits
     if fields["num_labels"] == 4:
@@ -407,7 +418,7 @@ def test_ablation_switches_do_what_they_say():
     no_private = make(tiny_config(use_private_path=False))(**inputs)
     assert no_private.private_gates.abs().max() == 0 and no_private.pooler_output.shape == (6, 32)
 
-    quiet = make(tiny_config(lambda_intra=0.0, lambda_inter=0.0))(**inputs)
+    quiet = make(tiny_config(lambda_intra=0.0, lambda_inter=0.0, unimodal_loss_weight=0.0)).train()(**inputs)
     assert quiet.loss == quiet.loss_components["task"]
 
 
