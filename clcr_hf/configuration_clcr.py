@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: it silently switches off the strict validation of transformers 5.
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -38,7 +38,7 @@ def _is_pair(value: Any) -> bool:
     return numbers and len(value) == 2 and value[0] < value[1]
 
 
-def _check(config: PreTrainedConfig, names: tuple[str, ...], is_right: Callable[[Any], bool], wanted: str) -> None:
+def _check(config: PreTrainedConfig, names: Sequence[str], is_right: Callable[[Any], bool], wanted: str) -> None:
     """ValueError for the first of these fields that is set and not right."""
     for name in names:
         value = getattr(config, name)
@@ -360,8 +360,8 @@ class CLCRConfig(PreTrainedConfig):
         several = len(self.modalities) > 1 and self.has_private_path
         if several and (self.shared_rank or 0) + (self.private_rank or 0) == self.hidden_size:
             logger.warning(
-                "shared_rank %s + private_rank %s fill hidden_size %s: all modalities then have the same private subspace. "
-                "Lower private_rank, e.g. to %s",
+                "shared_rank %s + private_rank %s fill hidden_size %s, so that all modalities have the same private "
+                "subspace. Lower private_rank, e.g. to %s",
                 self.shared_rank,
                 self.private_rank,
                 self.hidden_size,
@@ -380,8 +380,8 @@ class CLCRConfig(PreTrainedConfig):
         stored = config_dict.get("id2label")
         count = kwargs.get("num_labels", len(kwargs["id2label"]) if kwargs.get("id2label") else None)
         if count is not None and count != (2 if stored is None else len(stored)):
-            old = ("id2label", "label2id", "problem_type", "label_scale", "label_range")
-            old += ("label_mean", "label_std", "class_weights")
+            old = ["id2label", "label2id", "problem_type", "label_scale", "label_range"]
+            old += ["label_mean", "label_std", "class_weights"]
             config_dict = {name: value for name, value in config_dict.items() if name not in old}
             names = {name: kwargs.pop(name) for name in (*old, "num_labels") if name in kwargs}
             if names.get("id2label"):
@@ -511,8 +511,8 @@ class CLCRConfig(PreTrainedConfig):
         _check(self, shares, lambda share: 0.0 <= share < 1.0, "lie in [0, 1)")
         if not 0.0 < self.budget_ratio < 1.0:
             raise ValueError(f"`budget_ratio` must lie in (0, 1), got {self.budget_ratio}; see `dense_budget` for 1")
-        weights = ("lambda_intra", "lambda_inter", "weight_inter_private", "weight_inter_leakage", "weight_inter_mix")
-        weights += ("budget_scale", "unimodal_loss_weight", "alignment_coef", "focal_gamma")
+        weights = ["lambda_intra", "lambda_inter", "weight_inter_private", "weight_inter_leakage", "weight_inter_mix"]
+        weights += ["budget_scale", "unimodal_loss_weight", "alignment_coef", "focal_gamma"]
         _check(self, weights, lambda weight: weight >= 0, "not be negative")
         _check(self, ("private_gate_floor",), lambda floor: 0.0 <= floor < 1.0, "lie in [0, 1)")
         shrinkage = self.correlation_shrinkage

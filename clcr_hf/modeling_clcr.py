@@ -19,6 +19,7 @@ from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, Semanti
 from .intercad import InterLevelAggregation, LevelNorm, level_evidence
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
 from .modalities import STANDARD_MODALITIES
+from .modeling_inputs import collect_inputs
 from .modeling_outputs import (
     CLCRModelOutput,
     CLCRPreTrainingOutput,
@@ -27,6 +28,7 @@ from .modeling_outputs import (
 )
 from .objective import combine, regularisers, task_loss, total_loss, unimodal_loss
 from .remote_code import add_remote_code
+from .summaries import budget_statistics, budgets_by_modality, deepest_tokens, mean_summaries, segment_groups
 from .unimodal import UnimodalReadout, token_statistics
 
 # Options of a download, which hold for the configuration too.
@@ -266,7 +268,9 @@ class CLCRModel(CLCRPreTrainedModel):
         for key in [key for key in kwargs if key.endswith("_features")]:
             name = key.removesuffix("_features")
             features[name] = (kwargs.pop(key), kwargs.pop(f"{name}_attention_mask", None))
-        inputs, masks = self._collect(raw, features, token_type_ids, embeds=input_ids is None)
+        inputs, masks = collect_inputs(
+            self.config, self.hierarchy.encoders, raw, features, token_type_ids, embeds=input_ids is None
+        )
         encoded = self.hierarchy(inputs, masks)
         if self.training and self.config.modality_dropout:
             self._drop_modalities(encoded)
@@ -277,7 +281,7 @@ class CLCRModel(CLCRPreTrainedModel):
         if hidden_states is not None:  # what follows goes through the tensors handed out, so that they get gradients
             encoded.tokens = torch.stack(hidden_states, dim=1)
 
-        groups = self._groups(encoded)  # (B, M, G, S)
+        groups = segment_groups(self.config, encoded, self.per_segment)  # (B, M, G, S)
         present = groups.any(dim=-1).transpose(1, 2)  # (B, G, M)
         statistics = None
         if self.config.unimodal_evidence:
@@ -303,20 +307,21 @@ class CLCRModel(CLCRPreTrainedModel):
         encoded.tokens = self.dropout(encoded.tokens)
         # Checkpointing hands back a bare tuple.
         exchanged = ExchangeOutput(*self.exchange(encoded.tokens, encoded.membership, encoded.lengths, attend))
-        shared, private, lifted, lifted_private = self._summaries(encoded, exchanged, groups)
+        summaries = mean_summaries(encoded, exchanged, groups)
+        shared, private, lifted, lifted_private = (None if each is None else self._squeeze(each) for each in summaries)
         evidence = None
-        if self.config.uses_level_evidence:
+        if exchanged.agreement is not None and self.config.uses_level_evidence:
             evidence = self._squeeze(level_evidence(exchanged.agreement, groups))
         aggregated = self.aggregation(lifted, lifted_private, output.present, evidence)
         if output_last_hidden_state:
-            output.last_hidden_state = self._deepest_tokens(encoded, exchanged)
+            output.last_hidden_state = deepest_tokens(encoded, exchanged)
         output.pooler_output = aggregated.pooled
         output.level_weights = aggregated.level_weights
         output.modality_weights = aggregated.modality_weights
         output.private_gates = aggregated.private_gates
-        output.token_budgets = self._token_budgets(encoded, exchanged)
+        output.token_budgets = budgets_by_modality(self.config, encoded, exchanged)
         if self.training:
-            output.budget_statistics = self._budget_statistics(encoded, exchanged)
+            output.budget_statistics = budget_statistics(encoded, exchanged)
         output.shared_summaries = shared
         output.private_summaries = private
         output.common_summaries = lifted
@@ -335,69 +340,6 @@ class CLCRModel(CLCRPreTrainedModel):
         """`(B, G, ...)` as it is by segments, `(B, ...)` where the clip is the only one."""
         return values if self.per_segment else values.squeeze(1)
 
-    # -- inputs --------------------------------------------------------------------------------------------------
-
-    def _collect(self, raw, features, token_type_ids, embeds):
-        """Inputs and bool masks of the modalities given, checked."""
-        inputs: dict[str, dict[str, torch.Tensor]] = {}
-        masks: dict[str, torch.Tensor] = {}
-        for name in dict.fromkeys((*raw, *features)):
-            value, mask = raw.get(name, (None, None))
-            ready, ready_mask = features.get(name, (None, None))
-            if value is None and ready is None:
-                continue
-            if name not in self.config.modalities:
-                raise ValueError(f"Input for modality {name!r}, but this model has {self.config.modalities} alone")
-            if value is not None and ready is not None:
-                raise ValueError(f"Modality {name!r} was given both raw and as features; give one of them")
-            encoder: Any = self.hierarchy.encoders[name]
-            if name == "audio" and value is not None and encoder.reader is None and value.dim() == 3:
-                value, ready, ready_mask = None, value, mask
-            if ready is not None:
-                self._check_features(name, ready)
-                inputs[name], mask, time_axis = {"features": ready}, ready_mask, -2
-                value = ready
-            elif encoder.reader is None:
-                raise ValueError(
-                    f"Modality {name!r} has no backbone in this model: give `{name}_features`, not raw input"
-                )
-            elif name == "text":
-                time_axis = 1
-                key = "inputs_embeds" if embeds else "input_ids"
-                inputs[name] = {key: value, "token_type_ids": token_type_ids}
-            else:
-                inputs[name], time_axis = {"values": value}, encoder.reader.time_axis
-            masks[name] = self._checked_mask(name, mask, value, time_axis)
-        if not inputs:
-            raise ValueError(f"No input: give at least one modality of {self.config.modalities}")
-        sizes = {name: mask.shape[0] for name, mask in masks.items()}
-        first = next(iter(sizes.values()))
-        if any(size != first for size in sizes.values()):  # no set: sizes are symbols under torch.export
-            raise ValueError(f"Batch sizes differ between modalities: {sizes}")
-        return inputs, masks
-
-    def _check_features(self, name: str, features: torch.Tensor):
-        encoder = self.hierarchy.encoders[name]
-        width, levels = encoder.feature_width, self.config.num_levels
-        if encoder.source == "taps" and encoder.reader is not None:
-            raise ValueError(f"Modality {name!r} taps its backbone's layers: give raw input, not `{name}_features`")
-        layers = [levels] if encoder.source == "taps" else []
-        if features.dim() != 3 + len(layers) or [*features.shape[1:-2], features.shape[-1]] != [*layers, width]:
-            form = ", ".join(map(str, ["B", *layers, "T", width]))
-            raise ValueError(f"`{name}_features` must be ({form}), got {tuple(features.shape)}")
-
-    @staticmethod
-    def _checked_mask(name: str, mask: torch.Tensor | None, value: torch.Tensor, time_axis: int) -> torch.Tensor:
-        shape = (value.shape[0], value.shape[time_axis])
-        if mask is None:
-            return torch.ones(shape, dtype=torch.bool, device=value.device)
-        if tuple(mask.shape) != shape:
-            raise ValueError(
-                f"The attention mask of modality {name!r} must be {shape}, its input's batch and time axes, "
-                f"got {tuple(mask.shape)}"
-            )
-        return mask.bool()
-
     def _drop_modalities(self, encoded: HierarchyTokens):
         """Modality dropout: in place, each sample loses modalities at random and keeps at least one."""
         present = encoded.membership.any(dim=-1)
@@ -405,90 +347,6 @@ class CLCRModel(CLCRPreTrainedModel):
         kept = torch.where(kept.any(dim=-1, keepdim=True), kept, present)
         encoded.membership = encoded.membership & kept[..., None]
         encoded.tokens = encoded.tokens * encoded.mask[:, None, :, None].to(encoded.tokens.dtype)
-
-    # -- summaries -----------------------------------------------------------------------------------------------
-
-    def _summaries(self, encoded: HierarchyTokens, exchanged: ExchangeOutput, groups: torch.Tensor):
-        """Masked means a modality (and segment): shared and private coordinates, the same lifted to the common space
-        `(B, [G,] L, M, k or d)`. `groups (B, M, G, S)` bool."""
-        modalities, segments = groups.shape[1:3]
-        counts = groups.sum(dim=-1)
-        weights = groups.flatten(1, 2)[:, None].to(encoded.tokens.dtype)  # (B, 1, M * G, S)
-        scale = counts.clamp(min=1).to(encoded.tokens.dtype)[:, None, ..., None]  # (B, 1, M, G, 1)
-
-        def pool(tokens: torch.Tensor) -> torch.Tensor:
-            pooled = torch.matmul(weights, tokens).unflatten(2, (modalities, segments)) / scale
-            return self._squeeze(pooled.permute(0, 3, 1, 2, 4))  # (B, G, L, M, k)
-
-        shared = pool(exchanged.shared)
-        dtype = shared.dtype
-        lifted = shared
-        if exchanged.shared_basis is not None:
-            lifted = torch.einsum("...lmk,ldk->...lmd", shared, exchanged.shared_basis.to(dtype))
-        if exchanged.private_bases is None:
-            return shared, None, lifted, None
-        # The projection is linear: pooling first and projecting the mean is the same, and far cheaper.
-        bases = exchanged.private_bases.to(dtype)
-        private = torch.einsum("...lmd,lmdk->...lmk", pool(encoded.tokens), bases)
-        lifted_private = torch.einsum("...lmk,lmdk->...lmd", private, bases)
-        return shared, private, lifted, lifted_private
-
-    def _groups(self, encoded: HierarchyTokens) -> torch.Tensor:
-        """`(B, M, G, S)` bool: which tokens each modality's (and segment's) summary takes in."""
-        member = encoded.membership
-        if not self.per_segment:
-            return member[:, :, None]
-        number = self.config.num_segments
-        if number is None:
-            return self._one_segment_a_step(encoded, member)
-        # Token number r of n covers [r, r + 1) / n of the clip, segment g covers [g, g + 1) / G: they meet when they
-        # overlap, whichever of n and G is larger.
-        rank = member.cumsum(dim=-1)[:, :, None] - 1
-        count = member.sum(dim=-1)[:, :, None, None]
-        segment = torch.arange(number, device=member.device)[:, None]
-        overlap = (rank * number < (segment + 1) * count) & ((rank + 1) * number > segment * count)
-        return overlap & member[:, :, None]
-
-    def _one_segment_a_step(self, encoded: HierarchyTokens, member: torch.Tensor) -> torch.Tensor:
-        steps = [length for length in encoded.lengths if length]
-        if any(length != steps[0] for length in steps):
-            lengths = dict(zip(self.config.modalities, encoded.lengths, strict=True))
-            raise ValueError(
-                f"`num_segments=None` labels each time step, so all modalities must have as many steps, got {lengths}; "
-                "set `config.num_segments`"
-            )
-        length = steps[0]
-        step = torch.arange(member.shape[-1], device=member.device) % length
-        return member[:, :, None] & (step == torch.arange(length, device=member.device)[:, None])
-
-    # -- outputs -------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _deepest_tokens(encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:
-        """Deepest level after the exchange: its shared part replaced, the rest of the token kept."""
-        tokens, shared = encoded.tokens[:, -1], exchanged.shared[:, -1]
-        if exchanged.shared_basis is None:
-            return shared
-        basis = exchanged.shared_basis[-1].to(tokens.dtype)
-        return tokens + (shared - tokens @ basis) @ basis.T
-
-    def _token_budgets(self, encoded: HierarchyTokens, exchanged: ExchangeOutput):
-        names = self.config.modalities
-        return tuple(
-            {name: part for name, part in zip(names, level.split(encoded.lengths, dim=1), strict=True) if part.shape[1]}
-            for level in exchanged.activations.unbind(1)
-        )
-
-    def _budget_statistics(self, encoded: HierarchyTokens, exchanged: ExchangeOutput) -> dict[str, torch.Tensor]:
-        counts = encoded.membership.sum(dim=-1).float()[:, None]  # (B, 1, M)
-        present = (counts > 0).float()
-        samples = present.sum().clamp(min=1.0)
-        real = counts.sum().clamp(min=1.0)
-        return {
-            "participation": (exchanged.activations.detach() > 0).float().sum(dim=(0, 2)) / real,
-            "slack": (exchanged.slack * present).sum(dim=(0, 2)) / samples,
-            "budget": (exchanged.budget.detach() * present / counts.clamp(min=1.0)).sum(dim=(0, 2)) / samples,
-        }
 
 
 class CLCRClassificationHead(nn.Module):
@@ -593,24 +451,14 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        bias = self.classifier.bias()
-        joint = own = None
-        logits = bias
-        if outputs.pooler_output is not None:
-            joint = self.classifier(outputs.pooler_output)
-            logits = logits + joint
-        if outputs.modality_statistics is not None:
-            own = self.unimodal(outputs.modality_statistics)
-            logits = logits + own.sum(dim=-2)
+        logits, joint, own = self._answer(outputs)
         loss, components = (None, None) if labels is None else self._objective(outputs, logits, own, labels)
         mean, std = self._label_scale(logits)
-        logits = logits if std is None else mean + std * logits
-        joint = torch.zeros_like(logits) if joint is None else joint
         return self.output_class(
             loss=loss,
-            logits=logits,
-            modality_logits=own if std is None or own is None else std * own,
-            joint_logits=joint if std is None else std * joint,
+            logits=mean + std * logits,
+            modality_logits=None if own is None else std * own,
+            joint_logits=std * joint,
             pooler_output=outputs.pooler_output,
             loss_components=components,
             level_weights=outputs.level_weights,
@@ -622,16 +470,28 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             attentions=outputs.attentions,
         )
 
+    def _answer(self, outputs: CLCRModelOutput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Logits, and of them the joint part and the modalities' own, in units of `label_std`."""
+        own = joint = None
+        logits = self.classifier.bias()
+        if outputs.pooler_output is not None:
+            joint = self.classifier(outputs.pooler_output)
+            logits = logits + joint
+        if outputs.modality_statistics is not None:
+            own = self.unimodal(outputs.modality_statistics)
+            logits = logits + own.sum(dim=-2)
+        return logits, torch.zeros_like(logits) if joint is None else joint, own
+
     def logit_bias(self) -> torch.Tensor:
         """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""
         bias = self.classifier.bias()
         mean, std = self._label_scale(bias)
-        return bias if std is None else mean + std * bias
+        return mean + std * bias
 
     def _label_scale(self, like: torch.Tensor) -> tuple[Any, Any]:
-        """Centre and spread of a regression's scores, tensors `(num_labels,)`; `None` where there are none."""
+        """Centre and spread of a regression's scores, tensors `(num_labels,)`; 0 and 1 where none were set."""
         if self.config.label_mean is None and self.config.label_std is None:
-            return None, None
+            return 0.0, 1.0
         mean, std = self.config.label_statistics()
         return like.new_tensor(mean), like.new_tensor(std)
 
@@ -650,7 +510,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
                 present=self._rows(outputs.present),
                 sync=True,
             )
-        if own is not None and config.unimodal_loss_weight:
+        if own is not None and outputs.present is not None and config.unimodal_loss_weight:
             parts["unimodal"] = unimodal_loss(config, self.classifier.bias(), own, outputs.present, labels)
         if outputs.alignment_loss is not None:
             parts["alignment"] = outputs.alignment_loss

@@ -1,0 +1,90 @@
+"""What a model is given, sorted by modality and checked."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .configuration_clcr import CLCRConfig
+
+Given = dict[str, tuple[Any, Any]]
+
+
+def collect_inputs(
+    config: CLCRConfig,
+    encoders: nn.ModuleDict,
+    raw: Given,
+    features: Given,
+    token_type_ids: torch.Tensor | None,
+    embeds: bool,
+) -> tuple[dict[str, dict[str, Any]], dict[str, torch.Tensor]]:
+    """
+    Inputs and bool masks `(B, T)` of the modalities given, checked.
+
+    Args:
+        encoders: one [`~hierarchy.ModalityEncoder`] a modality.
+        raw, features: `{modality: (value, mask)}`; None where nothing was given.
+        embeds: text comes as `inputs_embeds`.
+
+    Raises:
+        ValueError: no modality given, one that the model does not have, widths or batch sizes that do not fit.
+    """
+    inputs: dict[str, dict[str, torch.Tensor]] = {}
+    masks: dict[str, torch.Tensor] = {}
+    for name in dict.fromkeys((*raw, *features)):
+        value, mask = raw.get(name, (None, None))
+        ready, ready_mask = features.get(name, (None, None))
+        if value is None and ready is None:
+            continue
+        if name not in config.modalities:
+            raise ValueError(f"Input for modality {name!r}, but this model has {config.modalities} alone")
+        if value is not None and ready is not None:
+            raise ValueError(f"Modality {name!r} was given both raw and as features; give one of them")
+        encoder: Any = encoders[name]
+        if name == "audio" and value is not None and encoder.reader is None and value.dim() == 3:
+            value, ready, ready_mask = None, value, mask
+        if ready is not None:
+            _check_features(config, name, encoder, ready)
+            inputs[name], mask, time_axis = {"features": ready}, ready_mask, -2
+            value = ready
+        elif encoder.reader is None:
+            raise ValueError(f"Modality {name!r} has no backbone in this model: give `{name}_features`, not raw input")
+        elif name == "text":
+            time_axis = 1
+            key = "inputs_embeds" if embeds else "input_ids"
+            inputs[name] = {key: value, "token_type_ids": token_type_ids}
+        else:
+            inputs[name], time_axis = {"values": value}, encoder.reader.time_axis
+        masks[name] = _checked_mask(name, mask, value, time_axis)
+    if not inputs:
+        raise ValueError(f"No input: give at least one modality of {config.modalities}")
+    sizes = {name: mask.shape[0] for name, mask in masks.items()}
+    first = next(iter(sizes.values()))
+    if any(size != first for size in sizes.values()):  # no set: sizes are symbols under torch.export
+        raise ValueError(f"Batch sizes differ between modalities: {sizes}")
+    return inputs, masks
+
+
+def _check_features(config: CLCRConfig, name: str, encoder: Any, features: torch.Tensor) -> None:
+    width, levels = encoder.feature_width, config.num_levels
+    if encoder.source == "taps" and encoder.reader is not None:
+        raise ValueError(f"Modality {name!r} taps its backbone's layers: give raw input, not `{name}_features`")
+    layers = [levels] if encoder.source == "taps" else []
+    if features.dim() != 3 + len(layers) or [*features.shape[1:-2], features.shape[-1]] != [*layers, width]:
+        form = ", ".join(map(str, ["B", *layers, "T", width]))
+        raise ValueError(f"`{name}_features` must be ({form}), got {tuple(features.shape)}")
+
+
+def _checked_mask(name: str, mask: torch.Tensor | None, value: torch.Tensor, time_axis: int) -> torch.Tensor:
+    shape = (value.shape[0], value.shape[time_axis])
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=value.device)
+    if tuple(mask.shape) != shape:
+        raise ValueError(
+            f"The attention mask of modality {name!r} must be {shape}, its input's batch and time axes, "
+            f"got {tuple(mask.shape)}"
+        )
+    return mask.bool()
+
+
+__all__ = ["collect_inputs"]
