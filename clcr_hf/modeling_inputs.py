@@ -29,7 +29,7 @@ def collect_inputs(
     Raises:
         ValueError: no modality given, one that the model does not have, widths or batch sizes that do not fit.
     """
-    inputs: dict[str, dict[str, torch.Tensor]] = {}
+    inputs: dict[str, dict[str, Any]] = {}
     masks: dict[str, torch.Tensor] = {}
     for name in dict.fromkeys((*raw, *features)):
         value, mask = raw.get(name, (None, None))
