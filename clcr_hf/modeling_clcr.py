@@ -287,23 +287,22 @@ class CLCRModel(CLCRPreTrainedModel):
         if self.config.unimodal_evidence:
             steps = self.per_segment and self.config.num_segments is None
             statistics = self._squeeze(token_statistics(encoded.tokens, groups, encoded.lengths, steps))
-        output = CLCRModelOutput(
-            modality_statistics=statistics, present=self._squeeze(present), hidden_states=hidden_states
-        )
+        fused: dict[str, Any] = {}
         if self.config.use_joint_path:
-            self._fuse(output, encoded, groups, bool(attend), output_last_hidden_state, output_alignment_loss)
-        return output
+            fused = self._fuse(encoded, groups, bool(attend), output_last_hidden_state, output_alignment_loss)
+        return CLCRModelOutput(
+            modality_statistics=statistics, present=self._squeeze(present), hidden_states=hidden_states, **fused
+        )
 
     def _fuse(
         self,
-        output: CLCRModelOutput,
         encoded: HierarchyTokens,
         groups: torch.Tensor,
         attend: bool,
         output_last_hidden_state: bool,
         output_alignment_loss: bool,
-    ):
-        """IntraCED and InterCAD; what they give is put into `output`."""
+    ) -> dict[str, Any]:
+        """IntraCED and InterCAD: fields of the output."""
         encoded.tokens = self.dropout(encoded.tokens)
         # Checkpointing hands back a bare tuple.
         exchanged = ExchangeOutput(*self.exchange(encoded.tokens, encoded.membership, encoded.lengths, attend))
@@ -312,29 +311,32 @@ class CLCRModel(CLCRPreTrainedModel):
         evidence = None
         if exchanged.agreement is not None and self.config.uses_level_evidence:
             evidence = self._squeeze(level_evidence(exchanged.agreement, groups))
-        aggregated = self.aggregation(lifted, lifted_private, output.present, evidence)
-        if output_last_hidden_state:
-            output.last_hidden_state = deepest_tokens(encoded, exchanged)
-        output.pooler_output = aggregated.pooled
-        output.level_weights = aggregated.level_weights
-        output.modality_weights = aggregated.modality_weights
-        output.private_gates = aggregated.private_gates
-        output.token_budgets = budgets_by_modality(self.config, encoded, exchanged)
-        if self.training:
-            output.budget_statistics = budget_statistics(encoded, exchanged)
-        output.shared_summaries = shared
-        output.private_summaries = private
-        output.common_summaries = lifted
-        output.attentions = exchanged.attentions
-        if output_alignment_loss:
-            output.alignment_loss = alignment_loss(
-                exchanged.before,
-                self.exchange.scale(),
-                encoded.membership,
-                encoded.lengths,
-                self.config.alignment_negatives,
-                gather=self.training,
-            )
+        present = self._squeeze(groups.any(dim=-1).transpose(1, 2))
+        aggregated = self.aggregation(lifted, lifted_private, present, evidence)
+        return {
+            "last_hidden_state": deepest_tokens(encoded, exchanged) if output_last_hidden_state else None,
+            "pooler_output": aggregated.pooled,
+            "level_weights": aggregated.level_weights,
+            "modality_weights": aggregated.modality_weights,
+            "private_gates": aggregated.private_gates,
+            "token_budgets": budgets_by_modality(self.config, encoded, exchanged),
+            "budget_statistics": budget_statistics(encoded, exchanged) if self.training else None,
+            "shared_summaries": shared,
+            "private_summaries": private,
+            "common_summaries": lifted,
+            "attentions": exchanged.attentions,
+            "alignment_loss": self._align(encoded, exchanged) if output_alignment_loss else None,
+        }
+
+    def _align(self, encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:
+        return alignment_loss(
+            exchanged.before,
+            self.exchange.scale(),
+            encoded.membership,
+            encoded.lengths,
+            self.config.alignment_negatives,
+            gather=self.training,
+        )
 
     def _squeeze(self, values: torch.Tensor) -> torch.Tensor:
         """`(B, G, ...)` as it is by segments, `(B, ...)` where the clip is the only one."""
@@ -350,13 +352,13 @@ class CLCRModel(CLCRPreTrainedModel):
 
 
 class CLCRClassificationHead(nn.Module):
-    """`f(z_sh concat u_pr)` (paper): one hidden layer and the output map (our reconstruction). Beside unimodal evidence
-    the output map starts at zero: the joint path is a correction to it."""
+    """`f(z_sh concat u_pr)` (paper): one hidden layer and the output map (our reconstruction). With unimodal evidence
+    (see `unimodal.py`) beside it the output map starts at zero: the joint path is a correction."""
 
     def __init__(self, config: CLCRConfig):
         super().__init__()
         dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.is_correction = bool(config.unimodal_evidence)
+        self.unimodal = UnimodalReadout(config) if config.unimodal_evidence else None
         self.has_joint = config.use_joint_path
         if self.has_joint:
             self.dense = nn.Linear(config.pooled_size, config.hidden_size)
@@ -370,17 +372,34 @@ class CLCRClassificationHead(nn.Module):
         """The output map of a correction starts at zero."""
         if not self.has_joint:
             init.zeros_(self.own_bias)
-        elif self.is_correction:
+        elif self.unimodal is not None:
             init.zeros_(self.out_proj.weight)
 
     def bias(self) -> torch.Tensor:
         """`(num_labels,)`, the answer to nothing."""
         return self.out_proj.bias if self.has_joint else self.own_bias
 
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+    def joint(self, pooled: torch.Tensor) -> torch.Tensor:
         """`(..., pooled_size)` to `(..., num_labels)`, without the bias."""
         hidden_states = self.activation(self.dense(self.dropout(pooled)))
         return nn.functional.linear(self.dropout(hidden_states), self.out_proj.weight)
+
+    def forward(
+        self, pooled: torch.Tensor | None, statistics: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            pooled: `(..., pooled_size)`, None without a joint path.
+            statistics: `(..., M, 3 L d)`, None without unimodal evidence.
+
+        Returns:
+            Logits `(..., C)`, of them the joint part `(..., C)` and the modalities' own `(..., M, C)` or None.
+        """
+        joint = None if pooled is None else self.joint(pooled)
+        own = None if self.unimodal is None else self.unimodal(statistics)
+        parts = [part for part in (joint, None if own is None else own.sum(dim=-2)) if part is not None]
+        logits = self.bias() + sum(parts)
+        return logits, torch.zeros_like(logits) if joint is None else joint, own
 
 
 class _CLCRWithHead(CLCRPreTrainedModel):
@@ -394,8 +413,6 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         self.num_labels = config.num_labels
         self.clcr = CLCRModel(config, per_segment=self.per_segment)
         self.classifier = CLCRClassificationHead(config)
-        if config.unimodal_evidence:
-            self.unimodal = UnimodalReadout(config)
         self.post_init()
 
     @can_return_tuple
@@ -451,7 +468,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits, joint, own = self._answer(outputs)
+        logits, joint, own = self.classifier(outputs.pooler_output, outputs.modality_statistics)
         loss, components = (None, None) if labels is None else self._objective(outputs, logits, own, labels)
         mean, std = self._label_scale(logits)
         return self.output_class(
@@ -469,18 +486,6 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def _answer(self, outputs: CLCRModelOutput) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Logits, and of them the joint part and the modalities' own, in units of `label_std`."""
-        own = joint = None
-        logits = self.classifier.bias()
-        if outputs.pooler_output is not None:
-            joint = self.classifier(outputs.pooler_output)
-            logits = logits + joint
-        if outputs.modality_statistics is not None:
-            own = self.unimodal(outputs.modality_statistics)
-            logits = logits + own.sum(dim=-2)
-        return logits, torch.zeros_like(logits) if joint is None else joint, own
 
     def logit_bias(self) -> torch.Tensor:
         """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""

@@ -30,16 +30,30 @@ def transformers_verbosity():
     logging.set_verbosity(before)
 
 
-@pytest.fixture(autouse=True)
-def as_if_trained(request, monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def as_if_trained():
     """Readouts start at random, not at zero: a new model answers its bias whatever it is given, and a test that
     compares two answers of it could not fail. Tests of the start itself are marked `starts_at_zero`."""
-    if request.node.get_closest_marker("starts_at_zero"):
-        return
     from transformers import initialization as init
 
     from clcr_hf.modeling_clcr import CLCRClassificationHead
     from clcr_hf.unimodal import UnimodalReadout
 
-    monkeypatch.setattr(CLCRClassificationHead, "reset_parameters", lambda head: None)
-    monkeypatch.setattr(UnimodalReadout, "reset_parameters", lambda readout: init.normal_(readout.weight, std=0.1))
+    classes = (CLCRClassificationHead, UnimodalReadout)
+    originals = {each: each.reset_parameters for each in classes}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CLCRClassificationHead, "reset_parameters", lambda head: None)
+        patch.setattr(UnimodalReadout, "reset_parameters", lambda readout: init.normal_(readout.weight, std=0.02))
+        yield originals
+
+
+@pytest.fixture(autouse=True)
+def start_of_readouts(request, as_if_trained):
+    """Takes the above back for tests marked `starts_at_zero`."""
+    if not request.node.get_closest_marker("starts_at_zero"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        for each, original in as_if_trained.items():
+            patch.setattr(each, "reset_parameters", original)
+        yield

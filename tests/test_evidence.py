@@ -113,7 +113,7 @@ def test_the_loss_of_own_evidence_reaches_it_alone():
     model, inputs = make(feature_config(num_labels=3)).train(), batch(text=False)
     inputs["labels"] = torch.tensor([0, 1, 2, 0, 1, 2])
     model(**inputs).loss_components["unimodal"].backward()
-    assert model.unimodal.weight.grad.abs().sum() > 0
+    assert model.classifier.unimodal.weight.grad.abs().sum() > 0
     assert model.classifier.dense.weight.grad is None and model.clcr.exchange.raw_shared.grad is None
 
 

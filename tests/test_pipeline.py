@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from model_utils import FPS, FRAMES, RATE, clip_model, clip_processor, write_clip
+from model_utils import FPS, FRAMES, RATE, clip_model, clip_processor, forget_evidence, write_clip
 from PIL import Image
 from transformers import (
     Wav2Vec2Config,
@@ -80,7 +80,7 @@ def test_regression_gives_score_and_label(pipe, clip):
 )
 def test_score_is_kept_in_range_and_named(processor, value, score, label):
     model = clip_model(processor)
-    torch.nn.init.zeros_(model.classifier.out_proj.weight)
+    forget_evidence(model)
     torch.nn.init.constant_(model.classifier.out_proj.bias, value)
     result = CLCRPipeline(model=model, processor=processor, device="cpu")({"text": "a day"})
     assert result["score"] == pytest.approx(score)
@@ -162,7 +162,7 @@ def test_classes_give_probabilities(processor, clip):
 def test_several_labels_at_once(processor):
     names = {0: "happy", 1: "sad", 2: "angry"}
     model = clip_model(processor, num_labels=3, problem_type="multi_label_classification", id2label=names)
-    torch.nn.init.zeros_(model.classifier.out_proj.weight)
+    forget_evidence(model)
     model.classifier.out_proj.bias.data = torch.tensor([2.0, -1.0, 1.0])
     result = CLCRPipeline(model=model, processor=processor, device="cpu")({"text": "a day"})
     assert result["labels"] == ["happy", "angry"]
@@ -226,7 +226,7 @@ def test_top_k_keeps_the_likeliest_in_order(processor):
 
 def test_score_range_scales_the_labels(processor):
     model = clip_model(processor)
-    torch.nn.init.zeros_(model.classifier.out_proj.weight)
+    forget_evidence(model)
     pipe = CLCRPipeline(model=model, processor=processor, device="cpu")
 
     def read(value, **options):
@@ -242,7 +242,7 @@ def test_score_range_scales_the_labels(processor):
 
 def test_an_output_with_a_name_of_its_own_is_no_sentiment(processor):
     model = clip_model(processor, id2label={0: "arousal"})
-    torch.nn.init.zeros_(model.classifier.out_proj.weight)
+    forget_evidence(model)
     torch.nn.init.constant_(model.classifier.out_proj.bias, 7.0)
     result = CLCRPipeline(model=model, processor=processor, device="cpu")({"text": "a day"})
     assert result == {"label": "arousal", "score": 7.0}

@@ -82,9 +82,13 @@ def test_log_carries_loss_parts_and_budget_curves(tmp_path):
     assert len(training) == EPOCHS * ROWS // 4
     config = trainer.model.config
     for entry in training:
-        weighted = (
-            entry["loss_task"] + config.lambda_intra * entry["loss_intra"] + config.lambda_inter * entry["loss_inter"]
-        )
+        weights = {
+            "task": 1.0,
+            "intra": config.lambda_intra,
+            "inter": config.lambda_inter,
+            "unimodal": config.unimodal_loss_weight,
+        }
+        weighted = sum(weight * entry[f"loss_{name}"] for name, weight in weights.items())
         assert entry["loss"] == pytest.approx(weighted, rel=1e-3)
         for level in range(1, config.num_levels + 1):
             for name in ("participation", "slack", "budget"):
@@ -237,7 +241,8 @@ def test_label_smoothing_changes_nothing_but_the_task_loss(tmp_path):
     plain, smoothed = first_log(class_trainer(tmp_path)), first_log(class_trainer(tmp_path, label_smoothing_factor=0.1))
     for name in ("loss_intra", "loss_inter", "loss_inter_private", "loss_inter_leakage", "loss_inter_mix"):
         assert smoothed[name] == pytest.approx(plain[name], rel=1e-5)
-    assert smoothed["loss"] - plain["loss"] == pytest.approx(smoothed["loss_task"] - plain["loss_task"], abs=1e-4)
+    change = {name: smoothed[f"loss_{name}"] - plain[f"loss_{name}"] for name in ("task", "unimodal")}
+    assert smoothed["loss"] - plain["loss"] == pytest.approx(change["task"] + 0.5 * change["unimodal"], abs=1e-4)
     assert smoothed["loss_task"] != pytest.approx(plain["loss_task"], abs=1e-6)
     trainer = class_trainer(tmp_path, label_smoothing_factor=0.1)
     batch = trainer.data_collator([dict(row) for row in trainer.train_dataset])
