@@ -39,6 +39,7 @@ NOT_OURS = {
     "test_cpu_offload": "needs an accelerator, and layers declared as not to be split",
     "test_model_parallelism": "needs several accelerators",
     "test_resize_*_with_deepspeed*": "needs DeepSpeed",
+    "test_can_load_ignoring_mismatched_shapes": "looks for nn.Linear alone; tests/test_scores.py asks the same of ours",
 }
 
 
