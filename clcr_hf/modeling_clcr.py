@@ -375,6 +375,17 @@ class CLCRClassificationHead(nn.Module):
         elif self.unimodal is not None:
             init.zeros_(self.out_proj.weight)
 
+    @torch.no_grad()
+    def start_anew(self):
+        """For other labels than those that were learned: readouts as of a new model."""
+        if self.has_joint:
+            nn.init.xavier_uniform_(self.out_proj.weight)
+        if self.unimodal is not None:
+            nn.init.zeros_(self.unimodal.weight)
+            if self.has_joint:
+                nn.init.zeros_(self.out_proj.weight)
+        nn.init.zeros_(self.bias())
+
     def bias(self) -> torch.Tensor:
         """`(num_labels,)`, the answer to nothing."""
         return self.out_proj.bias if self.has_joint else self.own_bias

@@ -72,7 +72,9 @@ class CLCRPipeline(Pipeline):
     Parameters, of the pipeline or of a call:
 
     - `return_explanation` (bool): adds `level_weights` (one float a level, shallow first), `modality_weights` and
-      `private_gates` (by modality), in each segment where there are segments; and `tokens`: by modality a list of dicts
+      `private_gates` (by modality), and `modality_logits` where the model has evidence of each modality by itself (by
+      modality a number, of several labels a number each; they add up to the answer's logits with the joint part and the
+      bias), in each segment where there are segments; and `tokens`: by modality a list of dicts
       with `budget` (one float a level, how much of the token was exchanged), and `token` (text), `time` in seconds
       (frames, audio) or `index` (features);
     - `window`, `every` (seconds, of a call): see above; each is as long as the other by default;
@@ -321,7 +323,6 @@ class CLCRPipeline(Pipeline):
         self, outputs: Any, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any], real: dict[str, int]
     ) -> dict[str, Any]:
         """What decided sample `row` of a batch, which has so many real tokens of each modality; see the class."""
-        names = self.model.config.modalities
         tokens = {}
         for name, count in real.items():
             if not count:
@@ -331,16 +332,33 @@ class CLCRPipeline(Pipeline):
             tokens[name] = [
                 {**what, "budget": column} for what, column in zip(described, budgets.T.tolist(), strict=True)
             ]
-        fields = (outputs.level_weights, outputs.modality_weights, outputs.private_gates)
-        levels, modalities, gates = (field[row].float().tolist() for field in fields)
-
-        def weights(level: Any, modality: Any, gate: Any) -> dict[str, Any]:
-            shared, private = dict(zip(names, modality, strict=True)), dict(zip(names, gate, strict=True))
-            return {"level_weights": level, "modality_weights": shared, "private_gates": private}
-
+        parts = 1 if outputs.logits.dim() == 2 else outputs.logits.shape[1]
+        decided = [self._weights(outputs, row, part if outputs.logits.dim() == 3 else None) for part in range(parts)]
         if outputs.logits.dim() == 2:
-            return {**weights(levels, modalities, gates), "tokens": tokens}
-        return {"segments": list(map(weights, levels, modalities, gates)), "tokens": tokens}
+            return {**decided[0], "tokens": tokens}
+        return {"segments": decided, "tokens": tokens}
+
+    def _weights(self, outputs: Any, row: int, part: int | None) -> dict[str, Any]:
+        """What decided sample `row`, or segment `part` of it; without a joint path the weights are empty."""
+
+        def of(field: torch.Tensor | None) -> Any:
+            if field is None:
+                return []
+            return (field[row] if part is None else field[row, part]).float().tolist()
+
+        config, own = self.model.config, of(outputs.modality_logits)
+        weights = {name: of(getattr(outputs, name)) for name in ("level_weights", "modality_weights", "private_gates")}
+        found = {
+            name: value if name == "level_weights" else dict(zip(config.modalities, value, strict=False))
+            for name, value in weights.items()
+        }
+        if own:
+            labels = [config.id2label[number] for number in range(config.num_labels)]
+            found["modality_logits"] = {
+                name: values[0] if len(values) == 1 else dict(zip(labels, values, strict=True))
+                for name, values in zip(config.modalities, own, strict=True)
+            }
+        return found
 
     def _describe_tokens(
         self, name: str, count: int, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any]
@@ -400,6 +418,8 @@ def _inputs_that_padding_reaches(model: Any) -> list[str]:
 
 def _real_tokens(outputs: Any) -> dict[str, list[int]]:
     """Of each modality, how many tokens of each sample are no padding: padding is exactly zero before the exchange."""
+    if outputs.token_budgets is None:  # no joint path: no token is exchanged
+        return {}
     lengths = {name: part.shape[1] for name, part in outputs.token_budgets[0].items()}
     real = torch.stack([level.any(dim=-1) for level in outputs.hidden_states]).any(dim=0)  # (B, S)
     parts = real.split(list(lengths.values()), dim=1)

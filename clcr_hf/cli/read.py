@@ -129,7 +129,19 @@ def print_result(console: Console, result: dict[str, Any], top: int) -> None:
     console.print(_bars("which level decided (1 is the shallowest)", levels))
     console.print(_bars("which modality decided, shared", result["modality_weights"]))
     console.print(_bars("how far private cues were let through", result["private_gates"]))
+    _print_own_evidence(console, result.get("modality_logits", {}))
     _print_tokens(console, result["tokens"], top)
+
+
+def _print_own_evidence(console: Console, by_modality: dict[str, Any]) -> None:
+    """What each modality says by itself, in the units of the answer's logits."""
+    if not by_modality:
+        return
+    table = Table(title="what each modality adds by itself", title_justify="left", show_header=False, box=None)
+    for name, value in by_modality.items():
+        named = value if isinstance(value, dict) else {"": value}
+        table.add_row(name, "   ".join(f"{label} {number:+.3f}".strip() for label, number in named.items()))
+    console.print(table)
 
 
 def _print_tokens(console: Console, by_modality: dict[str, list[dict[str, Any]]], top: int) -> None:

@@ -227,6 +227,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without_private": {"use_private_path": False},
 }
 IMAGE_BACKBONES = ("small", "resnet18")
+FEATURE_NORMS = ("standardise", "layer_norm", "none")
+EVIDENCE = ("norm", "agreement")
 _SMALL_WIDTH, _RESNET18_WIDTH = 64, 512
 
 
@@ -252,6 +254,10 @@ class ModelArguments:
         backbone_size: Width of the last layer of backbones from scratch; left out: 64, and 512 for resnet18.
         vocab_size: Most entries of a tokenizer trained from scratch.
         dropout: Dropout of the fusion.
+        feature_norm: How ready-made features are scaled: standardise (by each column's mean and spread in the training
+            split, kept with the model), layer_norm (within each step) or none.
+        evidence: What makes a token worth exchanging: norm (the paper's) or agreement, which wants --pretrain_epochs.
+        pretrain_epochs: Passes of the alignment stage over the training rows, without their labels, before training.
         config_overrides: More fields of CLCRConfig, e.g. 'num_levels=3,lambda_intra=0.1'.
     """
 
@@ -269,6 +275,9 @@ class ModelArguments:
     backbone_size: int | None = None
     vocab_size: int = 2000
     dropout: float = 0.1
+    feature_norm: str = field(default="standardise", metadata={"choices": list(FEATURE_NORMS)})
+    evidence: str = field(default="norm", metadata={"choices": list(EVIDENCE)})
+    pretrain_epochs: float = 0.0
     config_overrides: str | None = None
 
     def __post_init__(self) -> None:
@@ -281,6 +290,8 @@ class ModelArguments:
         if self.image_backbone not in IMAGE_BACKBONES:
             known = ", ".join(IMAGE_BACKBONES)
             raise ValueError(f"--image_backbone must be one of {known}, got {self.image_backbone!r}")
+        if self.pretrain_epochs < 0:
+            raise ValueError(f"--pretrain_epochs must not be negative, got {self.pretrain_epochs}")
 
     @property
     def backbones(self) -> dict[str, str]:
@@ -291,7 +302,8 @@ class ModelArguments:
 
     def fusion_fields(self) -> dict[str, Any]:
         """Fields of `CLCRConfig` that these arguments set, the ablation's and the overrides among them."""
-        known = {"hidden_size": self.hidden_size, "dropout": self.dropout, **ABLATIONS.get(self.ablation or "", {})}
+        known: dict[str, Any] = {"hidden_size": self.hidden_size, "dropout": self.dropout, "evidence": self.evidence}
+        known |= ABLATIONS.get(self.ablation or "", {})
         return known | read_options(self.config_overrides, "--config_overrides")
 
     def width(self, kind: str) -> int:

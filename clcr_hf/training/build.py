@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoFeatureExtractor,
@@ -34,6 +33,7 @@ from ..modeling_clcr import (
 from ..processing_clcr import CLCRProcessor
 from .arguments import DataArguments, ModelArguments
 from .data import LoadedData
+from .statistics import label_statistics, standardise_features
 
 _MEL_BINS, _MEL_STRIDE = 40, 2
 _BERT_VOCABULARY = 30_522
@@ -77,12 +77,15 @@ def build_model(
         elif column.endswith("_features"):
             *levels, _, width = shapes[name]  # (T, D), or (L, T, D): layers tapped when the features were extracted
             made = {"feature_size": width, "source": "taps" if levels else "tcn"}
+            made["feature_norm"] = model_args.feature_norm
             if levels:
                 fields.setdefault("num_levels", levels[0])
         else:
             made = _scratch_config(name, model_args, data_args, processor)
         place[key] = {**made, **(place.get(key) or {})}
-    return head.from_backbones(backbones, **fields)
+    model = head.from_backbones(backbones, **fields)
+    standardise_features(model, data.splits["train"], columns)
+    return model
 
 
 def _label_fields(data: LoadedData) -> dict[str, Any]:
@@ -90,6 +93,8 @@ def _label_fields(data: LoadedData) -> dict[str, Any]:
     labels = data.labels
     fields: dict[str, Any] = {"problem_type": labels.problem_type, "num_labels": labels.num_labels}
     fields |= {"label_scale": labels.label_scale, "label_range": labels.label_range}
+    if labels.problem_type == "regression":
+        fields |= label_statistics(data.splits["train"])
     nameless = labels.problem_type == "regression" and labels.label_scale is None
     names = labels.names or (["score"] if nameless else None)
     if names is not None:
@@ -107,8 +112,7 @@ def _load(path: str, head: type[CLCRPreTrainedModel], data: LoadedData) -> PreTr
         return CLCRPreTrainedModel.load_with_head(path)
     logger.warning("%s; its head is replaced by a new one", fault)
     model = head.from_pretrained(path, ignore_mismatched_sizes=True, **_label_fields(data))
-    torch.nn.init.xavier_uniform_(model.classifier.out_proj.weight)  # of as many labels it would be the old one
-    torch.nn.init.zeros_(model.classifier.out_proj.bias)
+    model.classifier.start_anew()  # of as many labels it would be the old one
     return model
 
 

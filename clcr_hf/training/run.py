@@ -24,6 +24,7 @@ from ..hub.run_folder import RUN_FILE, read_run
 from ..metrics import classification_metrics, score_metrics, segment_metrics
 from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
 from ..processing_clcr import CLCRProcessor
+from .alignment_stage import align, warn_without_alignment
 from .arguments import (
     LOADER_ARGUMENTS,
     DataArguments,
@@ -79,6 +80,10 @@ def run_training(
 
     metrics: dict[str, float] = {}
     if training_args.do_train:
+        warn_without_alignment(model, model_args.pretrain_epochs, model_args.model_name_or_path is None)
+        if model_args.pretrain_epochs and training_args.resume_from_checkpoint is None:
+            loss = align(model, datasets["train"], trainer.data_collator, training_args, model_args.pretrain_epochs)
+            metrics["pretrain_loss"] = loss
         result = trainer.train(resume_from_checkpoint=_checkpoint(training_args))
         metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
         trainer.save_state()

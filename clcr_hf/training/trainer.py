@@ -68,7 +68,8 @@ class CLCRTrainer(Trainer):
     Trainer for CLCR's heads. Adds to [`~transformers.Trainer`]:
 
     - each logged training step also carries `loss_<part>` for every entry of the output's `loss_components`, and for
-      every entry of `budget_statistics` one curve a level (`participation_1`, `slack_1`, `budget_1`, ...). They are
+      every entry of `budget_statistics` one curve a level (`participation_1`, `slack_1`, `budget_1`, ...), and the mean
+      private gate of each modality (`private_gate_text`, ...). They are
       means over all forward passes since the last log and over all processes. Nothing is copied to the host between
       two logs.
     - parameters of backbones train at `args.backbone_learning_rate`, if set.
@@ -253,6 +254,11 @@ class CLCRTrainer(Trainer):
         parts = {f"loss_{name}": value for name, value in (outputs.get("loss_components") or {}).items()}
         for name, levels in (outputs.get("budget_statistics") or {}).items():
             parts.update({f"{name}_{level}": value for level, value in enumerate(levels, start=1)})
+        gates, present = outputs.get("private_gates"), outputs.get("modality_weights")
+        if gates is not None and present is not None:
+            names = self.accelerator.unwrap_model(self.model).config.modalities
+            shares = gates.flatten(0, -2).sum(dim=0) / (present.flatten(0, -2) > 0).sum(dim=0).clamp(min=1)
+            parts.update({f"private_gate_{name}": share for name, share in zip(names, shares, strict=True)})
         for name, value in parts.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
