@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .cross_modal import agreement
+from .ops import several_ranks
 
 # Numbers of queries, keys and values held at once; more shifts than fit are done one after another.
 _AT_ONCE = 2**25
@@ -73,7 +74,7 @@ def alignment_loss(
     """
     query = coordinates.float() * (scale.float() / coordinates.shape[-1] ** 0.5)[:, None, None]
     keys, key_membership, key_lengths, first = coordinates.float(), membership, list(lengths), 0
-    if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if gather and several_ranks():
         keys, key_membership, key_lengths, first = _gather(keys, membership, key_lengths)
     batch, everyone = query.shape[0], keys.shape[0]
     shifts = min(num_negatives, everyone - 1) + 1

@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from .configuration_clcr import CLCRConfig
 from .intercad import present_weights
-from .ops import pairwise_whitened_cross_correlation
+from .ops import pairwise_whitened_cross_correlation, several_ranks
+
+MIN_ROWS = 4  # of a batch, over all ranks, for correlations to be estimated
 
 
 def infer_problem_type(config: CLCRConfig, labels: torch.Tensor) -> str:
@@ -168,6 +170,8 @@ def regularisers(
         parts["inter_mix"] = mixing_penalty(common, level_weights, present)
     if private is None or not (config.lambda_intra or config.lambda_inter):
         return parts
+    if shared.shape[0] < MIN_ROWS and not (sync and several_ranks()):
+        return parts  # too few rows: the correlations would be exactly 0
     levels, modalities = shared.shape[1:3]
     width = max(shared.shape[-1], private.shape[-1])
     padded = [F.pad(stream.float(), (0, width - stream.shape[-1])) for stream in (shared, private)]
@@ -184,6 +188,7 @@ def regularisers(
         present.T.repeat(2 * levels, 1),
         ranks=[shared.shape[-1]] * count + [private.shape[-1]] * count,
         shrinkage=config.correlation_shrinkage,
+        min_rows=MIN_ROWS,
         pairs=[pair for pairs in terms.values() for pair in pairs],
         distributed=sync,
     )

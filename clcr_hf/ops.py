@@ -18,6 +18,7 @@ __all__ = [
     "orthonormal_bases",
     "pairwise_whitened_cross_correlation",
     "project_capped_simplex",
+    "several_ranks",
     "whitened_cross_correlation",
 ]
 
@@ -394,9 +395,14 @@ class _AllReduceSum(torch.autograd.Function):
         return _AllReduceSum.apply(grad, ctx.group), None
 
 
+def several_ranks(group: "dist.ProcessGroup | None" = None) -> bool:
+    """Whether torch.distributed runs with more than one rank."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
 def _sum_over_ranks(parts: Sequence[Tensor], group: "dist.ProcessGroup | None", distributed: bool) -> list[Tensor]:
     """The tensors summed over ranks, in one message; unchanged in a single process."""
-    if not (distributed and dist.is_available() and dist.is_initialized()) or dist.get_world_size(group) == 1:
+    if not (distributed and several_ranks(group)):
         return list(parts)
     total = _AllReduceSum.apply(torch.cat([part.reshape(-1) for part in parts]), group)
     pieces = total.split([part.numel() for part in parts])

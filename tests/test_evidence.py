@@ -335,3 +335,11 @@ def test_evaluation_computes_no_regularisers():
 def test_pretraining_needs_two_modalities():
     with pytest.raises(ValueError, match="two modalities"):
         CLCRForPreTraining(tiny_config(vision_config=None, audio_config=None))
+
+
+def test_a_batch_too_small_for_correlations_does_without():
+    model, inputs = make(feature_config()).train(), batch(text=False)
+    few = {name: value[:3] for name, value in inputs.items()}
+    components = model(**few).loss_components
+    assert components["intra"] == components["inter_private"] == 0 and components["inter_mix"] > 0
+    assert model(**inputs).loss_components["intra"] > 0
