@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # noqa: F401  (gives `dist.nn`)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,72 +69,91 @@ def alignment_loss(
         membership: bool `(B, M, S)`. lengths: tokens of each modality on the token axis.
         num_negatives: with how many others each sample is compared: the next ones of the batch, going round.
         gather: take the others from the batches of all ranks of torch.distributed; every rank must then call this.
-            Sizes of the ranks' batches are exchanged first, for which the host waits.
+            Sizes of the ranks' batches are exchanged first, for which the host waits. The mean over ranks with equal
+            batches is the loss of one process with all of them.
     """
     query = coordinates.float() * (scale.float() / coordinates.shape[-1] ** 0.5)[:, None, None]
-    keys, key_membership, key_lengths, first = coordinates.float(), membership, list(lengths), 0
+    keys, key_membership, key_lengths = coordinates.float(), membership, list(lengths)
+    sizes, rank = [len(query)], 0  # rows of each rank's batch
     if gather and several_ranks():
-        keys, key_membership, key_lengths, first = _gather(keys, membership, key_lengths)
-    batch, everyone = query.shape[0], keys.shape[0]
+        keys, key_membership, key_lengths, sizes = _gather(keys, membership, key_lengths)
+        rank = dist.get_rank()
+    everyone, place = sum(sizes), sum(sizes[:rank]) + torch.arange(len(query), device=query.device)
     shifts = min(num_negatives, everyone - 1) + 1
-    rows = torch.arange(batch, device=query.device)
     scores, valid = [], []
     together = max(_AT_ONCE // max(query.numel(), 1), 1)
     for start in range(0, shifts, together):
         moved = torch.arange(start, min(start + together, shifts), device=query.device)
-        chosen = ((first + rows + moved[:, None]) % everyone).flatten()
-        copies = len(moved)
+        chosen = ((place + moved[:, None]) % everyone).flatten()
         score, has_pair = pair_score(
-            query.repeat(copies, 1, 1, 1),
-            membership.repeat(copies, 1, 1),
+            query.repeat(len(moved), 1, 1, 1),
+            membership.repeat(len(moved), 1, 1),
             keys[chosen],
             key_membership[chosen],
             lengths,
             key_lengths,
         )
-        scores.append(score.view(copies, batch))
-        valid.append(has_pair.view(copies, batch))
-    logits = torch.cat(scores).masked_fill(~torch.cat(valid), torch.finfo(torch.float32).min)
-    real = torch.cat(valid)
-    forth = _contrast(logits, real)
-    if everyone != batch:  # who compares themselves with this rank's samples is known on other ranks alone
-        return forth
-    # The other way: sample j against those that have j among their negatives. The score itself is symmetric.
-    back = torch.stack([row.roll(shift) for shift, row in enumerate(logits.unbind(0))])
-    return (forth + _contrast(back, torch.stack([row.roll(n) for n, row in enumerate(real.unbind(0))]))) / 2
+        scores.append(score.unflatten(0, (len(moved), -1)))
+        valid.append(has_pair.unflatten(0, (len(moved), -1)))
+    logits, real = torch.cat(scores), torch.cat(valid)
+    # The other way round: each sample against those that have it among their negatives. The score itself is symmetric.
+    shift = torch.arange(shifts, device=query.device)[:, None]
+    back = (place - shift) % everyone
+    logits_back, real_back = _rows_of_all(logits, sizes)[shift, back], _rows_of_all(real.float(), sizes)[shift, back]
+    return (_contrast(logits, real) + _contrast(logits_back, real_back > 0)) / 2
 
 
 def _contrast(logits: Tensor, real: Tensor) -> Tensor:
     """Cross-entropy of row 0 of `logits (1 + negatives, B)`, over samples with a score of their own and a negative."""
     counted = (real[0] & real[1:].any(dim=0)).float()
-    losses = -F.log_softmax(logits, dim=0)[0]
+    losses = -F.log_softmax(logits.masked_fill(~real, torch.finfo(logits.dtype).min), dim=0)[0]
     return torch.where(counted > 0, losses, 0).sum() / counted.sum().clamp(min=1)
 
 
-def _gather(
-    coordinates: Tensor, membership: Tensor, lengths: list[int]
-) -> tuple[Tensor, Tensor, list[int], int]:  # pragma: no cover  (runs in the processes of tests)
-    """All ranks' samples, padded to common lengths, and the place of this rank's first among them."""
-    sizes = coordinates.new_tensor([coordinates.shape[0], *lengths], dtype=torch.long)
+def _gather(coordinates: Tensor, membership: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor, list[int], list[int]]:
+    """All ranks' samples, padded to common lengths, these lengths, and how many rows each rank has."""
+    sizes = torch.tensor([len(coordinates), *lengths], device=coordinates.device)
     everyone = [torch.empty_like(sizes) for _ in range(dist.get_world_size())]
     dist.all_gather(everyone, sizes)
     table = torch.stack(everyone).tolist()
-    rows = max(row[0] for row in table)
+    rows = [row[0] for row in table]
     common = [max(column) for column in list(zip(*table, strict=True))[1:]]
 
-    def padded(tensor: Tensor, dim: int) -> Tensor:
-        parts = tensor.split(lengths, dim=dim)
-        grown = [_grow(part, dim, length) for part, length in zip(parts, common, strict=True)]
-        return _grow(torch.cat(grown, dim=dim), 0, rows)
+    def padded(tensor: Tensor) -> Tensor:
+        parts = tensor.split(lengths, dim=2)
+        return torch.cat([_grow(part, 2, length) for part, length in zip(parts, common, strict=True)], dim=2)
 
-    parts = dist.nn.all_gather(padded(coordinates, 2).contiguous())
-    member = padded(membership, 2).to(torch.uint8).contiguous()
-    members = [torch.empty_like(member) for _ in table]
-    dist.all_gather(members, member)
-    kept = [part[: row[0]] for part, row in zip(parts, table, strict=True)]
-    kept_members = [part[: row[0]].bool() for part, row in zip(members, table, strict=True)]
-    first = sum(row[0] for row in table[: dist.get_rank()])
-    return torch.cat(kept), torch.cat(kept_members), common, first
+    member = _of_all(padded(membership.to(coordinates.dtype)), rows)
+    return _of_all(padded(coordinates), rows), member > 0, common, rows
+
+
+def _of_all(tensor: Tensor, sizes: list[int]) -> Tensor:
+    """The tensors of all ranks one behind the other, through which gradients pass; `sizes`, their rows."""
+    if len(sizes) == 1:
+        return tensor
+    parts = _AllGather.apply(_grow(tensor, 0, max(sizes)).contiguous())
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+class _AllGather(torch.autograd.Function):
+    """The tensors of all ranks, stacked; the backward sums the gradient over ranks, because each used all of them."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        total = grad.contiguous()
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
+
+
+def _rows_of_all(values: Tensor, sizes: list[int]) -> Tensor:
+    """`values (shifts, rows)` of all ranks side by side."""
+    return _of_all(values.T, sizes).T
 
 
 def _grow(tensor: Tensor, dim: int, size: int) -> Tensor:

@@ -47,10 +47,10 @@ def column_statistics(rows: Dataset, column: str, mask: str) -> tuple[np.ndarray
     step = max(len(part) * _mean_length(part, column) // _STEPS, 1)
     for number in range(0, len(part), step):
         row = part[number]
-        if row.get(column) is None:
+        if np.ndim(row[column]) < 2:  # a row that lacks the modality
             continue
         values = np.asarray(row[column], dtype=np.float64)
-        real = np.asarray(row[mask], dtype=bool) if row.get(mask) is not None else None
+        real = np.asarray(row[mask], dtype=bool) if np.ndim(row.get(mask)) else None
         values = values if real is None else values[..., real, :]
         values = values.reshape(-1, values.shape[-1])[:room]
         room -= len(values)
@@ -72,7 +72,7 @@ def column_statistics(rows: Dataset, column: str, mask: str) -> tuple[np.ndarray
 
 def _mean_length(rows: Dataset, column: str) -> int:
     some = [rows[number][column] for number in range(0, len(rows), max(len(rows) // 16, 1))]
-    lengths = [np.asarray(value).size // np.asarray(value).shape[-1] for value in some if np.size(value)]
+    lengths = [np.size(value) // np.shape(value)[-1] for value in some if np.ndim(value) > 1 and np.size(value)]
     return int(np.mean(lengths)) if lengths else 1
 
 
