@@ -5,8 +5,8 @@
     python benchmarks/planted_tokens.py --output benchmarks/results/planted_tokens.jsonl
     python benchmarks/planted_tokens.py --table benchmarks/results/planted_tokens.jsonl
 
-The task is generated, so its truth is known (`planted_task.py`). Every model learns on `--sizes` samples, its settings
-and its epoch are chosen on a validation set, and the test set is read once. A run is one line of `--output`; what is
+The task is generated, so its truth is known (`planted_task.py`). Every model learns on `--sizes` samples with the
+same settings, its epoch is chosen on a validation set, and the test set is read once. A run is one line of `--output`; what is
 there already is not run again.
 """
 
@@ -48,7 +48,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is built and trained; chosen on validation sets of other seeds (`--set`)."""
+    """How a model is built and trained, the same for every row (`--set` changes it)."""
 
     hidden_size: int = 32
     heads: int = 4
