@@ -5,9 +5,9 @@
     python benchmarks/planted_tokens.py --output benchmarks/results/planted_tokens.jsonl
     python benchmarks/planted_tokens.py --table benchmarks/results/planted_tokens.jsonl
 
-The task is generated, so its truth is known (`planted_task.py`). Every model learns on `--sizes` samples with the
-same settings, its epoch is chosen on a validation set, and the test set is read once. A run is one line of `--output`; what is
-there already is not run again.
+The task is generated, so its truth is known (`planted_task.py`). Every model learns on `--sizes` samples with the same
+settings, its epoch is chosen on a validation set, and the test set is read once. A run is one line of `--output`; what
+is there already is not run again.
 """
 
 import argparse
