@@ -85,8 +85,9 @@ def sequence_feature(dtype: str, width: int | None = None) -> List:
 def carve_split(
     parts: Mapping[str, list[Any]], group_of: Callable[[Any], str], fraction: float, seed: int, new: str = "validation"
 ) -> dict[str, list[Any]]:
-    """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0."""
-    if not fraction:
+    """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0, and where
+    there is such a split."""
+    if not fraction or new in parts:
         return dict(parts)
     train = parts["train"]
     picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed, split=new)

@@ -1,17 +1,14 @@
-"""Files and lists of a data set on disk: what is absent, what a list says, which frames a folder holds."""
+"""Files and lists of a data set on disk: what is absent, what a list holds, which frames a folder holds."""
 
-import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
-from .columns import DataFormatError, logger, name_some, raise_problems, warn_of
+from .columns import DataFormatError, logger, name_some
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-Clip = TypeVar("Clip", bound=Any)
 _LFS = b"version https://git-lfs"
 
 
@@ -67,24 +64,6 @@ def named_fault(path: str | os.PathLike[str], folder: str | os.PathLike[str] | N
     return name if fault == "absent" else f"{name} ({fault})"
 
 
-def present_rows(
-    where: object,
-    parts: Mapping[str, Sequence[Clip]],
-    fault_of: Callable[[Clip], str | None],
-    skip_missing: bool,
-    advice: str,
-) -> dict[str, list[Clip]]:
-    """The rows of each split whose files can be used: those without a fault, which is a text as of `named_fault`. What
-    becomes of the others: `report_missing`."""
-    faults = {split: [fault_of(row) for row in rows] for split, rows in parts.items()}
-    missing = [fault for each in faults.values() for fault in each if fault is not None]
-    report_missing(where, missing, sum(map(len, parts.values())), skip_missing, advice)
-    return {
-        split: [row for row, fault in zip(rows, faults[split], strict=True) if fault is None]
-        for split, rows in parts.items()
-    }
-
-
 def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Line number (from 1) and text of each non-blank line of a list; CRLF, a byte order mark and outer spaces go.
 
@@ -100,79 +79,6 @@ def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         raise DataFormatError(f"{path}: no such list") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataFormatError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-
-
-def read_clips(
-    path: str | os.PathLike[str], parse: Callable[[int, str], Clip | None], *, repeats: bool = True
-) -> list[Clip]:
-    """The clips of a list, each once.
-
-    Args:
-        parse: gives the clip of a line (its number, its text), with `name` and `label`; None for a line to pass over;
-            ValueError for a fault.
-        repeats: whether a clip may come again with the same label, which is reported; else that is a fault.
-
-    Raises:
-        DataFormatError: faulty lines (numbered), a clip with two labels, or no clip at all.
-    """
-    clips: dict[str, Clip] = {}
-    problems, twice = [], []
-    for number, line in list_lines(path):
-        try:
-            clip = parse(number, line)
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-            continue
-        if clip is None:
-            continue
-        first = clips.setdefault(clip.name, clip)
-        if first is clip:
-            continue
-        if first.label != clip.label:
-            problems.append(f"line {number}: {clip.name} is {clip.label} here and {first.label} above")
-        elif not repeats:
-            problems.append(f"line {number}: {clip.name} comes twice")
-        else:
-            twice.append(clip.name)
-    raise_problems(path, problems)
-    if not clips:
-        raise DataFormatError(f"{path}: the list has no clips")
-    warn_of(path, "clips are listed twice and kept once", twice)
-    return list(clips.values())
-
-
-def read_records(
-    path: str | os.PathLike[str], columns: Sequence[str], parse: Callable[[dict[str, str]], dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The rows of a CSV file with a header.
-
-    Args:
-        columns: those that must be there.
-        parse: gives the record of a row (its cells by column), with an `id`; ValueError for a fault.
-
-    Raises:
-        DataFormatError: no such file, columns absent, faulty rows (their lines numbered), an id twice, or no rows.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    problems = []
-    try:
-        file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115
-    except OSError as error:
-        raise DataFormatError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
-        rows = csv.DictReader(file, restval="")
-        absent = [name for name in columns if name not in (rows.fieldnames or ())]
-        if absent:
-            raise DataFormatError(f"{path}: no column {', '.join(absent)}")
-        for row in rows:
-            try:
-                record = parse(row)
-                if found.setdefault(record["id"], record) is not record:
-                    raise ValueError(f"{record['id']} comes twice")
-            except ValueError as error:
-                problems.append(f"line {rows.line_num}: {error}")
-    raise_problems(path, problems if found or problems else ["no rows"])
-    return list(found.values())
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:

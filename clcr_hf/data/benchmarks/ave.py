@@ -21,7 +21,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,16 +33,16 @@ from ..columns import (
     check_choice,
     in_two_splits,
     logger,
-    media_file,
     raise_problems,
     replace_non_finite,
     sequence_feature,
     warn_of,
 )
-from ..files import find_file, folder_with, list_lines, named_fault, present_rows
+from ..files import find_file, folder_with
 from ..source import Rows, Source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 from . import class_names
+from .lists import Row, file_column, parsed_lines, present_rows
 
 if TYPE_CHECKING:
     import h5py
@@ -63,7 +62,6 @@ H5_FEATURES = Features(
         "labels": List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
     }
 )
-_ADVICE = "Put the videos into the folder AVE as <VideoID>.mp4"
 
 
 class Annotation(NamedTuple):
@@ -105,31 +103,24 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
     check_choice("task", task, ("segment", "clip"))
     advice = f"give the folder that holds {', '.join(LISTS.values())} and the folder AVE"
     folder = folder_with(Path(root), ["AVE_Dataset"], LISTS["train"], advice)
-    parts = {split: read_annotations(folder / name) for split, name in LISTS.items()}
-    _check_splits(folder, parts)
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in parts}
-    uses: Counter[str] = Counter()
-    for split, annotations in parts.items():
-        for each in annotations:
-            uses[each.video] += 1
-            # Further annotations of a video, in the order of the lists, are its #2, #3.
-            name = each.video if uses[each.video] == 1 else f"{each.video}#{uses[each.video]}"
-            rows[split].append(_video_row(folder, name, each))
-    videos = folder / "AVE"
-    rows = present_rows(videos, rows, lambda row: named_fault(row["media"]["path"], videos), skip_missing, _ADVICE)
+    lists = {split: read_annotations(folder / name) for split, name in LISTS.items()}
+    _check_splits(folder, lists)
+    videos, uses = folder / "AVE", Counter[str]()
+    parts = {split: [_video_row(videos, each, uses) for each in annotations] for split, annotations in lists.items()}
+    parts = present_rows(videos, parts, skip_missing, "Put the videos into the folder AVE as <VideoID>.mp4")
+    labels = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
     types: dict[str, Any] = {"id": Value("string"), "media": Video(decode=False)}
-    if task == "clip":
-        types["label"] = ClassLabel(names=list(AVE_EVENTS))
-    else:
-        types["labels"] = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
-    return typed_splits({**types, "event_start": Value("float32"), "event_end": Value("float32")}, rows)
+    types |= {"labels": labels} if task == "segment" else {"label": ClassLabel(names=list(AVE_EVENTS))}
+    return typed_splits(types | dict.fromkeys(("event_start", "event_end"), Value("float32")), parts)
 
 
-def _video_row(folder: Path, name: str, annotation: Annotation) -> dict[str, Any]:
+def _video_row(videos: Path, annotation: Annotation, uses: Counter[str]) -> Row:
     category, video, start, end = annotation
-    row: dict[str, Any] = {"id": name, "media": media_file(os.path.abspath(folder / "AVE" / f"{video}.mp4"))}
-    row |= {"label": category, "labels": segment_labels(start, end, category)}
-    return row | {"event_start": start, "event_end": end}
+    uses[video] += 1
+    # Further annotations of a video, in the order of the lists, are its #2, #3.
+    row: Row = {"id": video if uses[video] == 1 else f"{video}#{uses[video]}", "label": category}
+    row |= {"labels": segment_labels(start, end, category), "event_start": start, "event_end": end}
+    return row | file_column("media", videos / f"{video}.mp4", folder=videos)
 
 
 def read_annotations(path: str | os.PathLike) -> list[Annotation]:
@@ -141,22 +132,12 @@ def read_annotations(path: str | os.PathLike) -> list[Annotation]:
     Raises:
         DataFormatError: lines that cannot be read, with their numbers.
     """
-    annotations, problems = [], []
-    late, doubtful = 0, 0
-    for number, line in list_lines(path):
-        fields = [field.strip() for field in line.split("&")]
-        if len(fields) == 5 and fields[1] == "VideoID":
-            continue
-        try:
-            annotations.append(_parse(fields))
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-            continue
-        late += annotations[-1].end > NUM_SEGMENTS
-        doubtful += fields[2] != "good"
-    if not annotations and not problems:
-        problems.append("the list has no annotations")
-    raise_problems(path, problems, "A line is Category&VideoID&Quality&StartTime&EndTime")
+    lines = parsed_lines(path, _parse, "A line is Category&VideoID&Quality&StartTime&EndTime")
+    if not lines:
+        raise DataFormatError(f"{path}: the list has no annotations")
+    annotations = [annotation for annotation, _ in lines]
+    late = sum(annotation.end > NUM_SEGMENTS for annotation in annotations)
+    doubtful = sum(quality != "good" for _, quality in lines)
     if late:
         logger.warning("%s: %d events end after the clip's %d seconds; they are cut there", path, late, NUM_SEGMENTS)
     if doubtful:
@@ -169,10 +150,14 @@ def segment_labels(start: float, end: float, category: int) -> list[int]:
     return [category if start <= second + 0.5 < end else BACKGROUND for second in range(NUM_SEGMENTS)]
 
 
-def _parse(fields: list[str]) -> Annotation:
+def _parse(_: int, line: str) -> tuple[Annotation, str] | None:
+    """An annotation and its quality; None for the header."""
+    fields = [field.strip() for field in line.split("&")]
     if len(fields) != 5:
         raise ValueError(f"{len(fields)} fields, not 5")
-    name, video, _, start_text, end_text = fields
+    name, video, quality, start_text, end_text = fields
+    if video == "VideoID":
+        return None
     if name not in AVE_EVENTS:
         raise ValueError(f"category {name!r} is none of AVE's {len(AVE_EVENTS)}")
     if not video or "/" in video or "\\" in video:
@@ -180,7 +165,7 @@ def _parse(fields: list[str]) -> Annotation:
     start, end = float(start_text), float(end_text)
     if not 0 <= start <= end < float("inf") or start > NUM_SEGMENTS:
         raise ValueError(f"an event from {start_text} s to {end_text} s is no stretch of a {NUM_SEGMENTS} s clip")
-    return Annotation(AVE_EVENTS.index(name), video, start, end)
+    return Annotation(AVE_EVENTS.index(name), video, start, end), quality
 
 
 def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
@@ -196,18 +181,6 @@ def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Features
-
-
-@dataclass
-class _Tables:
-    """The open features with what is known of their rows."""
-
-    visual: "h5py.Dataset"
-    audio: "h5py.Dataset"
-    labels: np.ndarray  # (N, 10) int64
-    orders: dict[str, np.ndarray]
-    ids: list[str]
-    tokens: bool
 
 
 def load_ave_h5(root: str | os.PathLike, **options: Any) -> DatasetDict:
@@ -247,40 +220,27 @@ def iter_ave_h5(
     """
     check_choice("visual", visual, ("mean", "tokens"))
     folder = folder_with(Path(root), ["data"], "visual_feature.h5", "give the folder that holds AVE's .h5 files")
-    with ExitStack() as stack:
-        tables = _open_tables(folder, stack, visual == "tokens", labels_file, settle_labels)
-        replaced = {"vision_features": 0, "audio_features": 0}
-        for split, order in tables.orders.items():
-            for index in order.tolist():
-                yield split, _feature_row(tables, index, replaced)
-        for name, count in replaced.items():
-            if count:
-                logger.warning("%s: %d values of %s are NaN or infinite; they are set to 0", folder, count, name)
-
-
-def _open_tables(folder: Path, stack: ExitStack, tokens: bool, labels_file: str | None, settle: bool) -> _Tables:
     labels_path = folder / labels_file if labels_file else find_file(folder, ("labels.h5", "right_labels.h5"))
     if labels_path is None:
         raise DataFormatError(f"{folder}: no labels.h5; it has the classes of the seconds")
-    visual = _dataset(stack, folder / "visual_feature.h5", "avadataset")
-    audio = _dataset(stack, folder / "audio_feature.h5", "avadataset")
-    hot = _dataset(stack, labels_path, "avadataset")
-    number = len(hot) if hot.ndim else 0
-    problems = [
-        f"{name} is {dataset.shape}, not {shape}"
-        for name, dataset, shape in (
-            ("visual_feature.h5", visual, (number, NUM_SEGMENTS, 7, 7, 512)),
-            ("audio_feature.h5", audio, (number, NUM_SEGMENTS, 128)),
-            (labels_path.name, hot, (number, NUM_SEGMENTS, len(AVE_SEGMENT_CLASSES))),
-        )
-        if dataset.shape != shape
-    ]
-    raise_problems(folder, problems)
-    labels = _settled(labels_path, read_h5(hot), settle)
-    for dataset in (visual, audio):
-        read_h5(dataset, rows=slice(0, 1))  # checks storage, type and every chunk, so that rows can be taken one by one
-    orders = _read_orders(folder, stack, number)
-    return _Tables(visual, audio, labels, orders, _row_ids(folder, number), tokens)
+    with ExitStack() as stack:
+        paths = (folder / "visual_feature.h5", folder / "audio_feature.h5", labels_path)
+        frames, sounds, hot = (_dataset(stack, path, "avadataset") for path in paths)
+        _check_shapes(folder, frames, sounds, hot)
+        labels = _settled(labels_path, read_h5(hot), settle_labels)
+        orders = _read_orders(folder, stack, len(labels))
+        ids = _row_ids(folder, len(labels))
+        replaced: Counter[str] = Counter()
+        for split, index in ((split, index) for split, order in orders.items() for index in order):
+            row: Row = {"id": ids[index]}
+            for name, dataset in (("vision_features", frames), ("audio_features", sounds)):
+                row[name], bad = replace_non_finite(_read_row(dataset, index))
+                replaced[name] += bad
+            cells = row["vision_features"]
+            row["vision_features"] = cells.mean((1, 2)) if visual == "mean" else cells.reshape(-1, 512)
+            yield split, row | {"labels": labels[index].tolist()}
+        for name, count in (+replaced).items():
+            logger.warning("%s: %d values of %s are NaN or infinite; they are set to 0", folder, count, name)
 
 
 def _dataset(stack: ExitStack, path: Path, key: str) -> "h5py.Dataset":
@@ -294,6 +254,26 @@ def _dataset(stack: ExitStack, path: Path, key: str) -> "h5py.Dataset":
     if not hasattr(dataset, "shape"):
         raise DataFormatError(f"{path}: {key!r} is a group, not a dataset")
     return dataset
+
+
+def _check_shapes(folder: Path, frames: "h5py.Dataset", sounds: "h5py.Dataset", hot: "h5py.Dataset") -> None:
+    number = len(hot) if hot.ndim else 0
+    wanted = {frames: (7, 7, 512), sounds: (128,), hot: (len(AVE_SEGMENT_CLASSES),)}
+    problems = [
+        f"{Path(dataset.file.filename).name} is {dataset.shape}, not {(number, NUM_SEGMENTS, *shape)}"
+        for dataset, shape in wanted.items()
+        if dataset.shape != (number, NUM_SEGMENTS, *shape)
+    ]
+    raise_problems(folder, problems)
+    for dataset in (frames, sounds):
+        read_h5(dataset, rows=slice(0, 1))  # checks storage, type and every chunk, so that rows can be taken one by one
+
+
+def _read_row(dataset: "h5py.Dataset", index: int) -> np.ndarray:
+    try:
+        return dataset[index]
+    except (OSError, RuntimeError) as error:
+        raise DataFormatError(f"{dataset.file.filename}: row {index} cannot be read ({error})") from error
 
 
 def _settled(path: Path, hot: np.ndarray, settle: bool) -> np.ndarray:
@@ -310,8 +290,8 @@ def _settled(path: Path, hot: np.ndarray, settle: bool) -> np.ndarray:
     return np.where(counts == 0, BACKGROUND, hot.argmax(-1)).astype(np.int64)
 
 
-def _read_orders(folder: Path, stack: ExitStack, number: int) -> dict[str, np.ndarray]:
-    orders: dict[str, np.ndarray] = {}
+def _read_orders(folder: Path, stack: ExitStack, number: int) -> dict[str, list[int]]:
+    orders: dict[str, list[int]] = {}
     owner: dict[int, str] = {}
     problems = []
     for split, name in ORDERS.items():
@@ -320,8 +300,8 @@ def _read_orders(folder: Path, stack: ExitStack, number: int) -> dict[str, np.nd
             raise DataFormatError(f"{folder / name}: wanted row numbers (n,), found {values.dtype} {values.shape}")
         if not ((values >= 0) & (values < number) & (values == np.floor(values))).all():
             raise DataFormatError(f"{folder / name}: row numbers must be whole and below {number}, the rows there are")
-        orders[split] = values.astype(np.int64)
-        for index in orders[split].tolist():
+        orders[split] = values.astype(np.int64).tolist()
+        for index in orders[split]:
             if index in owner:
                 problems.append(f"row {index} is in {owner[index]} and in {split}")
             owner.setdefault(index, split)
@@ -338,21 +318,6 @@ def _row_ids(folder: Path, number: int) -> list[str]:
     if annotations:
         logger.warning("%s: %d lines for %d rows of features; ids are row numbers", path, len(annotations), number)
     return [f"{i:05d}" for i in range(number)]
-
-
-def _feature_row(tables: _Tables, index: int, replaced: dict[str, int]) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": tables.ids[index]}
-    for name, dataset in (("vision_features", tables.visual), ("audio_features", tables.audio)):
-        try:
-            values, count = replace_non_finite(dataset[index])
-        except (OSError, RuntimeError) as error:
-            raise DataFormatError(f"{dataset.file.filename}: row {index} cannot be read ({error})") from error
-        replaced[name] += count
-        if name == "vision_features":
-            values = values.reshape(-1, 512) if tables.tokens else values.mean((1, 2))
-        row[name] = values
-    row["labels"] = tables.labels[index].tolist()
-    return row
 
 
 def _h5_rows(root: str | os.PathLike, **options: Any) -> Rows:

@@ -17,7 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from datasets import ClassLabel, DatasetDict, Value, Video
@@ -29,14 +29,14 @@ from ..columns import (
     carve_split,
     in_two_splits,
     logger,
-    media_file,
     name_some,
     raise_problems,
     warn_of,
 )
-from ..files import files_below, find_file, list_lines, named_fault, present_rows, read_clips
+from ..files import files_below, find_file, list_lines
 from ..source import Source
 from . import class_names
+from .lists import Row, file_column, present_rows, read_clips, split_lists
 
 KINETICS_SOUNDS_CLASSES = class_names("kinetics_sounds")
 LISTS = {
@@ -60,19 +60,6 @@ _TIMED = re.compile(r"(.{11})_(\d{6})_(\d{6})", re.ASCII)
 _STARTED = re.compile(r"(.{11})_(\d{1,6})", re.ASCII)
 _OTHER = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)
 _DEPTH = 3
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """A clip: its name, its source video, its class (a number or a name), the names that its file may have, and the
-    file or what is wrong with it."""
-
-    name: str
-    video: str
-    label: str
-    stems: tuple[str, ...]
-    path: str | None = None
-    fault: str | None = None
 
 
 def load_kinetics_sounds(
@@ -129,30 +116,24 @@ def load_kinetics_sounds(
         parts["test"] = parts.pop("validation")
     _check_leaks(folder, parts)
     given = list(label_names) if label_names is not None else _read_classes(folder, class_list)
-    numbered, names = _class_names(folder, parts, given)
-    if not numbered:
-        known = set(names)
-        parts = {name: [clip for clip in clips if clip.label in known] for name, clips in parts.items()}
-    found = {split: [_with_file(folder, files, split, clip) for clip in clips] for split, clips in parts.items()}
-    advice = "Download them into this folder as mp4"
-    parts = present_rows(folder, found, lambda clip: clip.fault, skip_missing, advice)
-    if "validation" not in parts:
-        parts = carve_split(parts, lambda clip: clip.video, validation_fraction, seed)
+    names, numbers = _number_classes(folder, parts, given)
+    parts = {
+        split: [
+            _with_file(folder, files, split, row) | {"label": numbers[row["label"]]}
+            for row in rows
+            if row["label"] in numbers
+        ]
+        for split, rows in parts.items()
+    }
+    parts = present_rows(folder, parts, skip_missing, "Download them into this folder as mp4")
+    parts = carve_split(parts, lambda row: row["youtube_id"], validation_fraction, seed)
     types = {
         "id": Value("string"),
         "media": Video(decode=False),
         "label": ClassLabel(names=names),
         "youtube_id": Value("string"),
     }
-    number = int if numbered else names.index
-    made = {
-        split: [
-            {"id": clip.name, "media": media_file(clip.path), "label": number(clip.label), "youtube_id": clip.video}
-            for clip in clips
-        ]
-        for split, clips in parts.items()
-    }
-    return typed_splits(types, made)
+    return typed_splits(types, parts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -160,14 +141,10 @@ def load_kinetics_sounds(
 
 
 def _find_lists(folder: Path, given: Mapping[str, str | os.PathLike | None]) -> dict[str, Path]:
-    lists = {name: Path(path) for name, path in given.items() if path is not None}
-    if lists:
-        return lists
-    found = {name: find_file(folder, names) for name, names in LISTS.items()}
-    lists = {name: path for name, path in found.items() if path is not None}
+    lists = split_lists(given, LISTS, folder)
     for name, path in list(lists.items()):
         columns = _header(path)[1]
-        if "youtube_id" in columns and "label" not in columns:
+        if given[name] is None and "youtube_id" in columns and "label" not in columns:
             logger.warning("%s: Kinetics' list of %s clips has no labels and is passed over", path, name)
             del lists[name]
     return lists
@@ -179,35 +156,34 @@ def _header(path: Path) -> tuple[str, list[str]]:
     return line, [field.strip().lower() for field in next(csv.reader([line]), [])]
 
 
-def _read_list(path: Path) -> list[_Clip]:
+def _read_list(path: Path) -> list[Row]:
     """Clips of a list in either form, each once."""
     first, columns = _header(path)
     named = "youtube_id" in columns
 
-    def parse(number: int, line: str) -> _Clip | None:
-        clip = _kinetics_line(columns, line) if named else _numbered_line(line)
-        if line == first if named else number == 1 and clip is None and not any(map(str.isdigit, line)):
+    def parse(number: int, line: str) -> Row | None:
+        row = _kinetics_line(columns, line) if named else _numbered_line(line)
+        if line == first if named else number == 1 and row is None and not any(map(str.isdigit, line)):
             return None  # a header
-        if clip is None:
+        if row is None:
             raise ValueError(f"{line[:80]!r} is not of the form name,10,class number")
-        return clip
+        return row
 
     return read_clips(path, parse)
 
 
-def _numbered_line(line: str) -> _Clip | None:
+def _numbered_line(line: str) -> Row | None:
     """Clip of `name,10,3`, `name,3` or `name 3`; the name with or without suffix; None for any other line."""
-    fields = [field.strip() for field in (line.split(",") if "," in line else line.split())]
-    if len(fields) not in (2, 3) or not (fields[-1].isascii() and fields[-1].isdigit()) or not fields[0]:
+    name, *numbers = [field.strip() for field in (line.split(",") if "," in line else line.split())]
+    if len(numbers) not in (1, 2) or not (numbers[-1].isascii() and numbers[-1].isdigit()) or not name:
         return None
-    name = fields[0]
     if name.lower().endswith(_SUFFIXES):
         name = os.path.splitext(name)[0]
-    seconds = int(fields[1]) if len(fields) == 3 and fields[1].isdigit() else 10
-    return _clip(os.path.basename(name), str(int(fields[-1])), seconds)
+    seconds = int(numbers[0]) if len(numbers) == 2 and numbers[0].isdigit() else 10
+    return _clip(os.path.basename(name), str(int(numbers[-1])), seconds)
 
 
-def _kinetics_line(columns: Sequence[str], line: str) -> _Clip | None:
+def _kinetics_line(columns: Sequence[str], line: str) -> Row | None:
     """Clip of a line of Kinetics' own lists; None where fields are missing or the times are not numbers."""
     try:
         values = dict(zip(columns, next(csv.reader([line], strict=True)), strict=True))
@@ -215,21 +191,20 @@ def _kinetics_line(columns: Sequence[str], line: str) -> _Clip | None:
     except (ValueError, KeyError, OverflowError, StopIteration, csv.Error):
         return None
     name = values["youtube_id"].strip()
-    return _clip(f"{name}_{start:06d}_{end:06d}", _plain(values.get("label", "")), 10) if name else None
+    return _clip(f"{name}_{start:06d}_{end:06d}", _plain(values.get("label", ""))) if name else None
 
 
-def _clip(name: str, label: str, seconds: int) -> _Clip:
-    """A clip of a file name. Ids hold `_` and may begin with `-` or `_`, so it is not split at them."""
-    started = _STARTED.fullmatch(name)
-    timed = _TIMED.fullmatch(name) or (_OTHER.fullmatch(name) if started is None else None)
-    if timed is not None:
-        return _Clip(name, timed[1], label, (name,))
-    if started is not None:
+def _clip(name: str, label: str, seconds: int = 10) -> Row:
+    """A clip of a file name, with the stems that its file may have. Ids hold `_` and may begin with `-` or `_`, so it
+    is not split at them."""
+    video, stems = name, [name]
+    if match := _STARTED.fullmatch(name):
         # Lists of the OGM-GE code give the start alone, as a plain number.
-        start = int(started[2])
-        full = f"{started[1]}_{start:06d}_{start + seconds:06d}"
-        return _Clip(full, started[1], label, (full, name, f"{started[1]}_{start:06d}"))
-    return _Clip(name, name, label, (name,))
+        video, start = match[1], int(match[2])
+        stems = [f"{video}_{start:06d}_{start + seconds:06d}", name, f"{video}_{start:06d}"]
+    elif match := _TIMED.fullmatch(name) or _OTHER.fullmatch(name):
+        video = match[1]
+    return {"id": stems[0], "youtube_id": video, "label": label, "stems": stems}
 
 
 def _plain(name: str) -> str:
@@ -259,83 +234,74 @@ def _index(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str, list[_Clip]]:
+def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str, list[Row]]:
     """Clips of `<split>/<class>/<clip>.mp4`."""
-    parts: dict[str, dict[str, _Clip]] = {}
-    problems = []
-    for stem, paths in sorted(files.items()):
-        for path in paths:
-            place = Path(path).relative_to(folder).parts
-            split = _SPLIT_FOLDERS.get(place[0].lower()) if len(place) == 3 else None
-            if split is None:
-                continue
-            clip = _clip(stem, _plain(place[1]), 10)
-            if parts.setdefault(split, {}).setdefault(clip.name, clip).label != clip.label:
-                problems.append(f"{clip.name} is in two folders of {split}, one of them {place[1]}")
+    parts: dict[str, dict[str, Row]] = {}
+    problems: list[str] = []
+    for stem, path in ((stem, path) for stem, paths in sorted(files.items()) for path in paths):
+        place = Path(path).relative_to(folder).parts
+        split = _SPLIT_FOLDERS.get(place[0].lower()) if len(place) == 3 else None
+        if split is not None:
+            row = _clip(stem, _plain(place[1]))
+            if parts.setdefault(split, {}).setdefault(row["id"], row)["label"] != row["label"]:
+                problems.append(f"{row['id']} is in two folders of {split}, one of them {place[1]}")
     raise_problems(folder, problems)
-    return {split: list(clips.values()) for split, clips in parts.items()}
+    return {split: list(rows.values()) for split, rows in parts.items()}
 
 
-def _with_file(folder: Path, files: Mapping[str, Sequence[str]], split: str, clip: _Clip) -> _Clip:
+def _with_file(folder: Path, files: Mapping[str, Sequence[str]], split: str, row: Row) -> Row:
     """The clip with its file, preferably in the folder of its split, or with its fault."""
-    found = {path: named_fault(path) for stem in clip.stems for path in files.get(stem, ())}
-    paths = [path for path, fault in found.items() if fault is None]
-    if not paths:
-        return replace(clip, fault=next(iter(found.values()), f"{clip.name}.mp4"))
-    places = {path: Path(path).relative_to(folder).parts[0].lower() for path in paths}
-    best = min(paths, key=lambda path: _SPLIT_FOLDERS.get(places[path]) != split)
-    return replace(clip, path=os.path.abspath(best))
+    paths = [path for stem in row["stems"] for path in files.get(stem, ())] or [str(folder / f"{row['id']}.mp4")]
+    paths.sort(key=lambda path: _SPLIT_FOLDERS.get(Path(path).relative_to(folder).parts[0].lower()) != split)
+    return row | file_column("media", *paths, folder=folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Classes and columns
 
 
-def _class_names(
-    folder: Path, parts: Mapping[str, Sequence[_Clip]], names: Sequence[str] | None
-) -> tuple[bool, list[str]]:
-    """Whether the lists number their classes, and the names in order; what looks wrong is warned of."""
-    counts = Counter(clip.label for clips in parts.values() for clip in clips)
-    digits = [label.isdigit() for label in counts]
-    if any(digits) and not all(digits):
+def _number_classes(
+    folder: Path, parts: Mapping[str, Sequence[Row]], given: Sequence[str] | None
+) -> tuple[list[str], dict[str, int]]:
+    """The names of the classes in order, and the number of each label of the lists that is one of them, be the labels
+    names or numbers; what looks wrong is warned of."""
+    counts = Counter(row["label"] for row in chain(*parts.values()))
+    digits = {label.isdigit() for label in counts}
+    if len(digits) > 1:
         raise DataFormatError(f"{folder}: some lists number their classes and others name them")
-    if all(digits):
-        largest = max(map(int, counts))
-        if names is not None and largest >= len(names):
+    if digits == {True}:
+        size = max(map(int, counts)) + 1
+        names = list(map(str, range(size))) if given is None else list(given)
+        if size > len(names):
             raise DataFormatError(
-                f"{folder}: class number {largest}, but {len(names)} class names (0 to {len(names) - 1})"
+                f"{folder}: class number {size - 1}, but {len(names)} class names (0 to {len(names) - 1})"
             )
         if "0" not in counts:
             logger.warning("%s: no clip is of class 0; are the numbers counted from 1?", folder)
-        names = [str(i) for i in range(largest + 1)] if names is None else list(names)
-        empty = [name for i, name in enumerate(names) if str(i) not in counts]
+        labels = list(map(str, range(len(names))))
     else:
-        names = [_plain(name) for name in (KINETICS_SOUNDS_CLASSES if names is None else names)]
-        empty = [name for name in names if name not in counts]
-        if len(empty) == len(names):
-            raise DataFormatError(
-                f"{folder}: no clip is of a class of Kinetics-Sounds; the classes are {sorted(counts)[:5]}"
-            )
+        labels = names = [_plain(name) for name in (KINETICS_SOUNDS_CLASSES if given is None else given)]
     if len(set(names)) < len(names):
         raise DataFormatError(f"{folder}: a class name comes twice")
+    empty = [name for name, label in zip(names, labels, strict=True) if label not in counts]
+    if len(empty) == len(names):
+        raise DataFormatError(
+            f"{folder}: no clip is of a class of Kinetics-Sounds; the classes are {sorted(counts)[:5]}"
+        )
     warn_of(folder, "classes have no clips", empty)
     if len(names) != len(KINETICS_SOUNDS_CLASSES):
         logger.warning("%s: %d classes; the usual lists have 31, so figures do not compare", folder, len(names))
-    return all(digits), names
+    return names, {label: number for number, label in enumerate(labels)}
 
 
-def _check_leaks(folder: Path, parts: Mapping[str, Sequence[_Clip]]) -> None:
-    clips = in_two_splits({split: [clip.name for clip in members] for split, members in parts.items()})
+def _check_leaks(folder: Path, parts: Mapping[str, Sequence[Row]]) -> None:
+    clips = in_two_splits({split: [row["id"] for row in rows] for split, rows in parts.items()})
     if clips:
         raise DataFormatError(f"{folder}: {len(clips)} clips are in two splits: {name_some(clips)}")
-    shared = in_two_splits({split: [clip.video for clip in members] for split, members in parts.items()})
-    sources = [
-        clip.video
-        for split, members in parts.items()
-        for clip in members
-        if clip.video in shared and shared[clip.video][0] != split
-    ]
-    warn_of(folder, "clips are cut from videos of another split", sources)
+    shared = in_two_splits({split: [row["youtube_id"] for row in rows] for split, rows in parts.items()})
+    videos = ((split, row["youtube_id"]) for split, rows in parts.items() for row in rows)
+    again = [video for split, video in videos if video in shared and shared[video][0] != split]
+    warn_of(folder, "clips are cut from videos of another split", again)
 
 
 SOURCE = Source(

@@ -18,9 +18,10 @@ from typing import Any
 from datasets import ClassLabel, DatasetDict, Value, Video
 
 from ..arrow import typed_splits
-from ..columns import DataFormatError, check_choice, logger, media_file
-from ..files import find_file, named_fault, present_rows, read_records
+from ..columns import DataFormatError, check_choice, logger
+from ..files import find_file
 from ..source import Source, has_files
+from .lists import Row, file_column, present_rows, read_records
 
 MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 MELD_SENTIMENTS = ("neutral", "positive", "negative")
@@ -67,41 +68,34 @@ def load_meld(root: str | os.PathLike, *, labels: str = "emotion", skip_missing:
     check_choice("labels", labels, CLASSES)
     folder = Path(os.path.abspath(root))
     folder = folder / "MELD.Raw" if (folder / "MELD.Raw").is_dir() else folder
-    parts = {split: _read_list(folder, split) for split in PARTS}
+    parts = {split: _read_list(folder, split, labels) for split in PARTS}
     gaps = [row for rows in parts.values() for row in rows if row["id"] in KNOWN_GAPS]
     for row in gaps:
-        row["media"] = None
+        row |= {"media": None, "fault": None}
     if gaps:
         names = ", ".join(row["id"] for row in gaps)
         logger.warning("%s: the release has no clip that plays of %s; their texts are kept", folder, names)
-    parts = present_rows(folder, parts, lambda row: _fault_of(row, folder), skip_missing, _ADVICE)
+    parts = present_rows(folder, parts, skip_missing, _ADVICE)
     other = "sentiment" if labels == "emotion" else "emotion"
     types: dict[str, Any] = {"id": Value("string"), "text": Value("string"), "media": Video(decode=False)}
     types |= {"label": ClassLabel(names=list(CLASSES[labels])), other: Value("string"), "dialogue": Value("string")}
     types |= {"utterance": Value("int64"), **dict.fromkeys(("speaker", "season", "episode", *_TIMES), Value("string"))}
-    for rows in parts.values():
-        for row in rows:
-            row["label"] = CLASSES[labels].index(row[labels])
     return typed_splits(types, parts)
 
 
-def _fault_of(row: dict[str, Any], folder: Path) -> str | None:
-    return None if row["media"] is None else named_fault(row["media"]["path"], folder)
-
-
-def _read_list(folder: Path, split: str) -> list[dict[str, Any]]:
+def _read_list(folder: Path, split: str, labels: str) -> list[Row]:
     name, place = PARTS[split]
     path = find_file(folder, (f"{name}_sent_emo.csv", f"{name}/{name}_sent_emo.csv"))
     if path is None:
         raise DataFormatError(f"{folder}: no {name}_sent_emo.csv; give the folder MELD.Raw")
-    rows = read_records(path, (*COLUMNS, *_TIMES.values()), lambda line: _row(split, line))
+    rows = read_records(path, (*COLUMNS, *_TIMES.values()), lambda line: _row(split, labels, line))
     clips = folder / name / place if (folder / name / place).is_dir() else folder / place
-    return [row | {"media": media_file(str(clips / row["clip"]))} for row in rows]
+    return [row | file_column("media", clips / row["clip"], folder=folder) for row in rows]
 
 
-def _row(split: str, line: dict[str, str]) -> dict[str, Any]:
+def _row(split: str, labels: str, line: dict[str, str]) -> Row:
     dialogue, utterance = int(line["Dialogue_ID"]), int(line["Utterance_ID"])
-    row: dict[str, Any] = {"id": f"{split}/dia{dialogue}_utt{utterance}", "clip": f"dia{dialogue}_utt{utterance}.mp4"}
+    row: Row = {"id": f"{split}/dia{dialogue}_utt{utterance}", "clip": f"dia{dialogue}_utt{utterance}.mp4"}
     row |= {"dialogue": f"{split}/dia{dialogue}", "utterance": utterance}
     row |= {"text": line["Utterance"].translate(_MENDED).strip() or None}
     row |= {name: line[name.capitalize()] for name in ("speaker", "season", "episode")}
@@ -110,7 +104,7 @@ def _row(split: str, line: dict[str, str]) -> dict[str, Any]:
         row[kind] = line[kind.capitalize()].strip().lower()
         if row[kind] not in classes:
             raise ValueError(f"{kind} {row[kind]!r} is none of {', '.join(classes)}")
-    return row
+    return row | {"label": CLASSES[labels].index(row[labels])}
 
 
 SOURCE = Source(

@@ -6,7 +6,7 @@ arrays stay in the mapped file, and rows are cleaned a few megabytes at a time.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from ..columns import (
     SPLIT_ALIASES,
     SPLITS,
     DataFormatError,
+    check_choice,
+    in_two_splits,
     logger,
     raise_problems,
     replace_non_finite,
@@ -24,6 +26,7 @@ from ..columns import (
 )
 from ..source import Source
 from ..untrusted.pickles import MAX_PICKLE_BYTES, load_pickle_safely, release_pages
+from .lists import Row, noted
 
 _BLOCK_BYTES = 4 * 2**20
 _MOST_STEPS = 2**24
@@ -79,25 +82,22 @@ class MmsaRows:
         label_index: int = 0,
         max_bytes: int = MAX_PICKLE_BYTES,
     ):
-        if text not in ("text_bert", "text", "raw"):
-            raise DataFormatError(
-                f"text={text!r}; choose text_bert (token ids), text (embeddings) or raw (transcripts)"
-            )
+        check_choice("text", text, ("text_bert", "text", "raw"))
         unknown = sorted(set(modalities) - {"text", "vision", "audio"})
         if unknown or not modalities:
             raise DataFormatError(f"modalities={tuple(modalities)}; choose from text, vision, audio")
         splits = _find_splits(path, load_pickle_safely(path, max_bytes=max_bytes))
         problems: list[str] = []
-        tables: dict[str, dict[str, Any]] = {}
-        for name, split in splits.items():
-            reader = _SplitReader(f"split {name!r}", split, problems)
-            tables[name] = reader.read(text, modalities, label_range, label_index)
+        tables = {
+            name: _SplitReader(f"split {name!r}", split, problems).read(text, modalities, label_range, label_index)
+            for name, split in splits.items()
+        }
         _check_ids(tables, problems)
         _check_widths(tables, problems)
-        if len({tuple(sorted(table)) for table in tables.values()}) > 1:
+        if len({"raw_text" in split for split in splits.values()}) > 1:
             problems.append("raw_text is in some splits alone")
         raise_problems(path, problems, "The file does not hold the layout of MMSA or MulT.")
-        self._tables = {name: _in_order(tables[name]) for name in SPLITS if tables[name]["id"]}
+        self._tables = {name: tables[name] for name in SPLITS if tables[name]["id"]}
         if not self._tables:
             raise DataFormatError(f"{path}: no rows")
         self.counts = {name: len(table["id"]) for name, table in self._tables.items()}
@@ -105,19 +105,15 @@ class MmsaRows:
         first = next(iter(self._tables.values()))
         self.features = Features({key: _feature(key, value) for key, value in first.items()})
 
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for split in self._tables:
-            for block in self._read(split):
-                for i in range(len(block["id"])):
-                    yield split, {key: _cell(value, i) for key, value in block.items()}
-
-    def _read(self, split: str) -> Iterator[dict[str, Any]]:
-        table = self._tables[split]
-        sequences = [value[0] for value in table.values() if isinstance(value, tuple)]
-        for rows in _blocks(self.counts[split], sequences):
-            yield {key: _block(value, rows) for key, value in table.items()}
-            for array in sequences:
-                release_pages(array[: rows.stop])  # what lies before may have been mapped along
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        for split, table in self._tables.items():
+            sequences = [value[0] for value in table.values() if isinstance(value, tuple)]
+            for rows in _blocks(self.counts[split], sequences):
+                columns = [_cells(value, rows) for value in table.values()]
+                for cells in zip(*columns, strict=True):
+                    yield split, dict(zip(table, cells, strict=True))
+                for array in sequences:
+                    release_pages(array[: rows.stop])  # what lies before may have been mapped along
 
 
 iter_mmsa = MmsaRows
@@ -147,25 +143,12 @@ def _blocks(size: int, arrays: Sequence[np.ndarray]) -> Iterator[slice]:
     return (slice(start, min(start + step, size)) for start in range(0, size, step))
 
 
-def _block(value: Any, rows: slice) -> Any:
+def _cells(value: Any, rows: slice) -> Sequence[Any]:
     if not isinstance(value, tuple):
         return value[rows]
     array, starts, stops = value
     part = array[rows] if array.ndim == 2 else replace_non_finite(array[rows])[0]  # token ids stay whole numbers
-    return part, starts[rows], stops[rows]
-
-
-def _cell(value: Any, row: int) -> Any:
-    if not isinstance(value, tuple):
-        return value[row]
-    array, starts, stops = value
-    return array[row, starts[row] : stops[row]]
-
-
-def _in_order(table: Mapping[str, Any]) -> dict[str, Any]:
-    order = [key for key in ("id", "text") if key in table]
-    order += [key for key in table if key not in ("id", "text", "label")] + ["label"]
-    return {key: table[key] for key in order}
+    return [steps[start:stop] for steps, start, stop in zip(part, starts[rows], stops[rows], strict=True)]
 
 
 def _feature(key: str, value: Any) -> Any:
@@ -187,22 +170,13 @@ def _find_splits(path: object, content: Any) -> dict[str, Mapping[str, Any]]:
 
 
 class _SplitReader:
-    """Reads and checks one split. What cannot be read is None, its fault goes to `problems`, and reading goes on."""
+    """Reads and checks one split. What cannot be read is left out, and its fault goes to `problems`."""
 
     def __init__(self, where: str, split: Mapping[str, Any], problems: list[str]):
         self.where = where
         self.split = split
         self.problems = problems
         self.size = 0
-
-    def fault(self, text: object) -> None:
-        self.problems.append(f"{self.where}: {text}")
-
-    def attempt(self, reader: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return reader(*args)
-        except DataFormatError as error:
-            return self.fault(error)
 
     def field(self, *names: str) -> tuple[str, Any]:
         """The first of some fields that is there, with its name."""
@@ -226,27 +200,33 @@ class _SplitReader:
         return array
 
     def read(self, text: str, modalities: Sequence[str], label_range: Any, label_index: int) -> dict[str, Any]:
-        ids = self.attempt(self.ids)
-        columns: dict[str, Any] = {"id": [str(i) for i in range(self.size)] if ids is None else ids}
-        columns["label"] = self.attempt(self.labels, label_range, label_index)
+        """The columns in their order. Sequences are an array with where each row starts and stops."""
+        columns: dict[str, Any] = {}
+        with noted(self.problems, self.where):
+            columns["id"] = self.ids()
+        columns.setdefault("id", list(map(str, range(self.size))))
         if "raw_text" in self.split or (text == "raw" and "text" in modalities):
-            columns["text"] = self.attempt(self.strings, "raw_text")
-        bert = text == "text_bert" and "text" in modalities
-        tokens = self.attempt(self.tokens) if bert or "text_bert" in self.split else None
-        text_stops = None if tokens is None else _last_true(tokens[:, 1] != 0)
-        if bert and tokens is not None and text_stops is not None:
-            for row, key in enumerate(("input_ids", "attention_mask", "token_type_ids")):
-                columns[key] = (tokens[:, row], np.zeros_like(text_stops), text_stops)
+            with noted(self.problems, self.where):
+                columns["text"] = self.strings("raw_text")
+        bert, stops = text == "text_bert" and "text" in modalities, None
+        if bert or "text_bert" in self.split:
+            with noted(self.problems, self.where):
+                tokens = self.tokens()
+                stops = _last_true(tokens[:, 1] != 0)
+                names = ("input_ids", "attention_mask", "token_type_ids") if bert else ()
+                columns |= {name: (tokens[:, row], np.zeros_like(stops), stops) for row, name in enumerate(names)}
         for modality in modalities:
             if modality != "text" or text == "text":
-                columns[f"{modality}_features"] = self.attempt(self.frames, modality, text_stops)
+                with noted(self.problems, self.where):
+                    columns[f"{modality}_features"] = self.frames(modality, stops)
+        with noted(self.problems, self.where):
+            columns["label"] = self.labels(label_range, label_index)
         return columns
 
     def ids(self) -> list[str]:
         if not {"id", "ids"} & self.split.keys():
             labels = self.split.get("regression_labels", self.split.get("labels", ()))
             self.size = len(labels) if hasattr(labels, "__len__") else 0
-            raise DataFormatError("no field 'id'")
         value = self.field("id", "ids")[1]
         rows = value.tolist() if isinstance(value, np.ndarray) else list(value)
         self.size = len(rows)
@@ -260,9 +240,9 @@ class _SplitReader:
         except (TypeError, DataFormatError) as error:
             raise DataFormatError(f"{key} does not hold texts ({error})") from error
         if len(rows) != self.size:
-            self.fault(f"{key} has {len(rows)} rows; id has {self.size}")
+            raise DataFormatError(f"{key} has {len(rows)} rows; id has {self.size}")
         if sum(len(row or "") for row in rows) > _MOST_CHARACTERS:  # few distinct texts can be repeated to any length
-            self.fault(f"{key} has more than {_MOST_CHARACTERS:,} characters")
+            raise DataFormatError(f"{key} has more than {_MOST_CHARACTERS:,} characters")
         return rows
 
     def labels(self, label_range: tuple[float, float] | None, label_index: int) -> np.ndarray:
@@ -301,31 +281,27 @@ class _SplitReader:
         return ids
 
     def frames(self, modality: str, text_stops: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(N, T, D) float32 and where each row starts and stops."""
+        """(N, T, D) numbers and where the real steps of each row start and stop."""
         array = self.numbers(modality, 3)
-        if array.shape[2] == 0:
+        steps, width = array.shape[1:]
+        if not width:
             raise DataFormatError(f"{modality} has shape {array.shape}: no feature")
-        starts, stops = self.extent(modality, array, text_stops)
-        steps = array.shape[1]
-        if (stops > steps).any() or (stops < 0).any():
-            raise DataFormatError(f"{modality}_lengths reach {int(stops.max())}; {modality} has {steps} steps")
-        return array, starts, stops
-
-    def extent(self, modality: str, array: np.ndarray, text_stops: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Where the real steps of each row start and stop; non-finite values are counted on the way."""
         first, last = self.scan(modality, array)
-        zeros = np.zeros_like(first)
         if f"{modality}_lengths" in self.split:
-            return zeros, self.numbers(f"{modality}_lengths", 1).astype(np.int64)
-        if modality == "text" and text_stops is not None:
-            return zeros, np.minimum(text_stops, array.shape[1])
-        unaligned = "audio_lengths" in self.split or "vision_lengths" in self.split
-        if text_stops is None or unaligned:
-            return first, last
-        return zeros, np.maximum(last, np.minimum(text_stops, array.shape[1]))
+            stops = self.numbers(f"{modality}_lengths", 1).astype(np.int64)
+            if (stops > steps).any() or (stops < 0).any():
+                raise DataFormatError(f"{modality}_lengths reach {int(stops.max())}; {modality} has {steps} steps")
+        elif text_stops is not None and modality == "text":
+            stops = np.minimum(text_stops, steps)
+        elif text_stops is not None and not {"audio_lengths", "vision_lengths"} & self.split.keys():
+            stops = np.maximum(last, np.minimum(text_stops, steps))
+        else:
+            return array, first, last
+        return array, np.zeros_like(stops), stops
 
     def scan(self, modality: str, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First step of each row that is not all zero, and one past the last; 0 and 0 where all are."""
+        """First step of each row that is not all zero, and one past the last; 0 and 0 where all are. Values that are
+        not finite are counted on the way."""
         first, last = np.zeros((2, len(array)), dtype=np.int64)
         bad = 0
         for rows in _blocks(len(array), [array]):
@@ -378,22 +354,19 @@ def _last_true(mask: np.ndarray) -> np.ndarray:
 
 
 def _check_ids(tables: Mapping[str, Mapping[str, Any]], problems: list[str]) -> None:
-    owner: dict[str, str] = {}
     for name, table in tables.items():
-        seen = Counter(table["id"])
-        twice = [clip for clip, count in seen.items() if count > 1]
+        twice = [clip for clip, count in Counter(table["id"]).items() if count > 1]
         if twice:
             problems.append(f"split {name!r}: {len(twice)} ids come twice (first: {twice[0]!r})")
-        shared = sorted(clip for clip in seen if clip in owner)
-        if shared:
-            problems.append(
-                f"{len(shared)} ids of split {name!r} are also in {owner[shared[0]]!r} (first: {shared[0]!r})"
-            )
-        owner.update(dict.fromkeys(seen, name))
+    shared: dict[tuple[str, str], list[str]] = {}
+    for clip, pair in in_two_splits({name: table["id"] for name, table in tables.items()}).items():
+        shared.setdefault(pair, []).append(clip)
+    for (one, two), clips in shared.items():
+        problems.append(f"{len(clips)} ids of split {two!r} are also in {one!r} (first: {min(clips)!r})")
 
 
 def _check_widths(tables: Mapping[str, Mapping[str, Any]], problems: list[str]) -> None:
     for key in ("text_features", "vision_features", "audio_features"):
-        widths = {name: table[key][0].shape[2] for name, table in tables.items() if table.get(key) is not None}
+        widths = {name: table[key][0].shape[2] for name, table in tables.items() if key in table}
         if len(set(widths.values())) > 1:
             problems.append(f"{key} differs in width between splits: {widths}")

@@ -15,10 +15,10 @@ from typing import Any
 from datasets import DatasetDict, Value, Video
 
 from ..arrow import typed_splits
-from ..columns import DataFormatError, check_choice, media_file, split_name
-from ..files import named_fault, present_rows, read_records
+from ..columns import DataFormatError, check_choice, split_name
 from ..source import Source, has_files
 from ..table.values import parse_number
+from .lists import Row, file_column, present_rows, read_records
 
 # What each label of the list is of.
 LABELS = {"all": "label", "text": "label_T", "audio": "label_A", "vision": "label_V"}
@@ -55,13 +55,12 @@ def load_sims2(root: str | os.PathLike, *, labels: str = "all", skip_missing: bo
     unlabelled = sum(row["label"] is None for row in rows)
     if 0 < unlabelled < len(rows):
         raise DataFormatError(f"{folder / 'meta.csv'}: {unlabelled} of {len(rows)} clips have no {LABELS[labels]}")
-    parts: dict[str, list[dict[str, Any]]] = {}
+    parts: dict[str, list[Row]] = {}
     for row in rows:
-        path = _clip_file(folder / "Raw" / row["video"], row["clip"])
-        parts.setdefault(row["split"], []).append(row | {"media": media_file(path)})
-    parts = present_rows(
-        folder, parts, lambda row: named_fault(row["media"]["path"], folder), skip_missing, advice=_ADVICE
-    )
+        # Some tools write the number of a clip without the zeros in front of it.
+        files = (folder / "Raw" / row["video"] / f"{row['clip'].zfill(width)}.mp4" for width in (1, 4, 5))
+        parts.setdefault(row["split"], []).append(row | file_column("media", *files, folder=folder))
+    parts = present_rows(folder, parts, skip_missing, _ADVICE)
     others = [f"label_{name}" for name in LABELS if name != labels]
     types: dict[str, Any] = {"id": Value("string"), "text": Value("string"), "media": Video(decode=False)}
     types |= {"label": Value("float32")} if rows[0]["label"] is not None else {}
@@ -69,20 +68,14 @@ def load_sims2(root: str | os.PathLike, *, labels: str = "all", skip_missing: bo
     return typed_splits(types, parts)
 
 
-def _row(line: dict[str, str], labels: str) -> dict[str, Any]:
+def _row(line: dict[str, str], labels: str) -> Row:
     video, clip = line["video_id"].strip(), line["clip_id"].strip()
     if not video or not clip or {"/", "\\"} & {*video, *clip}:
         raise ValueError(f"{video}/{clip} names no clip")
-    row: dict[str, Any] = {"id": f"{video}/{clip}", "video": video, "clip": clip, "split": split_name(line["mode"])}
+    row: Row = {"id": f"{video}/{clip}", "video": video, "clip": clip, "split": split_name(line["mode"])}
     row |= {"text": line["text"].strip() or None, "annotation": line.get("annotation") or None}
     scores = {name: _score(column, line[column]) for name, column in LABELS.items()}
     return row | {"label": scores[labels], **{f"label_{name}": score for name, score in scores.items()}}
-
-
-def _clip_file(folder: Path, clip: str) -> str:
-    """The file of a clip, whose number some tools write without the zeros in front of it."""
-    places = [str(folder / f"{clip.zfill(width)}.mp4") for width in (1, 4, 5)]
-    return next((place for place in places if os.path.isfile(place)), places[0])
 
 
 def _score(column: str, cell: str) -> float | None:

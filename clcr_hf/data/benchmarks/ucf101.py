@@ -14,31 +14,22 @@ keep groups whole, and so does the validation carved here.
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from datasets import ClassLabel, DatasetDict, Value, Video
 
 from ..arrow import typed_splits
-from ..columns import DataFormatError, carve_split, media_file, raise_problems
-from ..files import file_fault, folder_with, list_lines, named_fault, present_rows, read_clips
+from ..columns import DataFormatError, carve_split, in_two_splits, name_some
+from ..files import file_fault, folder_with
 from ..source import Source, has_files
+from .lists import Row, file_column, parsed_lines, present_rows, read_clips
 
 FOLDS = (1, 2, 3)
 _LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist")
-_VIDEO_FOLDERS = ("UCF-101", "UCF101", ".")
+_VIDEO_FOLDERS = ("UCF-101", "UCF101")
 _FILE = re.compile(r"v_(\w+)_(g\d+)_c\d+\.\w+", re.ASCII)
-
-
-@dataclass(frozen=True)
-class _Clip:
-    path: str  # as in the list: class/file.avi
-    label: int
-    group: str
-
-    @property
-    def name(self) -> str:
-        return self.path.rsplit("/", 1)[1].rsplit(".", 1)[0]
 
 
 def load_ucf101(
@@ -82,25 +73,21 @@ def load_ucf101(
     lists = folder_with(Path(root), _LIST_FOLDERS, "classInd.txt", advice)
     names = _read_classes(lists / "classInd.txt")
     parts = {
-        "train": _read_list(lists / f"trainlist{fold:02d}.txt", names, labelled=True),
-        "test": _read_list(lists / f"testlist{fold:02d}.txt", names, labelled=False),
+        split: _read_list(lists / f"{split}list{fold:02d}.txt", names, labelled=split == "train")
+        for split in ("train", "test")
     }
     _check_groups(lists, parts)
-    files = _ClipFiles(Path(root))
-
-    def clip_fault(clip: _Clip) -> str | None:
-        return named_fault(files.path(clip.path), files.folder)
-
-    def flow_fault(clip: _Clip) -> str | None:
-        return None if flows[clip.name] else f"{clip.name}.npz"
-
-    parts = present_rows(files.folder, parts, clip_fault, skip_missing, "Unpack UCF101.rar there")
-    flows: dict[str, str | None] = {}
+    videos = next((path for name in _VIDEO_FOLDERS if (path := Path(root) / name).is_dir()), Path(root))
+    find = _finder(videos)
+    for row in [*parts["train"], *parts["test"]]:
+        row |= file_column("video", find(row["path"]), folder=videos)
+    parts = present_rows(videos, parts, skip_missing, "Unpack UCF101.rar there")
     if flow is not None:
-        flows = {clip.name: _flow_file(Path(flow), clip) for clips in parts.values() for clip in clips}
-        advice = "Compute it with clcr_hf.data.flow.add_flow"
-        parts = present_rows(flow, parts, flow_fault, skip_missing, advice)
-    parts = carve_split(parts, lambda clip: clip.group, validation_fraction, seed)
+        for row in [*parts["train"], *parts["test"]]:
+            row["flow"] = _flow_file(Path(flow), row)
+            row["fault"] = None if row["flow"] else f"{row['id']}.npz"
+        parts = present_rows(flow, parts, skip_missing, "Compute it with clcr_hf.data.flow.add_flow")
+    parts = carve_split(parts, lambda row: row["group"], validation_fraction, seed)
     types = {
         "id": Value("string"),
         "video": Video(decode=False),
@@ -108,15 +95,7 @@ def load_ucf101(
         "label": ClassLabel(names=names),
         "group": Value("string"),
     }
-    rows = {
-        split: [
-            {"id": clip.name, "video": media_file(files.path(clip.path)), "flow": flows.get(clip.name)}
-            | {"label": clip.label, "group": clip.group}
-            for clip in clips
-        ]
-        for split, clips in parts.items()
-    }
-    return typed_splits(types, rows)
+    return typed_splits(types, parts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -125,48 +104,48 @@ def load_ucf101(
 
 def _read_classes(path: Path) -> list[str]:
     names: list[str] = []
-    problems = []
-    for number, line in list_lines(path):
+
+    def parse(_: int, line: str) -> None:
         fields = line.split()
         if len(fields) != 2 or fields[0] != str(len(names) + 1):
-            problems.append(f"line {number}: {line!r} is not `{len(names) + 1} <class>`")
-        else:
-            names.append(fields[1])
+            raise ValueError(f"{line!r} is not `{len(names) + 1} <class>`")
+        names.append(fields[1])
+
+    parsed_lines(path, parse)
     if not names or len({name.lower() for name in names}) < len(names):
-        problems.append("the classes are not distinct")
-    raise_problems(path, problems)
+        raise DataFormatError(f"{path}: the classes are not distinct")
     return names
 
 
-def _read_list(path: Path, names: list[str], labelled: bool) -> list[_Clip]:
+def _read_list(path: Path, names: list[str], labelled: bool) -> list[Row]:
     """The clips of a list. Classes are found without regard to case: `HandstandPushups` is written in two ways."""
     numbers = {name.lower(): i for i, name in enumerate(names)}
     form = "class/v_class_gNN_cNN.avi" + (" number" if labelled else "")
 
-    def parse(number: int, line: str) -> _Clip:
-        fields = line.replace("\\", "/").split()
-        folder, _, file = fields[0].rpartition("/")
+    def parse(_: int, line: str) -> Row:
+        place, *number = line.replace("\\", "/").split()
+        folder, file = os.path.split(place)
         label, parts = numbers.get(folder.lower()), _FILE.fullmatch(file)
-        if len(fields) > 2 or (labelled and len(fields) != 2) or parts is None:
+        if len(number) > 1 or (labelled and not number) or parts is None:
             raise ValueError(f"{line!r} is not of the form {form}")
         if label is None:
             raise ValueError(f"{folder!r} is no class of classInd.txt")
         if parts[1].lower() != folder.lower():
             raise ValueError(f"{file} is named after another class than its folder {folder}")
-        if len(fields) == 2 and fields[1] != str(label + 1):
-            raise ValueError(f"{fields[1]} is not the number of {folder}, which is {label + 1}")
-        return _Clip(fields[0], label, parts[2])
+        if number and number[0] != str(label + 1):
+            raise ValueError(f"{number[0]} is not the number of {folder}, which is {label + 1}")
+        return {"id": os.path.splitext(file)[0], "path": place, "label": label, "group": parts[2], "flow": None}
 
     return read_clips(path, parse, repeats=False)
 
 
-def _check_groups(where: Path, parts: dict[str, list[_Clip]]) -> None:
-    train = {(clip.label, clip.group) for clip in parts["train"]}
-    shared = [clip.name for clip in parts["test"] if (clip.label, clip.group) in train]
-    if shared:
+def _check_groups(where: Path, parts: dict[str, list[Row]]) -> None:
+    shared = in_two_splits({split: [(row["label"], row["group"]) for row in rows] for split, rows in parts.items()})
+    clips = [row["id"] for row in parts["test"] if (row["label"], row["group"]) in shared]
+    if clips:
         raise DataFormatError(
-            f"{where}: {len(shared)} test clips are of a group that is also in train (first: {', '.join(shared[:5])}); "
-            "take both lists of one split, as they came"
+            f"{where}: {len(clips)} test clips are of a group that is also in train (first: {name_some(clips)}); take "
+            "both lists of one split, as they came"
         )
 
 
@@ -174,30 +153,25 @@ def _check_groups(where: Path, parts: dict[str, list[_Clip]]) -> None:
 # Files
 
 
-class _ClipFiles:
-    """Finds clips without regard to case, listing each class folder once."""
+def _finder(folder: Path) -> Callable[[str], Path]:
+    """Gives the path of `class/file.avi`, found without regard to case; of an absent clip, where it should be."""
 
-    def __init__(self, root: Path):
-        self.folder = next((root / name for name in _VIDEO_FOLDERS[:-1] if (root / name).is_dir()), root)
-        self.classes = self._list(self.folder)
-        self.clips: dict[str, dict[str, str]] = {}
+    @cache
+    def spellings(place: Path) -> dict[str, str]:
+        return {name.lower(): name for name in sorted(os.listdir(place))} if place.is_dir() else {}
 
-    def path(self, name: str) -> str:
-        """Absolute path of `class/file.avi`; of an absent clip, where it should be."""
-        folder, _, file = name.rpartition("/")
-        there = self.classes.get(folder.lower(), folder)
-        if there not in self.clips:
-            self.clips[there] = self._list(self.folder / there)
-        return os.path.abspath(self.folder / there / self.clips[there].get(file.lower(), file))
+    def find(name: str) -> Path:
+        place = folder
+        for step in name.split("/"):
+            place /= spellings(place).get(step.lower(), step)
+        return place
 
-    @staticmethod
-    def _list(folder: Path) -> dict[str, str]:
-        return {name.lower(): name for name in sorted(os.listdir(folder))} if folder.is_dir() else {}
+    return find
 
 
-def _flow_file(folder: Path, clip: _Clip) -> str | None:
+def _flow_file(folder: Path, row: Row) -> str | None:
     """The flow file of a clip; None where it cannot be used."""
-    places = (folder / f"{clip.name}.npz", folder / clip.path.rpartition("/")[0] / f"{clip.name}.npz")
+    places = (folder / f"{row['id']}.npz", folder / os.path.dirname(row["path"]) / f"{row['id']}.npz")
     return next((os.path.abspath(place) for place in places if file_fault(place) is None), None)
 
 
