@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..columns import DataFormatError, raise_problems
+from ..errors import DataFormatError, optional_package
 
 if TYPE_CHECKING:
     import h5py
@@ -111,10 +111,7 @@ class _Guarded:
 
 
 def _guarded_file_class() -> "type[h5py.File]":
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError('reading HDF5 files needs h5py: pip install ".[h5]" in a clone of clcr-hf') from error
+    h5py = optional_package("h5py", "reading HDF5 files needs h5py", "h5")
 
     class GuardedGroup(_Guarded, h5py.Group):
         @staticmethod
@@ -335,7 +332,7 @@ def _checked_entries(
         raise UnsafeFileError(f"{path}: {'; '.join(problems[:5])}")
     entries = {info.filename[:-4]: info for info in infos if info.filename.endswith(".npy")}
     if len(entries) < len(infos):
-        raise_problems(path, ["not an .npz file: it holds entries that are not .npy arrays"])
+        raise DataFormatError(f"{path}: not an .npz file: it holds entries that are not .npy arrays")
     if names is not None:
         entries = {name: info for name, info in entries.items() if name in names}
     stored, size = sum(info.compress_size for info in infos), os.path.getsize(path)
