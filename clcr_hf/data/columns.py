@@ -2,13 +2,13 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, DatasetDict, List, Value
 
-from .errors import DataFormatError, raise_problems
+from .errors import DataFormatError
 
 logger = logging.getLogger("clcr_hf.data")
 Key = TypeVar("Key", bound=Hashable)
@@ -40,6 +40,16 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """DataFormatError where an option has none of its values."""
     if value not in choices:
         raise DataFormatError(f"{name}={value!r}; choose {(' or ' if len(choices) == 2 else ', ').join(choices)}")
+
+
+def raise_problems(where: object, problems: Sequence[str], advice: str = "") -> None:
+    """Raise one `DataFormatError` that lists `problems` (at most 10 in full); do nothing when there are none."""
+    if not problems:
+        return
+    lines = list(problems[:10])
+    if len(problems) > 10:
+        lines.append(f"and {len(problems) - 10} more")
+    raise DataFormatError(f"{where}: " + "; ".join(lines) + (f". {advice}" if advice else ""))
 
 
 def name_some(names: Iterable[object]) -> str:
@@ -160,24 +170,3 @@ def carve_groups(
 def ordered_splits(datasets: Mapping[str, Dataset]) -> DatasetDict:
     """A `DatasetDict` of the non-empty splits in the order train, validation, test."""
     return DatasetDict({name: datasets[name] for name in SPLITS if name in datasets and len(datasets[name])})
-
-
-__all__ = [  # also of `errors`, for who reads data
-    "SPLITS",
-    "SPLIT_ALIASES",
-    "DataFormatError",
-    "carve_groups",
-    "carve_split",
-    "carve_validation",
-    "check_choice",
-    "in_two_splits",
-    "logger",
-    "media_file",
-    "name_some",
-    "ordered_splits",
-    "raise_problems",
-    "replace_non_finite",
-    "sequence_feature",
-    "split_name",
-    "warn_of",
-]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from ..modalities import FEATURES_END, STANDARD_MODALITIES, TOKEN_COLUMNS, in_features, modality
+from ..modalities import FEATURES_END, STANDARD_MODALITIES, in_features, modality
 
 
 @dataclass
@@ -166,15 +166,3 @@ def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
         if first is not None:
             shapes[name.removesuffix(FEATURES_END)] = first.shape
     return shapes
-
-
-__all__ = [
-    "TOKEN_COLUMNS",
-    "LabelKind",
-    "feature_shapes",
-    "filled_columns",
-    "is_multi_label",
-    "is_raw",
-    "label_kind",
-    "modality_columns",
-]
