@@ -111,7 +111,8 @@ class _Guarded:
 
 
 def _guarded_file_class() -> "type[h5py.File]":
-    h5py = optional_package("h5py", "reading HDF5 files needs h5py", "h5")
+    optional_package("h5py", "reading HDF5 files needs h5py", "h5")
+    import h5py
 
     class GuardedGroup(_Guarded, h5py.Group):
         @staticmethod
