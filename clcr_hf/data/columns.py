@@ -95,8 +95,9 @@ def sequence_feature(dtype: str, width: int | None = None) -> List:
 def carve_split(
     parts: Mapping[str, list[Any]], group_of: Callable[[Any], str], fraction: float, seed: int, new: str = "validation"
 ) -> dict[str, list[Any]]:
-    """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0."""
-    if not fraction:
+    """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0, and where
+    that split is there already, or no train."""
+    if new in parts or "train" not in parts or not fraction:
         return dict(parts)
     train = parts["train"]
     picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed, split=new)
@@ -107,7 +108,7 @@ def carve_split(
 def carve_validation(
     parts: Mapping[str, Dataset], groups_of: Callable[[Dataset], Iterable[Any]], fraction: float, seed: int = 0
 ) -> dict[str, Dataset]:
-    """As `carve_split` for data sets; unchanged where there is a validation split, or no train."""
+    """As [`carve_split`], for data sets."""
     if "validation" in parts or "train" not in parts or not fraction:
         return dict(parts)
     train = parts["train"]

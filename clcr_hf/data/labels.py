@@ -98,8 +98,7 @@ def _limits(train: Dataset, label_scale: str | None, given: Sequence | None) -> 
         return [-limit, limit]
     if not np.all(lowest < highest):  # a score that never changes has no range
         return None
-    pairs = np.stack([lowest, highest], axis=-1).tolist()
-    return pairs
+    return np.stack([lowest, highest], axis=-1).tolist()
 
 
 def is_multi_label(splits: DatasetDict) -> bool:

@@ -139,7 +139,9 @@ def typed_rows(
         logger.warning("%s: columns that are not used: %s", name, ", ".join(unused))
     labels = _Labels.of(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))
     if missing_labels == "drop":
-        parts = {split: rows.select(labels.present(rows)) for split, rows in parts.items()}
+        for split, rows in parts.items():
+            present = [at for at, value in enumerate(labels.values(rows)) if value is not None]
+            parts[split] = rows.select(present)
 
     def groups_of(train: Dataset) -> Sequence[Any]:
         return train[group_column] if group_column is not None else _files(train, chosen)
@@ -274,9 +276,6 @@ class _Labels:
 
     def values(self, rows: Dataset) -> list[Any]:
         return [self.read.read(_words(value, self.classes)) for value in rows[self.column]]
-
-    def present(self, rows: Dataset) -> list[int]:
-        return [at for at, value in enumerate(self.values(rows)) if value is not None]
 
 
 def _words(value: Any, classes: ClassLabel | None) -> Any:

@@ -125,8 +125,7 @@ def read_manifest(
     for count, row in enumerate(manifest.rows(missing), 1):
         parts.setdefault(row["split"], []).append((count - 1, row))
     report_missing(source, missing, count + len(missing), skip_missing, "Give paths relative to the table")
-    if "validation" not in parts and "train" in parts:
-        parts = carve_split(parts, lambda numbered: _group_of(source, *numbered), validation_fraction, seed)
+    parts = carve_split(parts, lambda numbered: _group_of(source, *numbered), validation_fraction, seed)
     for split, rows in parts.items():
         for _, row in rows:
             check_leak(source, owner, row, split)

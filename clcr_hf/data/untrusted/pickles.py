@@ -233,12 +233,6 @@ class RestrictedUnpickler(_BaseUnpickler):
                 "pickle."
             ) from None
 
-    def get_extension(self, code: int) -> None:
-        raise UnsafePickleError(f"extension code {code} is refused")
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise UnsafePickleError("a persistent id is refused")
-
     def load_reduce(self) -> None:
         args = self.stack.pop()
         function = self.stack[-1]
