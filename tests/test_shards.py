@@ -120,9 +120,9 @@ def test_arrays_and_lists_give_the_same_cell(data):
     ):
         kind = Features({"x": feature}).arrow_schema.field("x").type
         expected = pa.array([value.tolist()], kind)
-        assert arrow._to_arrow(value, feature, kind).equals(expected)
+        assert arrow.column([value], feature, kind).equals(expected)
         if value.ndim > 1:
-            assert arrow._to_arrow(list(value), feature, kind).equals(expected)
+            assert arrow.column([list(value)], feature, kind).equals(expected)
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,14 @@ def typed_splits(types: Mapping[str, Any], parts: Mapping[str, Sequence[Mapping[
 
 
 def number_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array | None:
-    """Arrays of numbers, of lengths of their own, as a column of lists, one axis a level; None in `values` for an
-    absent one. None where there are no arrays, or something else among them."""
+    """Arrays of numbers (or lists of these), of lengths of their own, as a column of lists, one axis a level, without
+    Python objects; None in `values` for an absent one. None where there are no arrays, or something else among them."""
     present = [value for value in values if value is not None]
-    if not present or not pa.types.is_list(kind) or not all(map(_is_numbers, present)):
+    if (
+        not present
+        or not pa.types.is_list(kind)
+        or not all(_is_numbers(value) or _is_list_of_arrays(value) for value in present)
+    ):
         return None
     offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)], dtype=np.int64)
     if offsets[-1] > np.iinfo(np.int32).max:
@@ -78,7 +82,7 @@ def row_batch(row: Mapping[str, Any], features: Features, schema: pa.Schema, spl
     cells = []
     for name, kind in features.items():
         try:
-            cells.append(_to_arrow(row[name], kind, schema.field(name).type))
+            cells.append(column([row[name]], kind, schema.field(name).type))
         except (ValueError, TypeError, KeyError, OverflowError, AttributeError, pa.ArrowException) as error:
             raise DataFormatError(
                 f"row {row['id']!r} of {split}: column {name!r} does not hold {kind} ({error})"
@@ -110,14 +114,15 @@ def _block(rows: list[Mapping[str, Any]], features: Features, schema: pa.Schema,
         if not all(row.keys() == features.keys() and row["id"] for row in rows):
             raise ValueError("rows of other columns, or without an id")
         columns = [
-            _column([row[name] for row in rows], kind, schema.field(name).type) for name, kind in features.items()
+            column([row[name] for row in rows], kind, schema.field(name).type) for name, kind in features.items()
         ]
     except (ValueError, TypeError, KeyError, OverflowError, AttributeError, pa.ArrowException):
         return pa.Table.from_batches([row_batch(row, features, schema, split) for row in rows], schema)
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _column(values: list[Any], feature: Any, kind: pa.DataType) -> pa.Array:
+def column(values: list[Any], feature: Any, kind: pa.DataType) -> pa.Array:
+    """Values, each as [`row_batch`] takes it, as an Arrow array."""
     made = number_column(values, kind)
     return pa.array([_encode(value, feature) for value in values], kind) if made is None else made
 
@@ -129,21 +134,10 @@ def is_media(feature: Any) -> bool:
 
 def is_numbers(kind: pa.DataType) -> bool:
     """Whether a column holds sequences (of sequences) of numbers."""
-    if not _is_list(kind):
-        return False
-    while _is_list(kind):
-        kind = kind.value_type
-    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
-
-
-def _to_arrow(value: Any, feature: Any, kind: pa.DataType) -> pa.Array:
-    """`value` as an Arrow array of one element; arrays of numbers go in without Python objects."""
-    if _is_numbers(value) and _is_list(kind):
-        return _nested(value[None], kind)
-    if _is_list_of_arrays(value) and pa.types.is_list(kind) and _is_list(kind.value_type):
-        inner = pa.concat_arrays([_nested(item[None], kind.value_type) for item in value])
-        return pa.ListArray.from_arrays(pa.array([0, len(value)], pa.int32()), inner, type=kind)
-    return pa.array([_encode(value, feature)], kind)
+    leaf = kind
+    while is_list(leaf):
+        leaf = leaf.value_type
+    return is_list(kind) and (pa.types.is_floating(leaf) or pa.types.is_integer(leaf))
 
 
 def _encode(value: Any, feature: Any) -> Any:
@@ -165,17 +159,18 @@ def _is_numbers(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim > 0 and value.dtype.kind in "biuf"
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column holds lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _nested(array: np.ndarray, kind: pa.DataType) -> pa.Array:
     """Numbers (N, ...) as an Arrow array of N lists of lists, one axis a level."""
     if array.ndim == 1:
-        if _is_list(kind):
+        if is_list(kind):
             raise ValueError("an array of too few axes")
         return pa.array(np.ascontiguousarray(array, dtype=kind.to_pandas_dtype()), kind)
-    if not _is_list(kind):
+    if not is_list(kind):
         raise ValueError("an array of too many axes")
     inner = _nested(array.reshape(array.shape[0] * array.shape[1], *array.shape[2:]), kind.value_type)
     if pa.types.is_fixed_size_list(kind):

@@ -2,13 +2,13 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, DatasetDict, List, Value
 
-from .errors import DataFormatError, raise_problems
+from .errors import DataFormatError
 
 logger = logging.getLogger("clcr_hf.data")
 Key = TypeVar("Key", bound=Hashable)
@@ -40,6 +40,16 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     """DataFormatError where an option has none of its values."""
     if value not in choices:
         raise DataFormatError(f"{name}={value!r}; choose {(' or ' if len(choices) == 2 else ', ').join(choices)}")
+
+
+def raise_problems(where: object, problems: Sequence[str], advice: str = "") -> None:
+    """Raise one `DataFormatError` that lists `problems` (at most 10 in full); do nothing when there are none."""
+    if not problems:
+        return
+    lines = list(problems[:10])
+    if len(problems) > 10:
+        lines.append(f"and {len(problems) - 10} more")
+    raise DataFormatError(f"{where}: " + "; ".join(lines) + (f". {advice}" if advice else ""))
 
 
 def name_some(names: Iterable[object]) -> str:
@@ -86,8 +96,8 @@ def carve_split(
     parts: Mapping[str, list[Any]], group_of: Callable[[Any], str], fraction: float, seed: int, new: str = "validation"
 ) -> dict[str, list[Any]]:
     """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0, and where
-    there is such a split."""
-    if not fraction or new in parts:
+    that split is there already, or no train."""
+    if new in parts or "train" not in parts or not fraction:
         return dict(parts)
     train = parts["train"]
     picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed, split=new)
@@ -98,7 +108,7 @@ def carve_split(
 def carve_validation(
     parts: Mapping[str, Dataset], groups_of: Callable[[Dataset], Iterable[Any]], fraction: float, seed: int = 0
 ) -> dict[str, Dataset]:
-    """As `carve_split` for data sets; unchanged where there is a validation split, or no train."""
+    """As [`carve_split`], for data sets."""
     if "validation" in parts or "train" not in parts or not fraction:
         return dict(parts)
     train = parts["train"]
@@ -161,24 +171,3 @@ def carve_groups(
 def ordered_splits(datasets: Mapping[str, Dataset]) -> DatasetDict:
     """A `DatasetDict` of the non-empty splits in the order train, validation, test."""
     return DatasetDict({name: datasets[name] for name in SPLITS if name in datasets and len(datasets[name])})
-
-
-__all__ = [  # also of `errors`, for who reads data
-    "SPLITS",
-    "SPLIT_ALIASES",
-    "DataFormatError",
-    "carve_groups",
-    "carve_split",
-    "carve_validation",
-    "check_choice",
-    "in_two_splits",
-    "logger",
-    "media_file",
-    "name_some",
-    "ordered_splits",
-    "raise_problems",
-    "replace_non_finite",
-    "sequence_feature",
-    "split_name",
-    "warn_of",
-]

@@ -26,15 +26,14 @@ def read_feature_file(path: str | os.PathLike, name: str) -> np.ndarray:
         DataFormatError: no such file, none or several arrays, object arrays (nothing is unpickled), damaged files.
     """
     suffix = os.path.splitext(os.fspath(path))[1].lower()
-    if suffix in (".npy", ".csv"):
-        return (_read_npy if suffix == ".npy" else _read_csv)(path)
     if suffix not in FEATURE_SUFFIXES:
         raise DataFormatError(f"{path}: features are read from {', '.join(FEATURE_SUFFIXES)} files")
-    try:
-        readers = {".npz": load_npz_safely, ".pt": _read_tensors, ".mat": load_mat_safely}
-        arrays = readers.get(suffix, _read_safetensors)(path)
-    except FileNotFoundError as error:
-        raise DataFormatError(f"{path}: no such file") from error
+    if not os.path.isfile(path):
+        raise DataFormatError(f"{path}: no such file")
+    if suffix in (".npy", ".csv"):
+        return (_read_npy if suffix == ".npy" else _read_csv)(path)
+    readers = {".npz": load_npz_safely, ".pt": _read_tensors, ".mat": load_mat_safely}
+    arrays = readers.get(suffix, _read_safetensors)(path)
     wanted = [key for key in (name, *_ARRAY_NAMES) if key in arrays] or (list(arrays) if len(arrays) == 1 else [])
     if not wanted:
         raise DataFormatError(f"{path}: no array {name!r}; it has {', '.join(sorted(arrays)) or 'none'}")
@@ -84,8 +83,6 @@ def _read_npy(path: str | os.PathLike) -> np.ndarray:
     try:
         # A memory map is refused where the file is shorter than its header says, before memory is taken.
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except FileNotFoundError as error:
-        raise DataFormatError(f"{path}: no such file") from error
     except (ValueError, OSError, EOFError, OverflowError) as error:
         raise DataFormatError(f"{path}: not a plain .npy array ({error})") from error
 
@@ -111,8 +108,6 @@ def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of how the file was pickled
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise DataFormatError(f"{path}: damaged, or it holds something else than plain tensors") from error
     named = found if isinstance(found, dict) else {_ARRAY_NAMES[0]: found}
@@ -127,8 +122,6 @@ def _read_csv(path: str | os.PathLike) -> np.ndarray:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
-    except FileNotFoundError as error:
-        raise DataFormatError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataFormatError(f"{path}: cannot be read as CSV ({error})") from error
     header = bool(rows) and not any(_is_number(cell) for cell in rows[0])

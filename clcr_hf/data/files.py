@@ -17,12 +17,9 @@ def file_fault(path: str | os.PathLike[str]) -> str | None:
 
     The content is not decoded.
     """
-    try:
-        size = os.stat(path).st_size
-    except (OSError, ValueError):
-        return "absent"
     if not os.path.isfile(path):
         return "absent"
+    size = os.path.getsize(path)
     if size == 0:
         return "empty"
     if size < 300:  # a pointer is three short lines

@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -22,6 +23,7 @@ import numpy as np
 
 from ..media import MediaError, load_flow, load_video
 from ..samples import window_of
+from .errors import optional_package
 from .folders import replacing
 
 logger = logging.getLogger("clcr_hf.data.flow")
@@ -33,6 +35,35 @@ _LONGEST_STEM = 150  # bytes of a clip's name that are kept; file systems allow 
 _VERSION = 1  # of the computation: part of the cache's key
 _WINDOWS = (0.1, 0.4, 1.6, None)  # seconds in which a frame's neighbour is looked for; None: to the end of the clip
 _BEFORE = 1e-4  # seconds; a window that starts this much early has the frame itself in it for certain
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """How the flow of a clip is computed.
+
+    Args:
+        num_frames: at how many moments, chosen as `load_video` chooses frames.
+        size: frames are scaled before: so that the shorter side has this many pixels, or to (height, width); None
+            keeps their size. Flow is in pixels of the scaled frames.
+        method: see `compute_flow`.
+        max_displacement: flow is cut at plus and minus this many pixels (two-stream networks store it so); None does
+            not cut.
+
+    Raises:
+        ValueError: a size or displacement out of range.
+    """
+
+    num_frames: int = 3
+    size: int | tuple[int, int] | None = 224
+    method: FlowMethod = "farneback"
+    max_displacement: float | None = 20.0
+
+    def __post_init__(self) -> None:
+        sides = () if self.size is None else (self.size,) if isinstance(self.size, int) else tuple(self.size)
+        if len(sides) > 2 or any(not isinstance(side, int) or side < 1 for side in sides):
+            raise ValueError(f"size must be a side, (height, width) or None, got {self.size!r}")
+        if self.max_displacement is not None and not self.max_displacement > 0:
+            raise ValueError(f"max_displacement must be positive or None, got {self.max_displacement}")
 
 
 def compute_flow(frames: np.ndarray, method: FlowMethod = "farneback") -> np.ndarray:
@@ -67,12 +98,9 @@ def compute_flow(frames: np.ndarray, method: FlowMethod = "farneback") -> np.nda
 def compute_clip_flow(
     video: str | os.PathLike[str],
     *,
-    num_frames: int = 3,
-    size: int | tuple[int, int] | None = 224,
-    method: FlowMethod = "farneback",
-    max_displacement: float | None = 20.0,
     start: float = 0.0,
     end: float | None = None,
+    **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow at moments spread evenly over a clip, each between the frame on screen then and the clip's next one.
 
@@ -80,13 +108,8 @@ def compute_clip_flow(
 
     Args:
         video: path of a clip.
-        num_frames: how many moments, chosen as `load_video` chooses frames.
-        size: frames are scaled before: so that the shorter side has this many pixels, or to (height, width); None
-            keeps their size. Flow is in pixels of the scaled frames.
-        method: see `compute_flow`.
-        max_displacement: flow is cut at plus and minus this many pixels (two-stream networks store it so); None does
-            not cut.
         start, end: of a stretch of the file, in seconds.
+        options: of [`FlowOptions`].
 
     Returns:
         Flow float32 `(num_frames, H, W, 2)`, and float64 `(num_frames,)`, when the first frame of each pair is shown,
@@ -97,16 +120,16 @@ def compute_clip_flow(
         ValueError: arguments out of range.
         ImportError: OpenCV or PyAV is not installed.
     """
-    _check_options(size, max_displacement)
-    moments = load_video(video, num_frames=num_frames, start=start, end=end).timestamps
+    how = FlowOptions(**options)
+    moments = load_video(video, num_frames=how.num_frames, start=start, end=end).timestamps
     flows, times = [], []
     for moment in moments:
         pair, time = _neighbours(video, float(moment))
-        flows.append(compute_flow(_scaled(pair, size), method)[0])
+        flows.append(compute_flow(_scaled(pair, how.size), how.method)[0])
         times.append(max(time, start))  # the first may be on screen already when the stretch begins
     flow = np.stack(flows)
-    if max_displacement is not None:
-        flow = np.clip(flow, -max_displacement, max_displacement)
+    if how.max_displacement is not None:
+        flow = np.clip(flow, -how.max_displacement, how.max_displacement)
     return flow, np.array(times, dtype=np.float64)
 
 
@@ -141,12 +164,9 @@ def cached_flow(
     video: str | os.PathLike[str],
     cache_dir: str | os.PathLike[str],
     *,
-    num_frames: int = 3,
-    size: int | tuple[int, int] | None = 224,
-    method: FlowMethod = "farneback",
-    max_displacement: float | None = 20.0,
     start: float = 0.0,
     end: float | None = None,
+    **options: Any,
 ) -> Path:
     """The flow file of a clip in `cache_dir`, computed where there is none yet.
 
@@ -158,21 +178,14 @@ def cached_flow(
     Returns:
         Path of the `.npz`, `<clip's name>-<key>.npz`.
     """
-    options: dict[str, Any] = {
-        "num_frames": num_frames,
-        "size": size,
-        "method": method,
-        "max_displacement": max_displacement,
-        **_stretch(start, end),
-    }
-    target = _cache_path(video, cache_dir, options)
+    target = _cache_path((os.fspath(video), start, end), cache_dir, FlowOptions(**options))
     if target.exists():
         try:
             load_flow(target)
             return target
         except MediaError as error:
             logger.warning("%s; it is computed again", error)
-    return save_flow(target, *compute_clip_flow(os.path.abspath(video), **options))
+    return save_flow(target, *compute_clip_flow(os.path.abspath(video), start=start, end=end, **options))
 
 
 def add_flow(
@@ -180,12 +193,9 @@ def add_flow(
     cache_dir: str | os.PathLike[str],
     *,
     num_workers: int = 1,
-    num_frames: int = 3,
-    size: int | tuple[int, int] | None = 224,
-    method: FlowMethod = "farneback",
-    max_displacement: float | None = 20.0,
     share: tuple[int, int] = (0, 1),
     wait: Callable[[], None] | None = None,
+    **options: Any,
 ) -> Any:
     """Fill the column `flow` of a data set with the flow files of its clips, computing those that are not there.
 
@@ -197,9 +207,9 @@ def add_flow(
         splits: a `DatasetDict` of rows with a column `video` or `media` of paths (`Video(decode=False)` or strings).
         cache_dir: where the files are kept.
         num_workers: threads; decoding and flow run outside Python's lock.
-        num_frames, size, method, max_displacement: see `compute_clip_flow`.
         share: number of this process, from 0, and how many take part. They must see the same rows and folder.
         wait: returns when all of them have called it, as `accelerator.wait_for_everyone` does.
+        options: of [`FlowOptions`].
 
     Returns:
         A `DatasetDict` of the same rows with `flow` (str, or None).
@@ -207,17 +217,12 @@ def add_flow(
     Raises:
         ValueError: no column of clips, clips that are bytes and not files, arguments out of range, several processes
             and no `wait`.
-        ImportError: OpenCV, PyAV or datasets is not installed.
+        ImportError: OpenCV or PyAV is not installed.
     """
-    datasets = _import_datasets()
+    from datasets import DatasetDict
+
     cv2 = _import_cv2()
-    _check_options(size, max_displacement)
-    options: dict[str, Any] = {
-        "num_frames": num_frames,
-        "size": size,
-        "method": method,
-        "max_displacement": max_displacement,
-    }
+    how = FlowOptions(**options)
     if not 0 <= share[0] < share[1] or (share[1] > 1 and wait is None):
         raise ValueError(f"share must be (number, count), and several processes need `wait`; got {share}, {wait}")
     threads = cv2.getNumThreads()
@@ -225,15 +230,12 @@ def add_flow(
         if num_workers > 1:
             cv2.setNumThreads(1)
         parts = {name: _clips_without_flow(rows, name) for name, rows in splits.items()}
-        made = {}
         for name, clips in parts.items():
-            made[name] = _compute_all(clips[share[0] :: share[1]], name, cache_dir, num_workers, options)
+            distinct = list(dict.fromkeys(clip for clip in clips if clip is not None))
+            _compute_all(distinct[share[0] :: share[1]], name, cache_dir, num_workers, how)
         if wait is not None:
             wait()
-        for name, clips in parts.items():  # those of the other processes
-            for clip in clips:
-                made[name].setdefault(clip, _existing_flow(clip, cache_dir, options))
-        return datasets.DatasetDict({name: _with_flow(rows, made[name]) for name, rows in splits.items()})
+        return DatasetDict({name: _with_flow(rows, parts[name], cache_dir, how) for name, rows in splits.items()})
     finally:
         cv2.setNumThreads(threads)
 
@@ -253,14 +255,6 @@ def _stepper(cv2: ModuleType, method: str) -> Callable[[np.ndarray, np.ndarray],
         return cv2.calcOpticalFlowFarneback(one, two, None, 0.5, 3, 15, 3, 5, 1.2, 0)
 
     return step
-
-
-def _check_options(size: Any, max_displacement: float | None) -> None:
-    sides = () if size is None else (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) > 2 or any(not isinstance(side, int) or side < 1 for side in sides):
-        raise ValueError(f"size must be a side, (height, width) or None, got {size!r}")
-    if max_displacement is not None and not max_displacement > 0:
-        raise ValueError(f"max_displacement must be positive or None, got {max_displacement}")
 
 
 def _neighbours(video: str | os.PathLike[str], moment: float) -> tuple[np.ndarray, float]:
@@ -294,84 +288,69 @@ def _scaled(frames: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarra
     return np.stack([cv2.resize(frame, (size[1], size[0]), interpolation=how) for frame in frames])
 
 
-def _stretch(start: float, end: float | None) -> dict[str, Any]:
-    """What tells the flow of a stretch from that of the whole file."""
-    return {} if (start, end) == (0.0, None) else {"start": start, "end": end}
-
-
-def _cache_path(video: str | os.PathLike[str], cache_dir: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
+def _cache_path(clip: _Clip, cache_dir: str | os.PathLike[str], how: FlowOptions) -> Path:
     """Where the flow of a clip is kept; MediaError where there is no such clip."""
+    video, start, end = clip
     path = os.path.abspath(video)
     try:
         status = os.stat(path)
     except OSError as error:
         raise MediaError(f"{video} cannot be read: {error.strerror}") from error
-    identity = json.dumps([_VERSION, path, status.st_size, status.st_mtime_ns, options], sort_keys=True)
+    stretch = {} if (start, end) == (0.0, None) else {"start": start, "end": end}
+    identity = json.dumps([_VERSION, path, status.st_size, status.st_mtime_ns, asdict(how) | stretch], sort_keys=True)
     key = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
     name = Path(path).stem.encode(errors="surrogateescape")[:_LONGEST_STEM].decode(errors="ignore")
     return Path(cache_dir) / f"{name}-{key}.npz"
 
 
-def _clips_without_flow(rows: Any, split: str) -> list[_Clip]:
-    """The clips whose flow is to be found, each once."""
-    if not {"video", "media"} & set(rows.column_names):
+def _clips_without_flow(rows: Any, split: str) -> list[_Clip | None]:
+    """Path and stretch of the clip of each row; None where the row has no clip, or has its flow."""
+    names = [name for name in ("video", "media", "start", "end", "flow") if name in rows.column_names]
+    if not {"video", "media"} & set(names):
         raise ValueError(f"{split} has no column video or media; it has {', '.join(rows.column_names)}")
-    clips = (None if flow else clip for clip, flow in zip(_clips(rows), _known(rows), strict=True))
-    return list(dict.fromkeys(clip for clip in clips if clip is not None))
-
-
-def _clips(rows: Any) -> list[_Clip | None]:
-    """Path and stretch of each row's clip; None where it has none."""
-    names = [name for name in ("video", "media", "start", "end") if name in rows.column_names]
-    found = []
+    found: list[_Clip | None] = []
     for row in rows.select_columns(names):
-        paths = (_path(row.get(name)) for name in ("video", "media"))
-        path = next((path for path in paths if path is not None), None)
-        found.append(None if path is None else (path, *window_of([row], path)))
+        path = _path(row.get("video")) or _path(row.get("media"))
+        found.append(None if path is None or row.get("flow") else (path, *window_of([row], path)))
     return found
 
 
-def _known(rows: Any) -> list[str | None]:
-    return rows["flow"] if "flow" in rows.column_names else [None] * len(rows)
-
-
 def _compute_all(
-    clips: list[_Clip], split: str, cache_dir: str | os.PathLike[str], num_workers: int, options: dict[str, Any]
-) -> dict[_Clip | None, str | None]:
-    """Clip to flow file, computed where there is none; None for a clip that cannot be read."""
-    datasets = _import_datasets()
+    clips: list[_Clip], split: str, cache_dir: str | os.PathLike[str], num_workers: int, how: FlowOptions
+) -> None:
+    """Compute the flow files that are not there yet; a warning lists the clips that cannot be read."""
+    from datasets.utils import tqdm
 
-    def compute(clip: _Clip) -> Path | MediaError:
+    def fault(clip: _Clip) -> str | None:
         try:
-            return cached_flow(clip[0], cache_dir, start=clip[1], end=clip[2], **options)
+            cached_flow(clip[0], cache_dir, start=clip[1], end=clip[2], **asdict(how))
         except MediaError as error:
-            return error
+            return str(error)
+        return None
 
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        progress = datasets.utils.tqdm(
-            pool.map(compute, clips), total=len(clips), desc=f"optical flow, {split}", disable=None
-        )
-        made = list(progress)
-    unreadable = [str(result) for result in made if isinstance(result, MediaError)]
+        faults = tqdm(pool.map(fault, clips), total=len(clips), desc=f"optical flow, {split}", disable=None)
+        unreadable = [text for text in faults if text is not None]
     if unreadable:
         logger.warning("%s: %d clips have no flow: %s", split, len(unreadable), "; ".join(unreadable[:5]))
-    return {clip: str(new) if isinstance(new, Path) else None for clip, new in zip(clips, made, strict=True)}
 
 
-def _existing_flow(clip: _Clip, cache_dir: str | os.PathLike[str], options: dict[str, Any]) -> str | None:
-    """The flow file of a clip, where another process has left one."""
-    try:
-        target = _cache_path(clip[0], cache_dir, options | _stretch(*clip[1:]))
-    except MediaError:
-        return None
-    return str(target) if target.exists() else None
+def _with_flow(rows: Any, clips: list[_Clip | None], cache_dir: str | os.PathLike[str], how: FlowOptions) -> Any:
+    """The rows with their flow files, whichever process computed them."""
+    from datasets import Value
 
+    def file_of(clip: _Clip | None) -> str | None:
+        try:
+            target = None if clip is None else _cache_path(clip, cache_dir, how)
+        except MediaError:
+            return None
+        return str(target) if target is not None and target.exists() else None
 
-def _with_flow(rows: Any, made: Mapping[_Clip | None, str | None]) -> Any:
-    datasets = _import_datasets()
-    flows = [flow or made.get(clip) for clip, flow in zip(_clips(rows), _known(rows), strict=True)]
-    rest = rows.remove_columns("flow") if "flow" in rows.column_names else rows
-    return rest.add_column("flow", flows, feature=datasets.Value("string"))
+    flows = [file_of(clip) for clip in clips]
+    if "flow" in rows.column_names:
+        flows = [given or found for given, found in zip(rows["flow"], flows, strict=True)]
+        rows = rows.remove_columns("flow")
+    return rows.add_column("flow", flows, feature=Value("string"))
 
 
 def _path(clip: Any) -> str | None:
@@ -385,19 +364,4 @@ def _path(clip: Any) -> str | None:
 
 
 def _import_cv2() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        raise ImportError('optical flow needs OpenCV: pip install ".[flow]" in a clone of clcr-hf') from error
-    return cv2
-
-
-def _import_datasets() -> ModuleType:
-    # Inside `try`, for otherwise transformers takes it for a need of every model that travels with this file.
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            'data sets need the package datasets: pip install ".[train]" in a clone of clcr-hf'
-        ) from error
-    return datasets
+    return optional_package("cv2", "optical flow needs OpenCV", "flow")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from ..modalities import FEATURES_END, STANDARD_MODALITIES, TOKEN_COLUMNS, in_features, modality
+from ..modalities import FEATURES_END, STANDARD_MODALITIES, in_features, modality
 
 
 @dataclass
@@ -98,8 +98,7 @@ def _limits(train: Dataset, label_scale: str | None, given: Sequence | None) -> 
         return [-limit, limit]
     if not np.all(lowest < highest):  # a score that never changes has no range
         return None
-    pairs = np.stack([lowest, highest], axis=-1).tolist()
-    return pairs
+    return np.stack([lowest, highest], axis=-1).tolist()
 
 
 def is_multi_label(splits: DatasetDict) -> bool:
@@ -166,15 +165,3 @@ def feature_shapes(dataset: Dataset) -> dict[str, tuple[int, ...]]:
         if first is not None:
             shapes[name.removesuffix(FEATURES_END)] = first.shape
     return shapes
-
-
-__all__ = [
-    "TOKEN_COLUMNS",
-    "LabelKind",
-    "feature_shapes",
-    "filled_columns",
-    "is_multi_label",
-    "is_raw",
-    "label_kind",
-    "modality_columns",
-]

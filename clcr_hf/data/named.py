@@ -20,7 +20,7 @@ from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_validation, l
 from .feature_arrays import feature_sequence, feature_type, features_like
 from .source import Rows, Source
 from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
-from .table.choose import ID_COLUMNS, LABEL_COLUMNS, TEXT_COLUMNS, listed, require
+from .table.choose import ID_COLUMNS, TEXT_COLUMNS, pick, pick_label, require
 from .table.labels import LabelScan, TableLabels
 
 _KINDS = {"video": Video, "audio": Audio, "images": Image}
@@ -130,12 +130,8 @@ def typed_rows(
     chosen = _choose(name, first.features, media_column, text_column)
     windows = {"start": start_column, "end": end_column}
     chosen |= {key: _number_column(name, first.features, column) for key, column in windows.items() if column}
-    label = _one(name, first.column_names, label_column, LABEL_COLUMNS, "label_column")
-    if label is None:
-        raise DataFormatError(
-            f"{name}: no label column ({', '.join(LABEL_COLUMNS)}); it has {listed(first.column_names)}"
-        )
-    identity = _one(name, first.column_names, id_column, ID_COLUMNS, "id_column")
+    label = pick_label(name, first.column_names, label_column, "label_column")
+    identity = pick(name, first.column_names, id_column, ID_COLUMNS, "id_column")
     if group_column is not None:
         require(name, first.column_names, group_column)
     unused = [n for n in first.column_names if n not in {*chosen.values(), label, identity, group_column}]
@@ -143,7 +139,9 @@ def typed_rows(
         logger.warning("%s: columns that are not used: %s", name, ", ".join(unused))
     labels = _Labels.of(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))
     if missing_labels == "drop":
-        parts = {split: rows.select(labels.present(rows)) for split, rows in parts.items()}
+        for split, rows in parts.items():
+            present = [at for at, value in enumerate(labels.values(rows)) if value is not None]
+            parts[split] = rows.select(present)
 
     def groups_of(train: Dataset) -> Sequence[Any]:
         return train[group_column] if group_column is not None else _files(train, chosen)
@@ -212,7 +210,7 @@ def _choose(name: str, features: Features, media_column: str | None, text_column
         del chosen["images" if media_column == chosen["video"] else "video"]
     if "video" in chosen and "audio" not in chosen:
         chosen = {"media": chosen.pop("video")}
-    text = _one(name, list(features), text_column, TEXT_COLUMNS, "text_column")
+    text = pick(name, list(features), text_column, TEXT_COLUMNS, "text_column")
     if text is not None:
         if _scalar(features[text]) not in ("string", "large_string"):
             raise DataFormatError(f"{name}: {text!r} holds no texts, but {features[text]}")
@@ -241,17 +239,6 @@ def _told(features: Features) -> str:
     return ", ".join(
         f"{name} ({getattr(kind, 'dtype', None) or type(kind).__name__})" for name, kind in features.items()
     )
-
-
-def _one(source: str, present: Sequence[str], named: str | None, known: Sequence[str], option: str) -> str | None:
-    """The column that is named, or the one whose name is known; DataFormatError for two of these."""
-    if named is not None:
-        require(source, present, named)
-        return named
-    found = [column for column in present if column in known]
-    if len(found) > 1:
-        raise DataFormatError(f"{source}: it may be {' or '.join(found)}; say which with {option}")
-    return found[0] if found else None
 
 
 def _number_column(name: str, features: Features, column: str) -> str:
@@ -289,9 +276,6 @@ class _Labels:
 
     def values(self, rows: Dataset) -> list[Any]:
         return [self.read.read(_words(value, self.classes)) for value in rows[self.column]]
-
-    def present(self, rows: Dataset) -> list[int]:
-        return [at for at, value in enumerate(self.values(rows)) if value is not None]
 
 
 def _words(value: Any, classes: ClassLabel | None) -> Any:

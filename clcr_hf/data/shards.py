@@ -9,7 +9,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 
 from .arrow import is_numbers, row_batch
-from .columns import SPLITS, DataFormatError, raise_problems
+from .columns import SPLITS, DataFormatError
 from .folders import check_finished, replace_durably
 from .registry import ROWS_PER_SHARD
 
@@ -78,8 +78,8 @@ class ShardWriter:
         shards = shard_files(folder, split)
         if shards:
             _check_features(shards[-1], features)
-        mine = [int(_index(path)["index"]) for path in shards if int(_index(path)["rank"]) == rank]
-        self._index = max(mine, default=-1) + 1
+        mine = [path for path in shards if path.name.startswith(f"{split}-{rank:03d}-")]
+        self._index = 1 + int(mine[-1].stem.rpartition("-")[2]) if mine else 0
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add a row; what it may hold, and the errors, are those of `arrow.row_batch`."""
@@ -157,12 +157,6 @@ class ShardSet:
 # Reading
 
 
-def _index(path: Path) -> re.Match[str]:
-    found = _NAME.fullmatch(path.name)
-    assert found is not None
-    return found
-
-
 def shard_files(folder: str | os.PathLike, split: str) -> list[Path]:
     """The complete shards of a split, by rank, then in the order written; empty when there are none."""
     found = []
@@ -209,7 +203,7 @@ def written_ids(folder: str | os.PathLike, split: str) -> set[str]:
     Raises:
         DataFormatError: a damaged shard, named.
     """
-    return {name for path in shard_files(folder, split) for name in _read_ids(path)}
+    return set(shard_ids(folder, split))
 
 
 def count_rows(folder: str | os.PathLike, split: str) -> int:
@@ -250,13 +244,10 @@ def load_shards(folder: str | os.PathLike, *, streaming: bool = False) -> Datase
     features = _shard_features(everything[0])
     for path in everything[1:]:
         _check_features(path, features)
-    _check_ids(folder, {split: [name for path in paths for name in _read_ids(path)] for split, paths in files.items()})
+    uses = Counter(name for path in everything for name in _read_ids(path))
+    twice = [name for name, count in uses.items() if count > 1]
+    if twice:
+        told = f"{len(twice)} ids come twice (first: {twice[0]!r}). Were two runs written into one folder?"
+        raise DataFormatError(f"{folder}: {told}")
     patterns = {split: [glob.escape(os.path.abspath(path)) for path in paths] for split, paths in files.items()}
     return load_dataset("parquet", data_files=patterns, features=features, streaming=streaming)
-
-
-def _check_ids(folder: str | os.PathLike, ids: Mapping[str, Sequence[str]]) -> None:
-    uses = Counter(name for names in ids.values() for name in names)
-    twice = [name for name, count in uses.items() if count > 1]
-    problems = [f"{len(twice)} ids come twice (first: {twice[0]!r})"] if twice else []
-    raise_problems(folder, problems, "Were two runs written into one folder?")

@@ -8,15 +8,13 @@ from .read import Table, read_rows
 from .values import is_absent
 
 MEDIA_COLUMNS = ("file_name", "file", "path", "media")
-VIDEO_COLUMNS = ("video",)
-AUDIO_COLUMNS = ("audio",)
-IMAGES_COLUMNS = ("images", "frames")
-FLOW_COLUMNS = ("flow",)
 TEXT_COLUMNS = ("text", "transcript", "transcription", "sentence")
 LABEL_COLUMNS = ("label", "labels", "score", "sentiment")
 ID_COLUMNS = ("id", "clip_id")
 # The stretch of its files that a row is, in seconds; where a table has files with times.
 WINDOW_COLUMNS = ("start", "end")
+# Names of the other columns of files.
+_KNOWN = {"video": ("video",), "audio": ("audio",), "images": ("images", "frames"), "flow": ("flow",)}
 # Columns that may name files of features in place of what they usually hold, and the modality of these.
 _FEATURES_OF = {"text": "text", "vision": "vision", "audio": "audio"}
 
@@ -30,8 +28,7 @@ def choose_columns(
         DataFormatError: a column that is named and absent, or two columns of features for one modality.
     """
     chosen: dict[str, str | None] = {"media": pick(source, present, media, MEDIA_COLUMNS)}
-    known = {"video": VIDEO_COLUMNS, "audio": AUDIO_COLUMNS, "images": IMAGES_COLUMNS, "flow": FLOW_COLUMNS}
-    for name, names in known.items():
+    for name, names in _KNOWN.items():
         found = pick(source, present, None, names)
         chosen[name] = found if found != chosen["media"] else None
     if chosen["media"] is None and chosen["audio"] is None:
@@ -70,9 +67,29 @@ def require(source: object, present: Sequence[str], name: str) -> None:
         raise DataFormatError(f"{source}: no column {name!r}; it has {listed(present)}")
 
 
-def pick(source: object, present: Sequence[str], wanted: str | None, known: Sequence[str]) -> str | None:
-    """The column that is named, or else the first that is known; None where there is none."""
+def pick(
+    source: object, present: Sequence[str], wanted: str | None, known: Sequence[str], option: str | None = None
+) -> str | None:
+    """The column that is named, or else the first that is known; None where there is none.
+
+    Args:
+        option: the argument that names one; two that are known are then refused.
+
+    Raises:
+        DataFormatError: the column that is named is absent, or two are known.
+    """
     if wanted is not None:
         require(source, present, wanted)
         return wanted
-    return next((name for name in known if name in present), None)
+    found = [name for name in known if name in present]
+    if option is not None and len(found) > 1:
+        raise DataFormatError(f"{source}: it may be {' or '.join(found)}; say which with {option}")
+    return found[0] if found else None
+
+
+def pick_label(source: object, present: Sequence[str], wanted: str | None, option: str | None = None) -> str:
+    """As [`pick`], the column of the labels; DataFormatError where there is none."""
+    found = pick(source, present, wanted, LABEL_COLUMNS, option)
+    if found is None:
+        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {listed(present)}")
+    return found

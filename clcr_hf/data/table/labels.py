@@ -3,6 +3,7 @@
 What fits nothing is refused, with its row: one odd cell never turns scores into classes, nor classes into scores.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, List, Value
 
-from ..columns import DataFormatError, logger
+from ..columns import DataFormatError, check_choice, logger
 from .values import class_word, is_absent, is_almost_number, is_missing_word, parse_list, parse_number, short
 
 TASKS = ("auto", "regression", "classification", "multi_label", "segments")
@@ -40,19 +41,6 @@ class TableLabels:
 
 
 @dataclass
-class _Kind:
-    """How many items of one kind there are, and where the first is."""
-
-    count: int = 0
-    first: str = ""
-
-    def add(self, where: str, item: Any) -> None:
-        if not self.count:
-            self.first = where if is_absent(item) else f"{where}: {short(item)}"
-        self.count += 1
-
-
-@dataclass
 class LabelScan:
     """Looks at the labels of a table, one at a time, and then says what they are.
 
@@ -71,23 +59,18 @@ class LabelScan:
     separator: str | None
     missing: str
     columns: Sequence[str] = ()
-    absent: _Kind = field(default_factory=_Kind)
-    gaps: _Kind = field(default_factory=_Kind)  # items without a value inside lists
-    scalars: _Kind = field(default_factory=_Kind)
-    numbers: _Kind = field(default_factory=_Kind)
-    almost: _Kind = field(default_factory=_Kind)
-    texts: _Kind = field(default_factory=_Kind)
-    booleans: _Kind = field(default_factory=_Kind)
-    outside: _Kind = field(default_factory=_Kind)  # numbers beyond [0, 1]
+    # How many cells or items there are of each kind, and where the first is: "absent"; "gaps", items without a value
+    # inside lists; "scalars"; "numbers", and those "outside" [0, 1]; "almost" numbers; "booleans"; "texts".
+    count: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
     lengths: dict[int, str] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)  # with the first place of each
     fractions: bool = False
     num_missing: int = 0  # rows without a label, once `finish` has said what labels are
 
     def __post_init__(self) -> None:
-        for name, value, known in (("task", self.task, TASKS), ("missing_labels", self.missing, MISSING_LABELS)):
-            if value not in known:
-                raise DataFormatError(f"{name}={value!r}; choose {', '.join(known)}")
+        check_choice("task", self.task, TASKS)
+        check_choice("missing_labels", self.missing, MISSING_LABELS)
         if self.label_names is not None:
             self.label_names = [str(name).strip() for name in self.label_names]
             if len(set(self.label_names)) < len(self.label_names):
@@ -98,19 +81,24 @@ class LabelScan:
     def add(self, value: Any, where: str) -> None:
         """Take note of one cell, at `where` (such as "row 3")."""
         if self._is_missing(value):
-            self.absent.add(where, value)
+            self._note("absent", where, value)
             return
         many = self._split(value, where)
         if many is None:
-            self.scalars.add(where, value)
+            self._note("scalars", where, value)
             self._add_item(value, where, scalar=True)
             return
         self.lengths.setdefault(len(many), where)
         if self._has_gaps(many):
-            self.gaps.add(where, value)
+            self._note("gaps", where, value)
         for item in many:
             if not (is_absent(item) or self._is_missing_word(item)):
                 self._add_item(item, where, scalar=False)
+
+    def _note(self, kind: str, where: str, item: Any) -> None:
+        if kind not in self.first:
+            self.first[kind] = where if is_absent(item) else f"{where}: {short(item)}"
+        self.count[kind] += 1
 
     def _add_item(self, item: Any, where: str, scalar: bool) -> None:
         if not isinstance(item, str | int | float | np.number | np.bool_):
@@ -118,16 +106,16 @@ class LabelScan:
         number = parse_number(item)
         word = None if number is not None and self._only_scores(scalar) else class_word(item)
         if number is not None and abs(number) <= _FLOAT32_MAX:
-            self.numbers.add(where, item)
+            self._note("numbers", where, item)
             self.fractions = self.fractions or not number.is_integer()
             if not 0 <= number <= 1:
-                self.outside.add(where, item)
+                self._note("outside", where, item)
         elif word in ("True", "False"):
-            self.booleans.add(where, item)
+            self._note("booleans", where, item)
         elif number is not None or is_almost_number(item):
-            self.almost.add(where, item)
+            self._note("almost", where, item)
         else:
-            self.texts.add(where, item)
+            self._note("texts", where, item)
         if word is not None:
             self.words.setdefault(word, where)
 
@@ -160,13 +148,13 @@ class LabelScan:
         Raises:
             DataFormatError: labels that are missing, of no one kind, or none of `label_names`.
         """
-        if self.scalars.count and self.lengths:
+        if self.count["scalars"] and self.lengths:
             raise DataFormatError(
-                f"{self.source}: some labels are lists and others are not (first: {self.scalars.first})"
+                f"{self.source}: some labels are lists and others are not (first: {self.first['scalars']})"
             )
         task = self._task()
         self._report_missing(task)
-        if task in ("multi_label", "segments") and self.scalars.count:
+        if task in ("multi_label", "segments") and self.count["scalars"]:
             raise DataFormatError(
                 f"{self.source}: task={task!r} wants a list in every row: lists ([1, 0]) or a label_separator"
             )
@@ -174,22 +162,22 @@ class LabelScan:
             raise DataFormatError(f"{self.source}: task={task!r}, but the labels are lists")
         if task == "regression":
             return self._scores()
-        numeric = self.numbers.count + self.booleans.count > 0 and not self.texts.count and not self.separator
+        numeric = self.count["numbers"] + self.count["booleans"] > 0 and not self.count["texts"] and not self.separator
         if task == "multi_label" and numeric:
             return self._vectors()
         return self._classes(task)
 
     def _report_missing(self, task: str) -> None:
         """Say how many labels are missing, or stop there."""
-        if self.gaps.count and task == "segments":
+        if self.count["gaps"] and task == "segments":
             text = "%s: %d rows have segments without a label (first: %s); these segments count for nothing"
-            logger.warning(text, self.source, self.gaps.count, self.gaps.first)
-        elif self.gaps.count and self.texts.count:
-            raise DataFormatError(f"{self.source}: a list of classes has an empty place ({self.gaps.first})")
-        self.num_missing = missing = self.absent.count + (self.gaps.count if task != "segments" else 0)
+            logger.warning(text, self.source, self.count["gaps"], self.first["gaps"])
+        elif self.count["gaps"] and self.count["texts"]:
+            raise DataFormatError(f"{self.source}: a list of classes has an empty place ({self.first['gaps']})")
+        self.num_missing = missing = self.count["absent"] + (self.count["gaps"] if task != "segments" else 0)
         if not missing or self.missing == "keep":
             return
-        first = self.absent.first or self.gaps.first
+        first = self.first.get("absent") or self.first["gaps"]
         text = f"{self.source}: {missing} rows have no label (first: {first})"
         if self.missing == "error":
             raise DataFormatError(f"{text}. Fill them in, or leave these rows out with missing_labels='drop'")
@@ -198,35 +186,35 @@ class LabelScan:
     def _task(self) -> str:
         if self.task != "auto":
             return self.task
-        if self.almost.count and self.label_names is None:
+        if self.count["almost"] and self.label_names is None:
             raise DataFormatError(
-                f"{self.source}: {self.almost.count} labels are almost numbers (first: {self.almost.first}). Write "
-                "1234.5 for a score; name the classes with label_names or say task='classification'; several in one "
-                "cell want a label_separator"
+                f"{self.source}: {self.count['almost']} labels are almost numbers (first: {self.first['almost']}). "
+                "Write 1234.5 for a score; name the classes with label_names or say task='classification'; several in "
+                "one cell want a label_separator"
             )
-        named = self.texts.count + self.booleans.count
+        named = self.count["texts"] + self.count["booleans"]
         if not self.lengths:
             if self.label_names is not None:
                 return "classification"
-            if named and self.numbers.count:
-                few = self.numbers if self.numbers.count < named else self.texts if self.texts.count else self.booleans
+            if named and self.count["numbers"]:
+                few = "numbers" if self.count["numbers"] < named else "texts" if self.count["texts"] else "booleans"
                 raise DataFormatError(
-                    f"{self.source}: some labels are numbers ({self.numbers.count}) and others names ({named}; the odd "
-                    f"one out: {few.first}). Mend it, or say task='classification' if numbers are names too"
+                    f"{self.source}: some labels are numbers ({self.count['numbers']}) and others names ({named}; the "
+                    f"odd one out: {self.first[few]}). Mend it, or say task='classification' if numbers are names too"
                 )
             return "classification" if named else "regression"
         if self.columns:
             return self._task_of_columns()
-        binary = not self.texts.count and not self.fractions and not self.outside.count and len(self.lengths) == 1
+        binary = not self.count["texts"] and not self.fractions and not self.count["outside"] and len(self.lengths) == 1
         whole = not named and not self.fractions
         return "segments" if whole and not binary and not self.separator else "multi_label"
 
     def _task_of_columns(self) -> str:
-        if self.texts.count:
+        if self.count["texts"]:
             raise DataFormatError(
-                f"{self.source}: several label columns hold scores, or 0 and 1; {self.texts.first} is neither"
+                f"{self.source}: several label columns hold scores, or 0 and 1; {self.first['texts']} is neither"
             )
-        if not self.fractions and not self.outside.count:
+        if not self.fractions and not self.count["outside"]:
             raise DataFormatError(
                 f"{self.source}: the label columns hold 0 and 1 alone: say task='multi_label' for classes, or "
                 "task='regression' for scores"
@@ -235,18 +223,18 @@ class LabelScan:
 
     def _scores(self) -> TableLabels:
         """One score a row, or several."""
-        odd = [kind for kind in (self.texts, self.almost, self.booleans) if kind.count]
+        odd = [kind for kind in ("texts", "almost", "booleans") if self.count[kind]]
         if odd:
-            count = sum(kind.count for kind in odd)
-            raise DataFormatError(f"{self.source}: {count} labels are not finite numbers (first: {odd[0].first})")
+            count, first = sum(self.count[kind] for kind in odd), self.first[odd[0]]
+            raise DataFormatError(f"{self.source}: {count} labels are not finite numbers (first: {first})")
         names = self._row_names()
         if not self.lengths or set(self.lengths) == {1}:
             if names is not None and len(names) != 1:
                 raise DataFormatError(f"{self.source}: {len(names)} scores are named, and a row has one number")
 
             def read_one(cell: Any) -> Any:
-                items = [] if self._is_missing(cell) else self._split(cell) or [cell]
-                return np.float32(self._number(items[0])) if items and not self._has_gaps(items) else None
+                found = self._read_numbers(cell)
+                return None if found is None else np.float32(found[0])
 
             return TableLabels("label", Value("float32"), names, "regression", read_one)
         kind = List(Value("float32"), length=self._one_length())
@@ -255,16 +243,19 @@ class LabelScan:
     def _vectors(self) -> TableLabels:
         """Multi-label given as one number a class."""
         length, names = self._one_length(), self._row_names()
-        odd = self.outside if self.outside.count else self.almost
-        if odd.count:
+        odd = self.first.get("outside") or self.first.get("almost")
+        if odd is not None:
             raise DataFormatError(
-                f"{self.source}: the numbers of a multi-label row must lie in [0, 1] ({odd.first}); for scores say "
+                f"{self.source}: the numbers of a multi-label row must lie in [0, 1] ({odd}); for scores say "
                 "task='regression'"
             )
         return TableLabels("label", List(Value("float32"), length=length), names, "multi_label", self._read_numbers)
 
-    def _read_numbers(self, cell: Any) -> Any:
-        items = [] if self._is_missing(cell) else self._split(cell) or []
+    def _read_numbers(self, cell: Any) -> list[float] | None:
+        if self._is_missing(cell):
+            return None
+        many = self._split(cell)
+        items = [cell] if many is None else many
         return None if not items or self._has_gaps(items) else [self._number(item) for item in items]
 
     @staticmethod
@@ -299,30 +290,27 @@ class LabelScan:
             text = str(item).strip()
             return position[text if text in position else class_word(item)]
 
-        def read_one(cell: Any) -> Any:
-            return None if self._is_missing(cell) else number(cell)
-
-        def read_segments(cell: Any) -> Any:
-            return None if self._is_missing(cell) else [number(part) for part in self._split(cell) or []]
-
-        def read_many(cell: Any) -> Any:
+        def read(cell: Any) -> Any:
             if self._is_missing(cell):
                 return None
-            chosen = {number(part) for part in self._split(cell) or []}
-            return [float(i in chosen) for i in range(len(names))]
+            if task == "classification":
+                return number(cell)
+            found = [number(part) for part in self._split(cell) or []]
+            return found if task == "segments" else [float(i in found) for i in range(len(names))]
 
-        if task == "classification":
-            return TableLabels("label", ClassLabel(names=names), tuple(names), task, read_one)
-        if task == "segments":
-            return TableLabels("labels", List(ClassLabel(names=names)), tuple(names), task, read_segments)
-        return TableLabels("label", List(Value("float32"), length=len(names)), tuple(names), task, read_many)
+        kinds = {
+            "classification": ClassLabel(names=names),
+            "segments": List(ClassLabel(names=names)),
+            "multi_label": List(Value("float32"), length=len(names)),
+        }
+        return TableLabels("labels" if task == "segments" else "label", kinds[task], tuple(names), task, read)
 
     def _positions(self, task: str) -> tuple[list[str], dict[str, int]]:
         """Class names in order, and the number of each word that occurs."""
         words = {word: place for word, place in self.words.items() if task != "segments" or word != str(IGNORED)}
         if self.label_names is None:
             # Numbers in their order (10 after 9), names in the alphabet's.
-            numeric = not self.texts.count and not self.booleans.count and not self.almost.count
+            numeric = not self.count["texts"] and not self.count["booleans"] and not self.count["almost"]
             names = sorted(words, key=lambda word: (parse_number(word) or 0.0 if numeric else 0.0, word))
             position = {name: i for i, name in enumerate(names)}
         else:
@@ -342,9 +330,6 @@ class LabelScan:
     def _given_positions(self, words: dict[str, str], names: list[str]) -> dict[str, int]:
         """By the names of the classes; or by their numbers, where all labels are numbers and some of them no names."""
         by_name = {class_word(name): i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
-        if self.texts.count or self.booleans.count or self.almost.count or set(words) <= set(by_name):
+        if self.count["texts"] or self.count["booleans"] or self.count["almost"] or set(words) <= set(by_name):
             return by_name
         return {str(i): i for i in range(len(names))}
-
-
-__all__ = ["IGNORED", "MISSING_LABELS", "TASKS", "LabelScan", "TableLabels"]

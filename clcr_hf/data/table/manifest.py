@@ -9,49 +9,32 @@ from datasets import Dataset, DatasetDict, Features, Value
 
 from ...samples import window_of
 from ..arrow import make_dataset
-from ..columns import DataFormatError, carve_groups, logger, ordered_splits, split_name
+from ..columns import DataFormatError, carve_split, logger, ordered_splits, split_name
 from ..dialogues import as_dialogues
 from ..feature_arrays import feature_type, features_like, read_feature_file
 from ..files import report_missing
-from .cells import (
-    FEATURES_SUFFIX,
-    MEDIA_TYPES,
-    RowIds,
-    cell_paths,
-    first_fault,
-    located,
-)
+from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, cell_paths, first_fault, located
 from .choose import (
-    AUDIO_COLUMNS,
     ID_COLUMNS,
     LABEL_COLUMNS,
     MEDIA_COLUMNS,
-    VIDEO_COLUMNS,
     WINDOW_COLUMNS,
     choose_columns,
     listed,
     pick,
+    pick_label,
     require,
 )
 from .labels import LabelScan, TableLabels
 from .read import Row, Table, column_names, find_tables, read_rows
-from .scan import TableScan, feature_shape, kept_type, label_cell
+from .scan import feature_shape, kept_type, label_cell, scan_table
 from .values import is_absent, is_missing_word
 
 # Columns of the result that hold files with times.
 _TIMED = {"media", "video", "audio", "flow"}
 
 
-def load_manifest(
-    source: str | os.PathLike | Mapping[str, str | os.PathLike],
-    *,
-    dialogue_column: str | None = None,
-    turn_column: str | None = None,
-    validation_fraction: float = 0.1,
-    seed: int = 0,
-    skip_missing: bool = False,
-    **options: Any,
-) -> DatasetDict:
+def load_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], **options: Any) -> DatasetDict:
     """Load clips, features or dialogues listed in a table.
 
     `source` is one of
@@ -79,7 +62,6 @@ def load_manifest(
     writes its index so) is never taken for anything.
 
     Args:
-        options: those of `open_manifest`, which are
         media_column, text_column, label_column, id_column: names; by default the first present of `MEDIA_COLUMNS`,
             `TEXT_COLUMNS`, `LABEL_COLUMNS`, `ID_COLUMNS`.
         label_columns: several columns, a score each (or 0 and 1 each, with `task="multi_label"`); they name the scores.
@@ -97,6 +79,7 @@ def load_manifest(
         dialogue_column, turn_column: rows are utterances of the dialogues that `dialogue_column` names, in the order of
             `turn_column` (default: of the table); the result has a row a dialogue, see `as_dialogues`. Utterances
             without a label are ignored in training.
+        validation_fraction, seed: share of train that becomes validation where there is none, and what picks it.
         skip_missing: drop rows whose file is absent, with a warning, where the default is an error.
         require_label: False for a table without labels, or with some (prediction).
         missing_labels: what a row means whose label is empty, NaN, or a word such as `nan`, `NA` or `None` that is none
@@ -115,6 +98,20 @@ def load_manifest(
             named), features of several widths, labels that fit no task (with the row), one file in two splits, ids that
             come twice.
     """
+    return read_manifest(source, **options)[1]
+
+
+def read_manifest(
+    source: str | os.PathLike | Mapping[str, str | os.PathLike],
+    *,
+    dialogue_column: str | None = None,
+    turn_column: str | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    skip_missing: bool = False,
+    **options: Any,
+) -> tuple["Manifest", DatasetDict]:
+    """The table and all of its rows; see [`load_manifest`]. `options` are those of [`open_manifest`]."""
     utterance_columns = [name for name in (dialogue_column, turn_column) if name is not None]
     if dialogue_column is not None:
         options["require_label"] = False
@@ -122,21 +119,20 @@ def load_manifest(
     options["keep_columns"] = [*dict.fromkeys([*options.get("keep_columns", ()), *utterance_columns])]
     manifest = open_manifest(source, **options)
     missing: list[str] = []
-    rows = list(manifest.rows(missing))
-    advice = "Give paths relative to the table"
-    report_missing(source, missing, len(rows) + len(missing), skip_missing, advice)
-    splits = [row["split"] for row in rows]
-    _carve(source, rows, splits, validation_fraction, seed)
     owner: dict[int, str] = {}
-    for row, split in zip(rows, splits, strict=True):
-        check_leak(source, owner, row, split)
-    parts = {}
-    for split in sorted(set(splits)):
-        parts[split] = manifest.dataset([row for row, name in zip(rows, splits, strict=True) if name == split])
-    data = ordered_splits(parts)
-    if dialogue_column is None:
-        return data
-    return as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
+    parts: dict[str, list[tuple[int, Row]]] = {}
+    count = 0
+    for count, row in enumerate(manifest.rows(missing), 1):
+        parts.setdefault(row["split"], []).append((count - 1, row))
+    report_missing(source, missing, count + len(missing), skip_missing, "Give paths relative to the table")
+    parts = carve_split(parts, lambda numbered: _group_of(source, *numbered), validation_fraction, seed)
+    for split, rows in parts.items():
+        for _, row in rows:
+            check_leak(source, owner, row, split)
+    data = ordered_splits({split: manifest.dataset([row for _, row in rows]) for split, rows in parts.items()})
+    if dialogue_column is not None:
+        data = as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
+    return manifest, data
 
 
 def iter_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], **options: Any) -> Iterator[Row]:
@@ -195,11 +191,10 @@ class Manifest:
         missing = missing_labels if require_label else "keep"
         self.drop_unlabelled = missing == "drop"
         labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
-        scan = TableScan(labels, keep_columns)
-        scan.read(self.tables, self.label_columns, self.id_column, split_column)
+        scan = scan_table(self.tables, labels, self.label_columns, self.id_column, split_column, keep_columns)
         if not self.columns:
             raise DataFormatError(
-                f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, *VIDEO_COLUMNS, *AUDIO_COLUMNS))}), "
+                f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, 'video', 'audio'))}), "
                 f"features (..._features) or texts; it has {listed(present)}"
             )
         timed = self.columns.keys() & _TIMED
@@ -324,9 +319,9 @@ def _label_columns(
         for name in several:
             require(source, present, name)
         return tuple(several)
+    if required:
+        return (pick_label(source, present, one),)
     label = pick(source, present, one, LABEL_COLUMNS)
-    if label is None and required:
-        raise DataFormatError(f"{source}: no label column ({', '.join(LABEL_COLUMNS)}); it has {listed(present)}")
     return () if label is None else (label,)
 
 
@@ -361,23 +356,13 @@ def _name_unused(source: object, names: Sequence[str]) -> None:
 # Splits
 
 
-def _carve(source: object, rows: Sequence[Row], splits: list[str], fraction: float, seed: int) -> None:
-    """Turn some train rows of `splits` into validation rows, in place, when there are none."""
-    if fraction == 0 or "validation" in splits or "train" not in splits:
-        return
-    train = [i for i, name in enumerate(splits) if name == "train"]
-    groups = []
-    for i in train:
-        group = rows[i].get("__group__")
-        if "__group__" in rows[i] and is_absent(group):
-            raise DataFormatError(
-                f"{source}: the row {rows[i]['id']!r} has no group; validation is carved by whole groups"
-            )
-        groups.append(str(group) if group is not None else next(cell_paths(rows[i]), f"row {i}"))
-    picked = carve_groups(groups, fraction=fraction, seed=seed)
-    for i, take in zip(train, picked, strict=True):
-        if take:
-            splits[i] = "validation"
+def _group_of(source: object, number: int, row: Row) -> str:
+    """What must stay together with a row when validation is carved: its group, or else its file."""
+    if "__group__" not in row:
+        return next(cell_paths(row), f"row {number}")
+    if is_absent(row["__group__"]):
+        raise DataFormatError(f"{source}: the row {row['id']!r} has no group; validation is carved by whole groups")
+    return str(row["__group__"])
 
 
 def check_leak(source: object, owner: dict[int, str], row: Row, split: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..arrow import is_list, is_numbers
 from ..columns import SPLIT_ALIASES, DataFormatError, split_name
 from ..untrusted.sheets import read_sheet
 
@@ -75,12 +76,9 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Ro
     try:
         if suffix == ".parquet":
             yield from _read_parquet(table.path, columns)
-        elif suffix == ".jsonl":
-            yield from _read_jsonl(table.path)
-        elif suffix == ".xlsx":
-            yield from _read_xlsx(table.path)
         else:
-            yield from _read_csv(table.path)
+            readers = {".jsonl": _read_jsonl, ".xlsx": _read_xlsx}
+            yield from readers.get(suffix, _read_csv)(table.path)
     except UnicodeDecodeError as error:
         raise DataFormatError(f"{table.path}: not UTF-8 ({error}); save it as UTF-8") from error
 
@@ -190,10 +188,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
 
 
 def _values(path: Path, name: str, column: pa.Array) -> list[Any]:
-    leaf = column.type
-    while _is_list(leaf):
-        leaf = leaf.value_type
-    if not _is_list(column.type) or not (pa.types.is_floating(leaf) or pa.types.is_integer(leaf)):
+    if not is_numbers(column.type):
         return column.to_pylist()
     return [_array(path, name, value) if value.is_valid else None for value in column]
 
@@ -202,14 +197,10 @@ def _array(path: Path, name: str, value: Any) -> np.ndarray:
     """A list of numbers of any depth as an array; nulls are NaN."""
     values = value.values
     shape = [len(values)]
-    while _is_list(values.type):
+    while is_list(values.type):
         counts = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else [values.type.list_size]
         if values.null_count or len(set(map(int, counts))) > 1:
             raise DataFormatError(f"{path}: a list in the column {name} has inner lists of different lengths")
         shape.append(int(counts[0]) if len(counts) else 0)
         values = values.flatten()
     return values.to_numpy(zero_copy_only=False).reshape(shape)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

@@ -1,6 +1,7 @@
 """One pass over a table, before its rows are read: labels, ids, splits, widths of features, types of other columns."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Value
@@ -13,63 +14,72 @@ from .labels import LabelScan
 from .read import Row, Table, read_rows
 from .values import is_absent
 
+# What a column to keep may hold to be of a type, the narrowest first.
+_KEPT: dict[str, set[type]] = {"bool": {bool}, "int64": {int, bool}, "float64": {int, float, bool}, "string": {str}}
 
+
+@dataclass
 class TableScan:
-    """One pass over a table: labels, ids, splits, and the types of the columns to keep."""
+    """What one pass over a table found, beside its labels: the number of rows, whether some name their split, and the
+    types of the values in the columns to keep."""
 
-    def __init__(self, labels: LabelScan, keep: Sequence[str]):
-        self.labels = labels
-        self.kinds: dict[str, set[type]] = {name: set() for name in keep}
-        self.num_rows = 0
-        self.has_split = False
+    kinds: dict[str, set[type]]
+    num_rows: int = 0
+    has_split: bool = False
 
-    def read(self, tables: Sequence[Table], labels: Sequence[str], identity: str | None, split: str) -> None:
-        """Read all rows.
 
-        Args:
-            labels: the column of the labels; none, or several where a row's scores are spread over columns.
+def scan_table(
+    tables: Sequence[Table],
+    labels: LabelScan,
+    label_columns: Sequence[str],
+    identity: str | None,
+    split: str,
+    keep: Sequence[str],
+) -> TableScan:
+    """Read all rows.
 
-        Raises:
-            DataFormatError: no rows, unknown splits, a row without split or id, ids that come twice.
-        """
-        wanted = [name for name in (*labels, identity, split, *self.kinds) if name is not None]
-        seen: set[str] = set()
-        twice: dict[str, None] = {}
-        unsplit: list[str] = []
-        for table in tables:
-            for number, row in enumerate(read_rows(table, wanted), 1):
-                self.num_rows += 1
-                if table.split is None:
-                    self._split(f"{table.path}: row {number}", row.get(split), unsplit)
-                if identity is not None:
-                    name = row.get(identity)
-                    if is_absent(name):
-                        raise DataFormatError(f"{table.path}: row {number} has no {identity}")
-                    name = str(name).strip()
-                    if name in seen:
-                        twice[name] = None
-                    seen.add(name)
-                if labels:
-                    at = f"row {number}" if len(tables) == 1 else f"{table.path}, row {number}"
-                    self.labels.add(label_cell(row, labels, bool(self.labels.columns)), at)
-                for key, kinds in self.kinds.items():
-                    if row.get(key) is not None:
-                        kinds.add(type(row[key]))
-        source = self.labels.source
-        if not self.num_rows:
-            raise DataFormatError(f"{source}: the table has no rows")
-        if twice:
-            raise DataFormatError(f"{source}: {len(twice)} ids come twice (first: {next(iter(twice))!r})")
-        if self.has_split and unsplit:
-            raise DataFormatError(f"{unsplit[0]} has no {split}")
+    Args:
+        labels: takes note of each label.
+        label_columns: the column of the labels; none, or several where a row's scores are spread over columns.
+        identity, split: columns of the ids and splits.
+        keep: columns to keep.
 
-    def _split(self, where: str, value: Any, unsplit: list[str]) -> None:
-        if is_absent(value):
-            if not unsplit:  # the first is enough
-                unsplit.append(where)
-        else:
-            split_name(value)
-            self.has_split = True
+    Raises:
+        DataFormatError: no rows, unknown splits, a row without split or id, ids that come twice.
+    """
+    found = TableScan({name: set() for name in keep})
+    wanted = [name for name in (*label_columns, identity, split, *keep) if name is not None]
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    unsplit: str | None = None  # the first is enough
+    for table in tables:
+        for number, row in enumerate(read_rows(table, wanted), 1):
+            found.num_rows += 1
+            if table.split is None and is_absent(row.get(split)):
+                unsplit = unsplit or f"{table.path}: row {number}"
+            elif table.split is None:
+                split_name(row[split])
+                found.has_split = True
+            if identity is not None:
+                if is_absent(row.get(identity)):
+                    raise DataFormatError(f"{table.path}: row {number} has no {identity}")
+                name = str(row[identity]).strip()
+                if name in seen:
+                    twice[name] = None
+                seen.add(name)
+            if label_columns:
+                at = f"row {number}" if len(tables) == 1 else f"{table.path}, row {number}"
+                labels.add(label_cell(row, label_columns, bool(labels.columns)), at)
+            for key, kinds in found.kinds.items():
+                if row.get(key) is not None:
+                    kinds.add(type(row[key]))
+    if not found.num_rows:
+        raise DataFormatError(f"{labels.source}: the table has no rows")
+    if twice:
+        raise DataFormatError(f"{labels.source}: {len(twice)} ids come twice (first: {next(iter(twice))!r})")
+    if found.has_split and unsplit:
+        raise DataFormatError(f"{unsplit} has no {split}")
+    return found
 
 
 def label_cell(row: Row, columns: Sequence[str], spread: bool) -> Any:
@@ -96,13 +106,8 @@ def feature_shape(tables: Sequence[Table], column: str) -> tuple[int, int]:
 
 def kept_type(name: str, kinds: set[type]) -> Value:
     """The `datasets` type of a column to keep, from the types of its values."""
-    if kinds <= {bool}:
-        return Value("bool")
-    if kinds <= {int, bool}:
-        return Value("int64")
-    if kinds <= {int, float, bool}:
-        return Value("float64")
-    if kinds <= {str}:
-        return Value("string")
+    for dtype, fitting in _KEPT.items():
+        if kinds <= fitting:
+            return Value(dtype)
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
     raise DataFormatError(f"the kept column {name!r} holds {found}; text, or numbers, can be kept")

@@ -2,34 +2,26 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, List
+from datasets import List
 
 from ..files import report_missing
 from ..source import Row, Rows, Source
 from ..talking_faces.factors import MARKER
 from .choose import LABEL_COLUMNS
-from .manifest import Manifest, check_leak, load_manifest, open_manifest
+from .manifest import Manifest, check_leak, open_manifest, read_manifest
 from .read import TABLE_NAMES, TABLE_SUFFIXES
 
 # Options that need the whole table at once.
 _WHOLE_TABLE = ("validation_fraction", "seed", "group_column", "dialogue_column", "turn_column")
 
 
-def _opened(source: str | os.PathLike, options: dict[str, Any]) -> Manifest:
-    left_out = (*_WHOLE_TABLE, "skip_missing")
-    return open_manifest(source, **{name: value for name, value in options.items() if name not in left_out})
-
-
 def read_table(source: str | os.PathLike, **options: Any) -> Rows:
-    """All rows of a table, by `load_manifest`."""
-    rows = Rows.of(load_manifest(source, **options))
-    if "label" in rows.features and not isinstance(rows.features["label"], ClassLabel):
-        rows = replace(rows, **about_labels(_opened(source, options)))
-    return rows
+    """All rows of a table, by `read_manifest`."""
+    manifest, splits = read_manifest(source, **options)
+    return Rows.of(splits, **about_labels(manifest))
 
 
 def about_labels(manifest: Manifest) -> dict[str, Any]:
@@ -43,21 +35,20 @@ def about_labels(manifest: Manifest) -> dict[str, Any]:
     return {"label_names": names, "scores": scores and several}
 
 
-def stream_table(source: str | os.PathLike, **options: Any) -> Rows:
+def stream_table(source: str | os.PathLike, *, skip_missing: bool = False, **options: Any) -> Rows:
     """Rows of a table in the splits that it names, one at a time; the table is read whole where options want that."""
     if any(name in options for name in _WHOLE_TABLE):
-        return read_table(source, **options)
-    manifest = _opened(source, options)
-    skip = options.get("skip_missing", False)
+        return read_table(source, skip_missing=skip_missing, **options)
+    manifest = open_manifest(source, **options)
 
     def stream() -> Iterator[tuple[str, Row]]:
         missing: list[str] = []
         owner: dict[int, str] = {}
         for row in manifest.rows(missing):
             check_leak(source, owner, row, row["split"])
-            if skip or not missing:  # else the rest is looked through to count what else is missing
+            if skip_missing or not missing:  # else the rest is looked through to count what else is missing
                 yield row["split"], {name: row[name] for name in manifest.features}
-        report_missing(source, missing, len(manifest), skip, "Give paths relative to the table")
+        report_missing(source, missing, len(manifest), skip_missing, "Give paths relative to the table")
 
     return Rows(manifest.features, stream, len(manifest), **about_labels(manifest))
 
@@ -76,7 +67,7 @@ SOURCE = Source(
     about="your own table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues",
     read=read_table,
     stream=stream_table,
-    parameters_of=(load_manifest, open_manifest),
+    parameters_of=(read_manifest, open_manifest),
     is_file=True,
     recognise=_is_table,
     segments=True,

@@ -4,18 +4,19 @@ Both formats can name other files, hold pickled objects, and declare far more da
 plain arrays of numbers and strings that lie in the file itself; everything else is refused before memory is taken.
 """
 
+import functools
 import math
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..columns import DataFormatError, raise_problems
+from ..errors import DataFormatError, optional_package
 
 if TYPE_CHECKING:
     import h5py
@@ -62,9 +63,9 @@ def open_h5(path: str | os.PathLike, user_block: int = 0) -> "Iterator[h5py.File
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file")
-    guarded = _guarded_file_class()
+    h5py = optional_package("h5py", "reading HDF5 files needs h5py", "h5")
     try:
-        file = guarded(os.fspath(path), "r")
+        file = _guarded(h5py.File)(os.fspath(path), "r")
     except (OSError, RuntimeError, ValueError) as error:
         raise DataFormatError(f"{path}: not a readable HDF5 file ({error})") from error
     with file:
@@ -76,11 +77,6 @@ def open_h5(path: str | os.PathLike, user_block: int = 0) -> "Iterator[h5py.File
 class _Guarded:
     """The part of `h5py.Group` that fetches objects, with a check of each step of the path."""
 
-    @staticmethod
-    def wrap(group: Any) -> Any:
-        """A group below this one, guarded too."""
-        raise NotImplementedError
-
     def __getitem__(self, name: Any) -> Any:
         if isinstance(name, bytes):
             name = name.decode()
@@ -89,7 +85,7 @@ class _Guarded:
         here: Any = self.file["/"] if name.startswith("/") and self.name != "/" else self  # type: ignore[attr-defined]
         for step in name.split("/"):
             if step not in ("", "."):
-                here = _fetch(here, step, self.wrap)
+                here = _fetch(here, step)
         return here
 
     def get(self, name: Any, default: Any = None) -> Any:
@@ -99,38 +95,21 @@ class _Guarded:
             return default
 
     def __contains__(self, name: Any) -> bool:
-        try:
-            self[name]
-        except KeyError:
-            return False
-        return True
+        return self.get(name) is not None
 
     @property
     def parent(self) -> Any:
         raise UnsafeFileError("go down from the file, not up")
 
 
-def _guarded_file_class() -> "type[h5py.File]":
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError('reading HDF5 files needs h5py: pip install ".[h5]" in a clone of clcr-hf') from error
-
-    class GuardedGroup(_Guarded, h5py.Group):
-        @staticmethod
-        def wrap(group: Any) -> Any:
-            return GuardedGroup(group.id)
-
-    class GuardedFile(_Guarded, h5py.File):
-        @staticmethod
-        def wrap(group: Any) -> Any:
-            return GuardedGroup(group.id)
-
-    return GuardedFile
+@functools.cache
+def _guarded(kind: type) -> Any:
+    """A class of h5py that fetches objects as [`_Guarded`] does."""
+    return type(f"Guarded{kind.__name__}", (_Guarded, kind), {})
 
 
-def _fetch(group: Any, name: str, wrap: Callable[[Any], Any]) -> Any:
-    """The object one step below a group: a group, wrapped, or a dataset whose data lie in this file."""
+def _fetch(group: Any, name: str) -> Any:
+    """The object one step below a group: a group, guarded too, or a dataset whose data lie in this file."""
     import h5py
 
     where = f"{group.file.filename}: {group.name.rstrip('/')}/{name}"
@@ -146,7 +125,7 @@ def _fetch(group: Any, name: str, wrap: Callable[[Any], Any]) -> Any:
     except (OSError, RuntimeError) as error:
         raise DataFormatError(f"{where} cannot be read ({error})") from error
     if isinstance(value, h5py.Group):
-        return wrap(value)
+        return _guarded(h5py.Group)(value.id)
     if not isinstance(value, h5py.Dataset):
         raise UnsafeFileError(f"{where} is neither a group nor a dataset")
     if value.is_virtual or value.external is not None:
@@ -335,7 +314,7 @@ def _checked_entries(
         raise UnsafeFileError(f"{path}: {'; '.join(problems[:5])}")
     entries = {info.filename[:-4]: info for info in infos if info.filename.endswith(".npy")}
     if len(entries) < len(infos):
-        raise_problems(path, ["not an .npz file: it holds entries that are not .npy arrays"])
+        raise DataFormatError(f"{path}: not an .npz file: it holds entries that are not .npy arrays")
     if names is not None:
         entries = {name: info for name, info in entries.items() if name in names}
     stored, size = sum(info.compress_size for info in infos), os.path.getsize(path)

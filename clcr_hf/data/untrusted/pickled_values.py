@@ -3,6 +3,7 @@
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,39 +20,31 @@ class UnsafePickleError(UnsafeFileError, pickle.UnpicklingError):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What stands on the stack for things that are not there yet. None can be a key: hashing is switched off
+# What stands on the stack for things that are not there yet. None can be a key: dataclasses that can be compared and
+# are not frozen cannot be hashed
 
 
+@dataclass(slots=True)
 class _Global:
     """Stands for a global name on the unpickler's stack. It cannot be called, built upon or left in the result."""
 
-    __slots__ = ("build", "name")
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, name: str, build: Callable[..., Any] | None):
-        self.name = name
-        self.build = build
+    name: str
+    build: Callable[..., Any] | None
 
 
+@dataclass(slots=True)
 class _View:
     """A large byte string left where it lies in the file; `make` turns it into what the pickle says it is."""
 
-    __slots__ = ("data", "make")
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, data: memoryview, make: Callable[[memoryview], Any]):
-        self.data = data
-        self.make = make
+    data: memoryview
+    make: Callable[[memoryview], Any]
 
 
+@dataclass(slots=True)
 class _DType:
     """A dtype being read; `value` is one of NumPy's plain ones."""
 
-    __slots__ = ("value",)
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, value: np.dtype):
-        self.value = value
+    value: np.dtype
 
     def set_state(self, state: Any) -> None:
         # (version, byte order, subarray, names, fields, itemsize, alignment, flags[, metadata]). Only the byte order
@@ -69,14 +62,11 @@ class _DType:
             self.value = self.value.newbyteorder(order)  # type: ignore[arg-type]
 
 
+@dataclass(slots=True)
 class _Array:
     """An array being read; `parts` are known once its state was set."""
 
-    __slots__ = ("parts",)
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, parts: tuple[Any, ...] | None = None):
-        self.parts = parts
+    parts: tuple[Any, ...] | None = None
 
     def set_state(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
@@ -127,13 +117,6 @@ def _checked_shape(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
         raise UnsafePickleError("an array shape that is no tuple of at most 32 sizes")
     return shape
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:  # Python ints: no overflow
-        count *= size
-    return count
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..columns import DataFormatError
+from ..errors import DataFormatError, optional_package
 from .arrays import MAX_ARRAY_BYTES, UnsafeFileError, open_h5, read_h5
 
 MAX_WORKBOOK_BYTES = 2**30  # of XML, unpacked
 _MATLAB_BLOCK = 512  # bytes of MATLAB's own header before the HDF5 part of a file of version 7.3
 _NUMBERS = {"double", "single", "logical"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_INSTALL = 'pip install ".[tables]" in a clone of clcr-hf'
 
 
 def read_sheet(path: str | os.PathLike) -> Iterator[tuple[Any, ...]]:
@@ -31,13 +30,10 @@ def read_sheet(path: str | os.PathLike) -> Iterator[tuple[Any, ...]]:
         UnsafeFileError: more than `MAX_WORKBOOK_BYTES` unpacked, or XML with a document type of its own.
         ImportError: openpyxl is not installed.
     """
-    try:
-        from openpyxl import load_workbook
-    except ImportError as error:
-        raise ImportError(f"{path}: reading .xlsx needs openpyxl: {_INSTALL}") from error
+    openpyxl = optional_package("openpyxl", f"{path}: reading .xlsx needs openpyxl", "tables")
     _check_workbook(path)
     try:
-        book = load_workbook(path, read_only=True, data_only=True, keep_links=False)
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
     except Exception as error:  # a damaged workbook raises whatever the XML leads openpyxl to
         raise DataFormatError(f"{path}: not a readable .xlsx workbook ({error})") from error
     try:
@@ -98,16 +94,13 @@ def load_mat_safely(path: str | os.PathLike, *, max_bytes: int = MAX_ARRAY_BYTES
 
 
 def _load_v5(path: str | os.PathLike, max_bytes: int) -> dict[str, np.ndarray]:
+    scipy_io = optional_package("scipy.io", f"{path}: reading .mat needs SciPy", "tables")
     try:
-        from scipy.io import loadmat, whosmat
-    except ImportError as error:
-        raise ImportError(f"{path}: reading .mat needs SciPy: {_INSTALL}") from error
-    try:
-        wanted = {name: shape for name, shape, kind in whosmat(path, appendmat=False) if kind in _NUMBERS}
+        wanted = {name: shape for name, shape, kind in scipy_io.whosmat(path, appendmat=False) if kind in _NUMBERS}
         size = 8 * sum(math.prod(shape) for shape in wanted.values())
         if size > max_bytes:
             raise UnsafeFileError(f"{path}: its arrays declare {size:,} bytes; at most {max_bytes:,} are read")
-        found = loadmat(path, appendmat=False, variable_names=list(wanted)) if wanted else {}
+        found = scipy_io.loadmat(path, appendmat=False, variable_names=list(wanted)) if wanted else {}
         arrays = {name: found[name] for name in wanted if isinstance(found.get(name), np.ndarray)}
     except UnsafeFileError:
         raise
@@ -126,6 +119,3 @@ def _load_v73(path: str | os.PathLike, max_bytes: int) -> dict[str, np.ndarray]:
                 arrays[name] = read_h5(item, max_bytes=max_bytes).T
                 max_bytes -= arrays[name].nbytes
     return arrays
-
-
-__all__ = ["MAX_WORKBOOK_BYTES", "load_mat_safely", "read_sheet"]
