@@ -4,21 +4,22 @@ Plain functions of NumPy arrays, and the same as `evaluate` modules that load fr
 `load_metric("multimodal_sentiment")`, `"multimodal_classification"`, `"segment_accuracy"`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pandas import DataFrame
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, mean_absolute_error, r2_score
 
 if TYPE_CHECKING:
     import evaluate
 
 __all__ = [
     "METRICS",
-    "average_precision",
     "classification_metrics",
-    "f1_scores",
     "load_metric",
     "regression_metrics",
     "score_metrics",
@@ -51,18 +52,14 @@ def sentiment_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str
         ValueError: no samples, sizes that differ, NaN or infinite values.
     """
     pred, true = _pair(predictions, references)
-    has0 = (pred >= 0, true >= 0)
     kept = true != 0
-    non0 = (pred[kept] > 0, true[kept] > 0)
-    return {
-        **_error_and_correlations(pred, true),
-        "acc_7": _rounded_accuracy(pred, true, 3.0),
-        "acc_5": _rounded_accuracy(pred, true, 2.0),
-        "acc_2_has0": _accuracy(*has0),
-        "f1_has0": f1_scores(*has0)["weighted"],
-        "acc_2_non0": _accuracy(*non0),
-        "f1_non0": f1_scores(*non0)["weighted"],
-    }
+    found = _error_and_correlations(pred, true, {"corr": pearsonr})
+    for name, limit in (("acc_7", 3), ("acc_5", 2)):
+        found[name] = accuracy_score(*(np.round(np.clip(values, -limit, limit)) for values in (true, pred)))
+    for name, classes in (("has0", (true >= 0, pred >= 0)), ("non0", (true[kept] > 0, pred[kept] > 0))):
+        found[f"acc_2_{name}"] = accuracy_score(*classes) if len(classes[0]) else 0.0
+        found[f"f1_{name}"] = f1_score(*classes, average="weighted") if len(classes[0]) else 0.0
+    return found
 
 
 def sims_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
@@ -81,14 +78,10 @@ def sims_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str, flo
     """
     pred, true = (np.clip(values, -1.0, 1.0) for values in _pair(predictions, references))
     cuts = {"acc_2": [0.0], "acc_3": [-0.1, 0.1], "acc_5": [-0.7, -0.1, 0.1, 0.7]}
-    classes = {
-        name: [np.digitize(values, edges, right=True) for values in (pred, true)] for name, edges in cuts.items()
-    }
-    return {
-        **_error_and_correlations(pred, true),
-        **{name: _accuracy(*pair) for name, pair in classes.items()},
-        "f1": f1_scores(*classes["acc_2"])["weighted"],
-    }
+    found = _error_and_correlations(pred, true, {"corr": pearsonr})
+    for name, edges in cuts.items():
+        found[name] = accuracy_score(*(np.digitize(values, edges, right=True) for values in (true, pred)))
+    return {**found, "f1": f1_score(true > 0, pred > 0, average="weighted")}
 
 
 def regression_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
@@ -107,9 +100,9 @@ def regression_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[st
         ValueError: no samples, sizes that differ, NaN or infinite values.
     """
     pred, true = _pair(predictions, references)
-    found = _error_and_correlations(pred, true, ranks=True)
+    found = _error_and_correlations(pred, true, {"corr": pearsonr, "spearman": spearmanr})
     if len(true) >= _MIN_CORRELATED and np.ptp(true) > 0:
-        found["r2"] = float(1 - np.square(pred - true).sum() / np.square(true - true.mean()).sum())
+        found["r2"] = r2_score(true, pred)
     return found
 
 
@@ -148,10 +141,7 @@ def score_metrics(
         raise ValueError(f"predictions have shape {pred.shape}, references {true.shape}")
     known = list(names) if names is not None else list(map(str, range(true.shape[1])))
     each = {name: regression_metrics(pred[:, k], true[:, k]) for k, name in enumerate(known)}
-    metrics = dict.fromkeys(metric for found in each.values() for metric in found)
-    means = {
-        metric: float(np.mean([found[metric] for found in each.values() if metric in found])) for metric in metrics
-    }
+    means = DataFrame(each).mean(axis="columns").to_dict()  # over the scores that have the metric
     return means | {f"{metric}_{name}": value for name, found in each.items() for metric, value in found.items()}
 
 
@@ -170,7 +160,8 @@ def classification_metrics(
             neither has counts 0).
         weighted_f1: multi-label only: mean over the C of the F1 of present and absent, each weighted by its share of
             the references (as MOSEI's emotions are reported).
-        map: mean over the classes that have a reference of `average_precision`; only with `scores`.
+        map: mean over the classes that have a reference of scikit-learn's `average_precision_score` (samples of equal
+            score enter together); 0.0 where none has one. Only with `scores`.
 
     Raises:
         ValueError: no samples, shapes that differ, values that are no classes, scores not finite.
@@ -182,11 +173,11 @@ def classification_metrics(
     if pred.ndim == 2:
         if not (np.isin(pred, (0, 1)).all() and np.isin(true, (0, 1)).all()):
             raise ValueError("multi-label predictions and references must be 0 or 1")
-        columns = list(zip(pred.T, true.T, strict=True))
-        result["macro_f1"] = float(np.mean([_binary_f1(one == 1, two == 1) for one, two in columns]))
-        result["weighted_f1"] = float(np.mean([f1_scores(one, two)["weighted"] for one, two in columns]))
+        for name, average in (("macro_f1", "binary"), ("weighted_f1", "weighted")):
+            each = [f1_score(*column, average=average, zero_division=0) for column in zip(true.T, pred.T, strict=True)]
+            result[name] = float(np.mean(each))
     else:
-        result["macro_f1"] = f1_scores(pred, true)["macro"]
+        result["macro_f1"] = f1_score(true, pred, average="macro")
     if scores is not None:
         result["map"] = _mean_average_precision(np.asarray(scores, dtype=np.float64), true)
     return result
@@ -227,35 +218,10 @@ def segment_metrics(
     if not len(flat_true):
         raise ValueError(f"no segment to count: every reference is {ignore_index}")
     return {
-        "segment_accuracy": _accuracy(flat_pred, flat_true),
-        "segment_macro_f1": f1_scores(flat_pred, flat_true)["macro"],
+        "segment_accuracy": accuracy_score(flat_true, flat_pred),
+        "segment_macro_f1": f1_score(flat_true, flat_pred, average="macro"),
         "segments": float(len(flat_true)),
     }
-
-
-def f1_scores(predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """Macro and reference-weighted F1 over the classes that occur in either (N,) array; 0.0 for no samples."""
-    classes = np.union1d(predictions, references)
-    if not len(classes):
-        return {"macro": 0.0, "weighted": 0.0}
-    f1 = np.array([_binary_f1(predictions == c, references == c) for c in classes])
-    weights = np.array([(references == c).mean() for c in classes])
-    return {"macro": float(f1.mean()), "weighted": float(f1 @ weights)}
-
-
-def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
-    """Area under the precision-recall steps: sum over thresholds of (rise in recall) * precision.
-
-    Args:
-        scores: (N,) real; samples of equal score enter together.
-        positives: (N,) bool with at least one True.
-    """
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    hits = np.cumsum(positives[order])[ends]
-    precision = hits / (ends + 1)
-    rise = np.diff(hits, prepend=0) / hits[-1]
-    return float(precision @ rise)
 
 
 def load_metric(name: str, config_name: str | None = None) -> "evaluate.EvaluationModule":
@@ -293,21 +259,15 @@ def _pair(predictions: ArrayLike, references: ArrayLike) -> tuple[np.ndarray, np
     return pred, true
 
 
-def _error_and_correlations(pred: np.ndarray, true: np.ndarray, ranks: bool = False) -> dict[str, float]:
-    """`mae`, and of enough samples `corr` and, with `ranks`, `spearman`."""
-    found = {"mae": float(np.abs(pred - true).mean())}
+def _error_and_correlations(
+    pred: np.ndarray, true: np.ndarray, correlations: Mapping[str, Callable[..., Any]]
+) -> dict[str, float]:
+    """`mae`, and of enough samples each of `correlations`."""
+    found = {"mae": mean_absolute_error(true, pred)}
     if len(true) >= _MIN_CORRELATED:
-        found["corr"] = _pearson(pred, true)
-        if ranks:
-            found["spearman"] = _pearson(_ranks(pred), _ranks(true))
+        varied = np.ptp(pred) > 0 and np.ptp(true) > 0
+        found |= {name: float(of(pred, true).statistic) if varied else 0.0 for name, of in correlations.items()}
     return found
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share the mean of theirs."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts + 1) / 2)[index]
 
 
 def _classes(name: str, values: ArrayLike) -> np.ndarray:
@@ -317,28 +277,6 @@ def _classes(name: str, values: ArrayLike) -> np.ndarray:
     if array.dtype.kind not in "biuf" or not np.array_equal(array, np.floor(array)):
         raise ValueError(f"{name} are not whole class numbers")
     return array.astype(np.int64)
-
-
-def _accuracy(pred: np.ndarray, true: np.ndarray) -> float:
-    return float((pred == true).mean()) if len(true) else 0.0
-
-
-def _rounded_accuracy(pred: np.ndarray, true: np.ndarray, limit: float) -> float:
-    return _accuracy(np.round(np.clip(pred, -limit, limit)), np.round(np.clip(true, -limit, limit)))
-
-
-def _pearson(pred: np.ndarray, true: np.ndarray) -> float:
-    if np.ptp(pred) == 0 or np.ptp(true) == 0:
-        return 0.0
-    # Scaled first, so that squares neither overflow nor vanish.
-    x = (pred - pred.mean()) / np.abs(pred - pred.mean()).max()
-    y = (true - true.mean()) / np.abs(true - true.mean()).max()
-    return float(np.clip(x @ y / np.sqrt((x @ x) * (y @ y)), -1.0, 1.0))
-
-
-def _binary_f1(pred: Any, true: Any) -> float:
-    total = int(pred.sum()) + int(true.sum())
-    return 2.0 * float((pred & true).sum()) / total if total else 0.0
 
 
 def _mean_average_precision(scores: np.ndarray, true: np.ndarray) -> float:
@@ -351,5 +289,5 @@ def _mean_average_precision(scores: np.ndarray, true: np.ndarray) -> float:
         true = np.eye(count, dtype=np.int64)[true]
     elif true.shape[1] != count:
         raise ValueError(f"scores have {count} classes, references {true.shape[1]}")
-    present = [c for c in range(count) if true[:, c].any()]
-    return float(np.mean([average_precision(scores[:, c], true[:, c] == 1) for c in present])) if present else 0.0
+    present = true.any(axis=0)
+    return float(average_precision_score(true[:, present], scores[:, present])) if present.any() else 0.0
