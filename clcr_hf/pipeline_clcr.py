@@ -175,7 +175,7 @@ class CLCRPipeline(Pipeline):
     def read_windows(self, windows: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
         """Results of some windows of `self.windows()`, in one forward pass; `options` as of a call."""
         full = [window["sample"] for window in windows if window["sample"] is not None]
-        results = iter(self(full, batch_size=max(len(full), 1), **options) if full else ())
+        results = iter(self(full, batch_size=len(full), **options))
         empty = {"error": "nothing in this window is read by the model"}
         return [placed(empty if window["sample"] is None else next(results), window) for window in windows]
 

@@ -4,21 +4,9 @@
 that survives a kill, `subtitles.py` gives words their times.
 """
 
-from .output import PredictionFile, column_types, model_digest, result_rows
+from .output import PredictionFile
 from .request import Request
-from .run import Predictor
-from .sources import Item, Items, open_items
+from .sources import open_items
 from .subtitles import read_subtitles
 
-__all__ = [
-    "Item",
-    "Items",
-    "PredictionFile",
-    "Predictor",
-    "Request",
-    "column_types",
-    "model_digest",
-    "open_items",
-    "read_subtitles",
-    "result_rows",
-]
+__all__ = ["PredictionFile", "Request", "open_items", "read_subtitles"]

@@ -7,7 +7,6 @@ from typing import Any
 
 from ..extract.speech import SpeechRecogniser
 from ..pipeline_clcr import CLCRPipeline
-from ..pipeline_windows import placed
 from ..samples import Reading, read_sample
 from .output import PredictionFile, result_rows
 from .sources import Item
@@ -18,11 +17,10 @@ _ITEM_ERRORS = (ValueError, OSError, RuntimeError, TypeError, KeyError)
 
 @dataclass
 class Unit:
-    """What gets one answer: an item, or a window of it."""
+    """What gets one answer: a window of an item as of `CLCRPipeline.windows`, or a whole item, the `sample` alone."""
 
     item: Item
-    sample: dict[str, Any] | None
-    window: dict[str, Any] | None = None
+    window: dict[str, Any]
     error: Exception | str | None = None
 
 
@@ -75,12 +73,10 @@ class Predictor:
 
     def _units(self, items: Iterable[Item]) -> Iterator[Unit]:
         for item in items:
-            if item.sample is None:
-                yield Unit(item, None, error=item.error)
-            elif self.in_windows:
+            if item.sample is not None and self.in_windows:
                 yield from self._windows(item)
             else:
-                yield Unit(item, item.sample)
+                yield Unit(item, {"sample": item.sample}, item.error)
 
     def _windows(self, item: Item) -> Iterator[Unit]:
         assert item.sample is not None
@@ -89,10 +85,9 @@ class Predictor:
             windows = self.pipe.windows(item.sample, self.window, self.every, sampling_rate=rate)
             self.expect(len(windows))
             self.recordings[item.id] = (windows.covered, windows.seconds, len(windows))
-            for window in windows:
-                yield Unit(item, window["sample"], window)
+            yield from (Unit(item, window) for window in windows)
         except _ITEM_ERRORS as error:
-            yield Unit(item, None, error=error)
+            yield Unit(item, {"sample": None}, error)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -101,28 +96,27 @@ class Predictor:
             self._transcribe(unit)
             if unit.error is not None and self.on_error == "raise":
                 raise unit.error if isinstance(unit.error, Exception) else ValueError(unit.error)
-        readable = [unit for unit in units if unit.error is None and unit.sample is not None]
+        windows = [unit.window for unit in units if unit.error is None]
         options: dict[str, Any] = {"on_error": self.on_error, "return_explanation": True}
         options["top_k"] = self.pipe.model.config.num_labels  # all: segments have their probabilities then too
-        samples = [dict(unit.sample or {}) for unit in readable]
-        results = iter(self.pipe(samples, batch_size=max(len(samples), 1), **options) if samples else ())
+        if self.in_windows:
+            results = iter(self.pipe.read_windows(windows, **options))
+        else:
+            results = iter(self.pipe([each["sample"] for each in windows], batch_size=self.batch_size, **options))
         return [(unit, self._answer(unit, results)) for unit in units]
 
     def _answer(self, unit: Unit, results: Iterator[dict[str, Any]]) -> dict[str, Any]:
         if unit.error is not None:
             return {"error": " ".join(str(unit.error).split())}
-        if unit.sample is None:
-            result: dict[str, Any] = {"error": "nothing in this window is read by the model"}
-        else:
-            result = next(results)
-        if "read_seconds" in result and unit.window is None:
+        result = next(results)
+        if "read_seconds" in result and not self.in_windows:
             self.cut[unit.item.id] = (result["read_seconds"], result["seconds"])
-        return result if unit.window is None else placed(result, {**unit.window, "sample": unit.sample})
+        return result
 
     def _transcribe(self, unit: Unit) -> None:
-        if unit.error is None and unit.sample is not None:
+        if unit.error is None and unit.window["sample"] is not None:
             try:
-                unit.sample = self.heard(unit.sample)
+                unit.window = {**unit.window, "sample": self.heard(unit.window["sample"])}
             except _ITEM_ERRORS as error:
                 unit.error = error
 
