@@ -1,6 +1,6 @@
 """Lines of code of a package: no blank lines, no comments, no docstrings.
 
-python .ci/count_code.py [FOLDER] [--by-file]      # default: clcr_hf
+    python .ci/count_code.py [FOLDER] [--by-file]      # default: clcr_hf
 """
 
 import ast

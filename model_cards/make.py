@@ -1,7 +1,7 @@
 """Writes the cards of this folder anew, from the recipes and from what is known of the benchmarks.
 
-python model_cards/make.py            # writes them
-python model_cards/make.py --check    # writes nothing; fails where one is not what it would write
+    python model_cards/make.py            # writes them
+    python model_cards/make.py --check    # writes nothing; fails where one is not what it would write
 """
 
 import argparse
@@ -22,7 +22,9 @@ def cards() -> dict[str, str]:
     made = {"template.md": str(template_card())}
     for key in BENCHMARKS:
         measured = RESULTS / f"{key}_text.json"
-        made[f"{key}.md"] = str(benchmark_card(key, RECIPES / f"{key}.yaml", measured if measured.is_file() else None))
+        made[f"{key}.md"] = str(
+            benchmark_card(key, RECIPES / f"{key}.yaml", measured if measured.is_file() else None)
+        )
     return {name: text.rstrip("\n") + "\n" for name, text in made.items()}
 
 
