@@ -264,10 +264,10 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         escape that count: call `fold_bases()` after such.)"""
         if self.training or not self.factorised or not self.exchanges:
             return None
-        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
-            return self._folded
-        if torch.is_grad_enabled():
-            return None
+        if torch.compiler.is_exporting():
+            return self._folded  # of a copy made for it, whose weights change no more
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return None  # a compiled graph cannot see whether a weight has changed
         state = self._state()
         if state is None:
             return None

@@ -129,8 +129,9 @@ class CLCRPreTrainedModel(PreTrainedModel):
 
     def fold_bases(self):
         """Compute the orthonormal bases once and fold them into the maps they feed. In `eval()` without gradients the
-        model does so by itself, and again when a weight has changed; it is for export and torch.compile, which see no
-        change of weights, and for weights written through `.data`. `train()` undoes it. Returns the model."""
+        model does so by itself, and again when a weight has changed; this is for export, which sees no change of
+        weights, and for weights written through `.data`. Under torch.compile nothing is folded. `train()` undoes it.
+        Returns the model."""
         if self.config.use_joint_path:
             self.base_model.exchange.fold_bases()
         return self

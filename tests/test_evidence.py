@@ -322,6 +322,17 @@ def test_what_is_folded_follows_the_weights(change):
         torch.testing.assert_close(model(**inputs).logits, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_compiled_model_follows_the_weights():
+    """What was folded before, by the uncompiled model, is not what the compiled one answers by."""
+    model, inputs = make(feature_config()), batch(text=False)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        model(**inputs)
+        model.clcr.exchange.raw_shared.add_(torch.randn_like(model.clcr.exchange.raw_shared))
+        found = compiled(**inputs).logits
+        torch.testing.assert_close(found, model(**inputs).logits, atol=1e-5, rtol=1e-5)
+
+
 # -- what is not asked for ---------------------------------------------------------------------------------------------
 
 
