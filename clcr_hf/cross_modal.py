@@ -44,9 +44,35 @@ def _is_zero(length: int) -> bool:
     return isinstance(length, int) and length == 0
 
 
-def split_tokens(tokens: Tensor, lengths: Sequence[int], dim: int = -2) -> list[Tensor]:
-    """`tokens` cut into the modalities' stretches."""
-    return list(tokens.split(list(lengths), dim=dim))
+def modality_ids(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """`(S,)` int64: of which modality each place on the token axis is."""
+    modalities = torch.arange(len(lengths), device=device)
+    return torch.cat([modalities[number].expand(length) for number, length in enumerate(lengths)])
+
+
+_Meeting = tuple[Tensor, tuple[Tensor, ...] | None, Tensor, Tensor]
+
+
+def _meetings(
+    query: Tensor, contents: Sequence[Tensor], mask: Tensor, lengths: Sequence[int], key_lengths: Sequence[int]
+) -> list[_Meeting]:
+    """
+    Each modality's own tokens of `query`, and of all others: their `contents` (None where there is nothing to meet), a
+    mask `(B, 1 or H, 1, K)` that a softmax may be taken over, and whether there is any key, `(B, 1 or H, 1, 1)`.
+
+    A row without keys would be NaN: it meets all, and what comes of it is to be multiplied by zero.
+    """
+    others = [others_of(each, key_lengths) for each in (*contents, mask[..., None])]
+    found: list[_Meeting] = []
+    for own, *parts in zip(query.split(list(lengths), dim=-2), *others, strict=True):
+        if parts[-1] is None or own.shape[-2] == 0:
+            nobody = mask.new_zeros(*mask.shape[:2], 1, 1)
+            found.append((own, None, nobody, nobody))
+            continue
+        keep = parts[-1].transpose(-1, -2)
+        has_key = keep.any(dim=-1, keepdim=True)
+        found.append((own, tuple(parts[:-1]), keep | ~has_key, has_key))
+    return found
 
 
 def attend_to_others(
@@ -69,18 +95,9 @@ def attend_to_others(
     Returns:
         `(B, H, S, k)`, and bool `(B, 1 or H, S)`: which tokens had any key. The others' values are exactly 0.
     """
-    keys, values = others_of(key, lengths), others_of(value, lengths)
-    allowed = others_of(mask[..., None], lengths)
     contexts, reachable = [], []
-    for own, other, content, keep in zip(split_tokens(query, lengths), keys, values, allowed, strict=True):
-        if other is None or content is None or keep is None or own.shape[-2] == 0:
-            contexts.append(torch.zeros_like(own))
-            reachable.append(mask.new_zeros(*mask.shape[:2], own.shape[2]))
-            continue
-        keep = keep.transpose(-1, -2)
-        has_key = keep.any(dim=-1, keepdim=True)
-        # A row without keys would be NaN: it attends everywhere and is then multiplied by zero.
-        context = attend(own, other, content, keep | ~has_key)
+    for own, others, allowed, has_key in _meetings(query, (key, value), mask, lengths, lengths):
+        context = torch.zeros_like(own) if others is None else attend(own, *others, allowed)
         contexts.append(context * has_key.to(context.dtype))
         reachable.append(has_key.squeeze(-1).expand(*mask.shape[:2], own.shape[2]))
     return torch.cat(contexts, dim=2), torch.cat(reachable, dim=2)
@@ -98,16 +115,12 @@ def agreement(query: Tensor, key: Tensor, mask: Tensor, lengths: Sequence[int], 
     Returns:
         `(B, H, S)` float32 (float64 for such inputs); exactly 0 where no other modality is present.
     """
-    keys, allowed = others_of(key, key_lengths), others_of(mask[:, None, :, None], key_lengths)
     found = []
-    for own, other, keep in zip(split_tokens(query, lengths), keys, allowed, strict=True):
-        if other is None or keep is None or own.shape[-2] == 0:
+    for own, others, allowed, has_key in _meetings(query, (key,), mask[:, None], lengths, key_lengths):
+        if others is None:
             found.append(own.new_zeros(own.shape[:-1], dtype=_wide(own.dtype)))
-            continue
-        keep = keep.transpose(-1, -2)
-        has_key = keep.any(dim=-1, keepdim=True)
-        total = product_logsumexp(own, other, keep | ~has_key)
-        found.append(total * has_key.squeeze(-1))
+        else:
+            found.append(product_logsumexp(own, others[0], allowed) * has_key.squeeze(-1))
     return torch.cat(found, dim=-1)
 
 
@@ -194,4 +207,4 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
     return (query @ key.mT).to(_wide(query.dtype)) + bias.to(_wide(query.dtype))
 
 
-__all__ = ["agreement", "attend_to_others", "others_of", "product_logsumexp", "split_tokens"]
+__all__ = ["agreement", "attend_to_others", "modality_ids", "others_of", "product_logsumexp"]

@@ -18,6 +18,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_clcr import CLCRConfig, CLCRModalityConfig
+from .cross_modal import modality_ids
 
 try:  # internal to transformers: without it everything works but torch.compile(fullgraph=True) before a first call
     from transformers.utils.output_capturing import maybe_install_capturing_hooks
@@ -442,7 +443,7 @@ class SemanticHierarchyEncoder(nn.Module):
             tokens.append(levels)
             token_masks.append(mask)
             lengths.append(mask.shape[1])
-        modalities = torch.arange(len(lengths), device=token_masks[0].device)
-        ids = torch.cat([modalities[index].expand(length) for index, length in enumerate(lengths)])
-        membership = (ids == modalities[:, None])[None] & torch.cat(token_masks, dim=1)[:, None]
+        real = torch.cat(token_masks, dim=1)
+        modalities = torch.arange(len(lengths), device=real.device)
+        membership = (modality_ids(lengths, real.device) == modalities[:, None])[None] & real[:, None]
         return HierarchyTokens(torch.cat(tokens, dim=2), membership, lengths)

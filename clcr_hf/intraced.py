@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_clcr import CLCRConfig
-from .cross_modal import agreement, attend_to_others
+from .cross_modal import agreement, attend_to_others, modality_ids
 from .ops import init_orthonormal, orthonormal_bases, project_capped_simplex
 
 
@@ -408,8 +408,7 @@ class IntraLevelExchange(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
         """As [`~cross_modal.attend_to_others`], with the weights of all pairs of tokens, a tensor `(B, heads, S, S)` a
         level: the one place that holds such."""
-        modalities = torch.arange(len(lengths), device=query.device)
-        ids = torch.cat([modalities[number].expand(length) for number, length in enumerate(lengths)])
+        ids = modality_ids(lengths, query.device)
         pairs = (ids[:, None] != ids) & allowed[:, :, None, :]
         has_key = pairs.any(dim=-1, keepdim=True)
         context, weights = self._call(eager_attention_forward, query, key, value, pairs | ~has_key)

@@ -26,7 +26,7 @@ from .modeling_outputs import (
     CLCRSequenceClassifierOutput,
     CLCRTokenClassifierOutput,
 )
-from .objective import combine, regularisers, task_loss, total_loss, unimodal_loss
+from .objective import combine, label_scale, regularisers, task_loss, total_loss, unimodal_loss
 from .remote_code import add_remote_code
 from .summaries import budget_statistics, budgets_by_modality, deepest_tokens, mean_summaries, segment_groups
 from .unimodal import UnimodalReadout, token_statistics
@@ -283,22 +283,21 @@ class CLCRModel(CLCRPreTrainedModel):
             encoded.tokens = torch.stack(hidden_states, dim=1)
 
         groups = segment_groups(self.config, encoded, self.per_segment)  # (B, M, G, S)
-        present = groups.any(dim=-1).transpose(1, 2)  # (B, G, M)
+        present = self._squeeze(groups.any(dim=-1).transpose(1, 2))  # (B, [G,] M)
         statistics = None
         if self.config.unimodal_evidence:
             steps = self.per_segment and self.config.num_segments is None
             statistics = self._squeeze(token_statistics(encoded.tokens, groups, encoded.lengths, steps))
         fused: dict[str, Any] = {}
         if self.config.use_joint_path:
-            fused = self._fuse(encoded, groups, bool(attend), output_last_hidden_state, output_alignment_loss)
-        return CLCRModelOutput(
-            modality_statistics=statistics, present=self._squeeze(present), hidden_states=hidden_states, **fused
-        )
+            fused = self._fuse(encoded, groups, present, bool(attend), output_last_hidden_state, output_alignment_loss)
+        return CLCRModelOutput(modality_statistics=statistics, present=present, hidden_states=hidden_states, **fused)
 
     def _fuse(
         self,
         encoded: HierarchyTokens,
         groups: torch.Tensor,
+        present: torch.Tensor,
         attend: bool,
         output_last_hidden_state: bool,
         output_alignment_loss: bool,
@@ -312,7 +311,6 @@ class CLCRModel(CLCRPreTrainedModel):
         evidence = None
         if exchanged.agreement is not None and self.config.uses_level_evidence:
             evidence = self._squeeze(level_evidence(exchanged.agreement, groups))
-        present = self._squeeze(groups.any(dim=-1).transpose(1, 2))
         aggregated = self.aggregation(lifted, lifted_private, present, evidence)
         return {
             "last_hidden_state": deepest_tokens(encoded, exchanged) if output_last_hidden_state else None,
@@ -379,13 +377,12 @@ class CLCRClassificationHead(nn.Module):
     @torch.no_grad()
     def start_anew(self):
         """For other labels than those that were learned: readouts as of a new model."""
-        if self.has_joint:
-            nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.bias())
         if self.unimodal is not None:
             nn.init.zeros_(self.unimodal.weight)
-            if self.has_joint:
-                nn.init.zeros_(self.out_proj.weight)
-        nn.init.zeros_(self.bias())
+        if self.has_joint:
+            start = nn.init.xavier_uniform_ if self.unimodal is None else nn.init.zeros_
+            start(self.out_proj.weight)
 
     def bias(self) -> torch.Tensor:
         """`(num_labels,)`, the answer to nothing."""
@@ -482,7 +479,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         )
         logits, joint, own = self.classifier(outputs.pooler_output, outputs.modality_statistics)
         loss, components = (None, None) if labels is None else self._objective(outputs, logits, own, labels)
-        mean, std = self._label_scale(logits)
+        mean, std = label_scale(self.config, logits)
         return self.output_class(
             loss=loss,
             logits=mean + std * logits,
@@ -502,15 +499,8 @@ class _CLCRWithHead(CLCRPreTrainedModel):
     def logit_bias(self) -> torch.Tensor:
         """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""
         bias = self.classifier.bias()
-        mean, std = self._label_scale(bias)
+        mean, std = label_scale(self.config, bias)
         return mean + std * bias
-
-    def _label_scale(self, like: torch.Tensor) -> tuple[Any, Any]:
-        """Centre and spread of a regression's scores, tensors `(num_labels,)`; 0 and 1 where none were set."""
-        if self.config.label_mean is None and self.config.label_std is None:
-            return 0.0, 1.0
-        mean, std = self.config.label_statistics()
-        return like.new_tensor(mean), like.new_tensor(std)
 
     def _objective(
         self, outputs: CLCRModelOutput, logits: torch.Tensor, own: torch.Tensor | None, labels: torch.Tensor

@@ -5,6 +5,9 @@ Both regularisers come from one matrix of whitened cross-correlations between al
 the private summary of one level and modality, in the coordinates of its subspace (our reconstruction).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
@@ -15,6 +18,12 @@ from .ops import pairwise_whitened_cross_correlation, several_ranks
 MIN_ROWS = 4  # of a batch, over all ranks, for correlations to be estimated
 
 
+def constants(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """Numbers of the configuration as a tensor beside `like`, in its dtype. Each is filled in on the device: to copy a
+    list there would have the host wait."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
 def infer_problem_type(config: CLCRConfig, labels: torch.Tensor) -> str:
     """`config.problem_type`, or what transformers would take it for from the labels' dtype and `num_labels`."""
     if config.problem_type is not None:
@@ -22,6 +31,14 @@ def infer_problem_type(config: CLCRConfig, labels: torch.Tensor) -> str:
     if config.num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def label_scale(config: CLCRConfig, like: torch.Tensor) -> tuple[Any, Any]:
+    """Centre and spread of a regression's scores, `(num_labels,)` beside `like`; 0 and 1 where none were set."""
+    if config.label_mean is None and config.label_std is None:
+        return 0.0, 1.0
+    mean, std = config.label_statistics()
+    return constants(mean, like), constants(std, like)
 
 
 def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,13 +65,13 @@ def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) 
         )
     labels = labels.reshape(logits.shape).float()
     if problem == "multi_label_classification":
-        weights = None if config.class_weights is None else logits.new_tensor(config.class_weights)
+        weights = None if config.class_weights is None else constants(config.class_weights, logits)
         losses = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
         if config.focal_gamma:
             truth = labels * logits.sigmoid() + (1 - labels) * (-logits).sigmoid()
             losses = losses * (1 - truth) ** config.focal_gamma
     else:
-        mean, spread = (logits.new_tensor(each) for each in config.label_statistics())
+        mean, spread = label_scale(config, logits)
         loss = F.l1_loss if config.regression_loss == "l1" else F.mse_loss
         losses = loss(logits, (labels - mean) / spread, reduction="none")
     losses = losses.mean(dim=-1).flatten()
@@ -74,7 +91,7 @@ def _class_losses(
         losses = losses * (1 - truth) ** config.focal_gamma
     weights = known.float()
     if config.class_weights is not None:
-        weights = weights * logits.new_tensor(config.class_weights)[safe]
+        weights = weights * constants(config.class_weights, logits)[safe]
     return losses, weights
 
 

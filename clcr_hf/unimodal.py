@@ -27,12 +27,8 @@ def token_statistics(tokens: torch.Tensor, groups: torch.Tensor, lengths: Sequen
     Returns:
         `(B, G, M, 3 L d)` float32; exactly 0 for a modality without tokens in a group.
     """
-    found, start = [], 0
-    for number, length in enumerate(lengths):
-        own = tokens[:, :, start : start + length].float()
-        member = groups[:, number, :, start : start + length]  # (B, G, T)
-        start = start + length
-        found.append(_statistics_of_one(own, member, steps))
+    parts = zip(tokens.split(list(lengths), dim=2), groups.split(list(lengths), dim=-1), strict=True)
+    found = [_statistics_of_one(own.float(), each[:, number], steps) for number, (own, each) in enumerate(parts)]
     return torch.stack(found, dim=2)
 
 
