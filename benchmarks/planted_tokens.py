@@ -256,8 +256,7 @@ def align(model: nn.Module, data: Batch, settings: Settings, seed: int) -> None:
     if isinstance(model, TransformerBaseline):
         stage: nn.Module = _AlignmentStage(model)
     else:
-        stage = CLCRForPreTraining(model.config).to(model.device)
-        stage.clcr = model.clcr
+        stage = CLCRForPreTraining.around(model)
     for _ in fit(stage, data, settings.alignment_epochs, settings.alignment_lr, settings, seed):
         pass
 

@@ -158,12 +158,7 @@ def _rows_of_all(values: Tensor, sizes: list[int]) -> Tensor:
 
 def _grow(tensor: Tensor, dim: int, size: int) -> Tensor:
     """`tensor` with zeros behind, up to `size` along `dim`."""
-    missing = size - tensor.shape[dim]
-    if not missing:
-        return tensor
-    shape = list(tensor.shape)
-    shape[dim] = missing
-    return torch.cat((tensor, tensor.new_zeros(shape)), dim=dim)
+    return F.pad(tensor, (0, 0) * (tensor.dim() - 1 - dim) + (0, size - tensor.shape[dim]))
 
 
 __all__ = ["alignment_loss", "pair_score"]

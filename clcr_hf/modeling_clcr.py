@@ -566,6 +566,14 @@ class CLCRForPreTraining(CLCRPreTrainedModel):
         self.clcr = CLCRModel(config)
         self.post_init()
 
+    @classmethod
+    def around(cls, head: CLCRPreTrainedModel) -> "CLCRForPreTraining":
+        """The stage of a model that is there: it learns in place, and no second set of weights is made."""
+        with torch.device("meta"):
+            stage = cls(head.config)
+        stage.clcr = head.base_model
+        return stage
+
     @can_return_tuple
     def forward(self, labels: torch.Tensor | None = None, **inputs) -> CLCRPreTrainingOutput:
         """`inputs` as of [`CLCRModel.forward`]; `labels` are not looked at, so that labelled rows serve too."""

@@ -201,6 +201,16 @@ def test_every_head_loads_what_alignment_learned(aligned, head):
         assert torch.equal(model.clcr.state_dict()[name], value), name
 
 
+def test_the_stage_of_a_model_that_is_there_learns_in_place():
+    model, inputs = make(feature_config(evidence="agreement")), batch(text=False)
+    stage = CLCRForPreTraining.around(model).train()
+    assert {id(each) for each in stage.parameters()} == {id(each) for each in model.clcr.parameters()}
+    stage(**inputs).loss.backward()
+    assert model.clcr.exchange.raw_shared.grad.abs().sum() > 0 and model.classifier.dense.weight.grad is None
+    with pytest.raises(ValueError, match="two modalities"):
+        CLCRForPreTraining.around(make(tiny_config(vision_config=None, audio_config=None)))
+
+
 def test_alignment_scores_are_the_plain_formula():
     torch.manual_seed(0)
     lengths, scale = [2, 3, 2], torch.tensor([0.7, 1.3])

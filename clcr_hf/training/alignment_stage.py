@@ -29,13 +29,11 @@ def align(
     Raises:
         ValueError: a model of one modality, which has nothing to align.
     """
-    stage = CLCRForPreTraining(model.config)
-    stage.clcr = model.base_model
     own = copy(args)
     own.num_train_epochs, own.max_steps = epochs, -1
     own.eval_strategy, own.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
     own.load_best_model_at_end, own.push_to_hub = False, False
-    trainer = CLCRTrainer(model=stage, args=own, data_collator=collator, train_dataset=rows)
+    trainer = CLCRTrainer(model=CLCRForPreTraining.around(model), args=own, data_collator=collator, train_dataset=rows)
     result = trainer.train()
     logger.info("alignment stage: %g epochs, mean loss %.3f", epochs, result.training_loss)
     return float(result.training_loss)
