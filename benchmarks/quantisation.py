@@ -10,12 +10,10 @@ machine slows them alike.
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from transformers import AutoProcessor
 
 from clcr_hf import CLCRConfig
 from clcr_hf.collator import CLCRDataCollator
+from clcr_hf.data.folders import versions
 from clcr_hf.export.graph import load_for_export, named_outputs
 from clcr_hf.export.onnx import ONNXModel, export_onnx, quantise
 from clcr_hf.metrics import sentiment_metrics
@@ -71,10 +70,7 @@ def main() -> None:
             "command": "python benchmarks/quantisation.py MODEL --output benchmarks/results/quantisation.json",
             "machine": f"{torch.get_num_threads()} thread of a shared CPU",
             "model": described(options.model),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("clcr-hf", "torch", "transformers", "onnx", "onnxruntime")},
-            },
+            "versions": versions("clcr-hf", "torch", "transformers", "onnx", "onnxruntime"),
             "test_examples": sum(len(batch["labels"]) for batch in batches),
             "batch_size": options.batch_size,
             "rounds": options.rounds,

@@ -10,11 +10,9 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import shlex
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,10 @@ import transformers
 from torch import nn
 
 from clcr_hf import CLCRConfig, CLCRPreTrainedModel, CLCRSequenceClassifierOutput
+from clcr_hf.data.folders import versions
 from clcr_hf.data.talking_faces.factors import bayes_scores
 from clcr_hf.hierarchy import SemanticHierarchyEncoder
-from clcr_hf.objective import task_loss
+from clcr_hf.objective import label_scale, task_loss
 from clcr_hf.training import run as recipe
 from clcr_hf.training.data import load_data
 from clcr_hf.training.rows import prepare
@@ -49,6 +48,7 @@ class Concatenation(CLCRPreTrainedModel):
     def __init__(self, config: CLCRConfig):
         super().__init__(config)
         self.hierarchy = SemanticHierarchyEncoder(config)
+        self.dropout = nn.Dropout(float(config.dropout))  # of tokens, as in CLCR
         width = config.hidden_size
         self.head = nn.Sequential(
             nn.Dropout(float(config.dropout)),
@@ -68,12 +68,13 @@ class Concatenation(CLCRPreTrainedModel):
             key = "input_ids" if name == "text" else "features" if name == "audio" else "values"
             given[name], masks[name] = {key: value}, mask
         encoded = self.hierarchy(given, masks)
-        parts = encoded.tokens[:, -1].split(encoded.lengths, dim=1)
+        parts = self.dropout(encoded.tokens[:, -1]).split(encoded.lengths, dim=1)
         counts = encoded.mask.split(encoded.lengths, dim=1)
         means = [part.sum(1) / mask.sum(1, keepdim=True) for part, mask in zip(parts, counts, strict=True)]
         logits = self.head(torch.cat(means, dim=-1))
         loss = None if labels is None else task_loss(self.config, logits, labels)
-        return CLCRSequenceClassifierOutput(loss=loss, logits=logits)
+        mean, std = label_scale(self.config, logits)
+        return CLCRSequenceClassifierOutput(loss=loss, logits=mean + std * logits)
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -210,10 +211,9 @@ def main() -> None:
 
 
 def _write(options: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
-    names = ("clcr-hf", "torch", "transformers", "numpy", "av")
     record = {
         "settings": {key: value for key, value in vars(options).items() if key not in ("dataset_dir", "output")},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "versions": versions("clcr-hf", "torch", "transformers", "numpy", "av"),
         "command": shlex.join(["python", "benchmarks/talking_faces.py", *sys.argv[1:]]),
         "runs": sorted(runs, key=lambda item: (item["seed"], item["variant"])),
         "table": table(runs).splitlines(),

@@ -12,12 +12,10 @@ the training clips, sequences brought to 40 steps. Data: `utd_mhad.npz` under `-
 import argparse
 import json
 import os
-import platform
 import shlex
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +25,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
-from clcr_hf.training.sequence_augmentation import SequenceAugmentation
+from clcr_hf.configuration_clcr import VERSION_01
+from clcr_hf.data.folders import versions
+from clcr_hf.training.sequence_augmentation import SequenceAugmentation, interpolate
 
 STEPS = 40
 TRAIN, TEST = (1, 3, 5), (2, 4, 6, 8)
 NAMES = ("skeleton", "inertial")
 # Rows of the table: fields of the configuration, and whether sequences are augmented.
+FIRST = {**VERSION_01, "private_rank": 64}
+DROPPING = {"modality_dropout": 0.15}
 VARIANTS: dict[str, tuple[dict[str, Any], bool]] = {
-    "version 0.1": ({"unimodal_evidence": False, "private_gate_start": 0.0, "private_gate_floor": 0.0,
-                     "private_rank": 64}, False),
-    "0.1 with augmentation": ({"unimodal_evidence": False, "private_gate_start": 0.0, "private_gate_floor": 0.0,
-                               "private_rank": 64}, True),
+    "version 0.1": (FIRST, False),
+    "0.1 with augmentation": (FIRST, True),
     "default": ({}, False),
-    "default with augmentation": ({"modality_dropout": 0.15}, True),
-    "own evidence alone, with augmentation": ({"use_joint_path": False, "modality_dropout": 0.15}, True),
+    "default with augmentation": (DROPPING, True),
+    "own evidence alone, with augmentation": ({"use_joint_path": False, **DROPPING}, True),
     "two plain TCNs, summed, with augmentation": ({}, True),
-}  # fmt: skip
+}
 
 
 def load(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -55,18 +55,11 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         clips = np.split(data[name].astype(np.float64), np.cumsum(data[f"{name}_length"])[:-1])
         if name == "skeleton":
             clips = [clip - np.tile(clip[0, 9:12], 20) for clip in clips]
-        values = np.stack([_brought_to(clip, STEPS) for clip in clips])
+        values = np.stack([interpolate(clip, np.linspace(0, len(clip) - 1, STEPS)) for clip in clips])
         values = np.concatenate((values, np.gradient(values, axis=1)), axis=-1)
         mean, std = values[train].mean((0, 1)), values[train].std((0, 1))
         found[name] = ((values - mean) / np.maximum(std, 1e-6)).astype(np.float32)
     return found, data["action"].astype(np.int64) - 1, subjects
-
-
-def _brought_to(clip: np.ndarray, steps: int) -> np.ndarray:
-    place = np.linspace(0, len(clip) - 1, steps)
-    below = np.floor(place).astype(int)
-    share = (place - below)[:, None]
-    return (1 - share) * clip[below] + share * clip[np.minimum(below + 1, len(clip) - 1)]
 
 
 class LateTCNs(nn.Module):
@@ -153,10 +146,7 @@ def run(variant: str, seed: int, path: Path, steps: int, learning_rate: float) -
         "steps": steps,
         "learning_rate": learning_rate,
         "seconds": round(time.perf_counter() - started, 1),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("clcr-hf", "torch", "transformers", "numpy")},
-        },
+        "versions": versions("clcr-hf", "torch", "transformers", "numpy"),
         "command": shlex.join(["python", "benchmarks/utd_mhad.py", *sys.argv[1:]]),
     }
     own = found.get("modality_logits")

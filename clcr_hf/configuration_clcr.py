@@ -14,8 +14,8 @@ from .modalities import STANDARD_MODALITIES
 
 logger = logging.get_logger(__name__)
 
-# What version 0.1, whose files do not name these, did.
-_VERSION_01 = {
+# What version 0.1, whose files do not name these, did; its default of `private_rank` was `hidden_size // 2`.
+VERSION_01 = {
     "unimodal_evidence": False,
     "private_gate_start": 0.0,
     "private_gate_floor": 0.0,
@@ -374,7 +374,7 @@ class CLCRConfig(PreTrainedConfig):
         `kwargs`) also takes back what was stored of the old ones: their names, their range and the problem type. What a
         file of version 0.1 does not name has that version's value."""
         if "transformers_version" in config_dict:  # written by `save_pretrained`
-            added = _VERSION_01 if "unimodal_evidence" not in config_dict else {}
+            added = VERSION_01 if "unimodal_evidence" not in config_dict else {}
             absent = {name: value for name, value in added.items() if name not in {*config_dict, *kwargs}}
             config_dict = {**config_dict, **absent, _STORED: True}
         stored = config_dict.get("id2label")

@@ -57,10 +57,7 @@ class SequenceAugmentation:
                 continue
             time = np.linspace(0.0, 1.0, steps)
             curve = time + bend * (np.sin(2 * np.pi * time + phase) - np.sin(phase))
-            place = np.clip((start + kept * np.clip(curve, 0.0, 1.0)) * (steps - 1), 0, steps - 1)
-            below = np.floor(place).astype(int)
-            share = (place - below)[:, None]
-            moved = (1 - share) * value[below] + share * value[np.minimum(below + 1, steps - 1)]
+            moved = interpolate(value, (start + kept * np.clip(curve, 0.0, 1.0)) * (steps - 1))
             spread = np.asarray(spreads[name], dtype=np.float64)
             moved = moved * (1 + self.scale * rng.standard_normal())
             moved = moved + self.offset * spread * rng.standard_normal(value.shape[1])
@@ -69,4 +66,11 @@ class SequenceAugmentation:
         return changed
 
 
-__all__ = ["SequenceAugmentation"]
+def interpolate(value: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """A sequence `(T, D)` at places `(N,)` between its first step, 0, and its last, T - 1: `(N, D)`, linear between."""
+    below = np.floor(place).astype(int)
+    share = (place - below)[:, None]
+    return (1 - share) * value[below] + share * value[np.minimum(below + 1, len(value) - 1)]
+
+
+__all__ = ["SequenceAugmentation", "interpolate"]
