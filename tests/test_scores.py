@@ -156,6 +156,8 @@ def saved(tmp_path) -> Path:
 
 def test_another_number_of_classes_in_python(saved):
     old = CLCRForSequenceClassification.from_pretrained(saved)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        CLCRForSequenceClassification.from_pretrained(saved, num_labels=5)
     new = CLCRForSequenceClassification.from_pretrained(saved, num_labels=5, ignore_mismatched_sizes=True)
     assert new.config.num_labels == 5 and new.config.problem_type is None and new.config.label_scale is None
     batch = {"audio_features": torch.randn(4, 4, 3), "labels": torch.tensor([0, 4, 2, 1])}
