@@ -382,7 +382,7 @@ class Page:
             try:
                 if found := ready():
                     return found
-            except StaleElementReferenceException:  # drawn anew while we looked
+            except (StaleElementReferenceException, IndexError):  # drawn anew while we looked, or not drawn yet
                 pass
             time.sleep(0.1)
         raise AssertionError(f"waited in vain for {what}; the page shows: {self.find('body')[0].text[-1500:]}")
