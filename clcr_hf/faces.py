@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
+from .media_files import optional
+
 logger = logging.get_logger(__name__)
 Detector = Callable[[np.ndarray], Sequence[Any]]
 
@@ -121,10 +123,7 @@ def allow_detector(name: str) -> None:
 
 
 def _import_dlib() -> Any:
-    try:
-        return importlib.import_module("dlib")
-    except ImportError as error:
-        raise ImportError("face crops need dlib, which is not installed: pip install dlib-bin pillow") from error
+    return optional("dlib", "face crops need dlib, which is not installed: pip install dlib-bin pillow")
 
 
 def _dlib_faces(frames: np.ndarray) -> list[np.ndarray]:
@@ -238,11 +237,6 @@ def _square(frame: np.ndarray, middle: np.ndarray, side: float) -> np.ndarray:
 
 
 def _resized(frame: np.ndarray, width: int, height: int) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("face crops need Pillow, which is not installed: pip install dlib-bin pillow") from error
+    advice = "face crops need Pillow, which is not installed: pip install dlib-bin pillow"
+    Image = optional("PIL.Image", advice)
     return np.array(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
-
-
-__all__ = ["DEFAULT_DETECTOR", "allow_detector", "crop_faces", "find_detector", "say_no_face"]

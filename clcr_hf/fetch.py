@@ -320,6 +320,3 @@ class _TimedReader(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
-
-
-__all__ = ["FetchError", "fetch", "is_base64_media", "is_url", "read_base64", "read_data_uri"]

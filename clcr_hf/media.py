@@ -23,7 +23,7 @@ import numpy as np
 
 from .media_audio import Samples, resample_audio
 from .media_decode import Tracks
-from .media_files import MediaError, MediaSource, damaged, import_av, name_of, openable, opening
+from .media_files import MediaError, MediaSource, damaged, import_av, name_of, openable, opening, optional
 from .media_scan import Plan, Scan, scan_packets
 from .media_video import Frames, VideoClip, WrongEndError
 from .media_write import check_frames, encode
@@ -160,10 +160,7 @@ def load_image(source: MediaSource) -> np.ndarray:
         MediaError: the file is missing, empty, broken, no image, or has more than `MAX_PIXELS` pixels.
         ImportError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("reading images needs Pillow: pip install av pillow") from error
+    Image = optional("PIL.Image", "reading images needs Pillow: pip install av pillow")
     name = name_of(source)
     stream = openable(source, name)
     if hasattr(stream, "seek"):

@@ -1,5 +1,6 @@
 """Opening media files: what may be opened, which tracks count, and one plain error for all that can be wrong."""
 
+import importlib
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -27,15 +28,18 @@ def damaged(name: str, why: str) -> MediaError:
     )
 
 
-def import_av() -> ModuleType:
+def optional(module: str, advice: str) -> ModuleType:
+    """A module of a package that is not installed everywhere; ImportError with `advice` where it is absent."""
     try:
-        import av
-        import av.error
-        import av.sidedata.sidedata
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(
-            "reading and writing clips needs PyAV, which is not installed: pip install av pillow"
-        ) from error
+        raise ImportError(advice) from error
+
+
+def import_av() -> ModuleType:
+    av = optional("av", "reading and writing clips needs PyAV, which is not installed: pip install av pillow")
+    for part in ("error", "sidedata.sidedata"):
+        importlib.import_module(f"av.{part}")
     return av
 
 

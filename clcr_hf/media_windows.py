@@ -2,7 +2,6 @@
 that are open at one time. A window is what `load_media` gives for its `start` and `end`."""
 
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -149,45 +148,29 @@ class _WindowFrames:
             return None
 
 
-class _WindowAudio:
+class _WindowAudio(Samples):
     """The audio from the beginning of the oldest window that is open, resampled as one piece."""
 
-    done = False  # of the whole file
-
     def __init__(self, spans: Sequence[Span], plan: Plan, rate: int, name: str):
-        self.rate = rate
+        super().__init__(replace(plan, start=0.0, end=None, mono=True), rate, name)
         self.bounds = [(round(begin * rate), round(end * rate)) for begin, end in spans]
-        self.samples = Samples(replace(plan, start=0.0, end=None, mono=True), rate, name)
-        self.parts: deque[np.ndarray] = deque()
-        self.first = 0  # sample of the clip with which `parts` begin
+        self.passed = 0  # samples of the clip before `parts`
         self.ended = False
 
     def ready(self, index: int) -> bool:
-        return self.ended or (self.samples.position or 0) >= self.bounds[index][1]
-
-    def add(self, frame: Any, time: float | None) -> None:
-        self.samples.add(frame, time)
-        self._collect()
+        return self.ended or (self.position or 0) >= self.bounds[index][1]
 
     def end(self) -> None:
-        total = self.samples.finish()
-        self._collect()
-        missing = total - self.first - sum(map(len, self.parts))
-        self.parts.append(np.zeros(max(missing, 0), np.float32))
+        total = self.finish()
+        missing = total - self.passed - sum(part.shape[1] for part in self.parts)
+        self.parts.append(np.zeros((1, max(missing, 0)), np.float32))
         self.bounds = [(begin, min(end, total)) for begin, end in self.bounds]
         self.ended = True
 
-    def _collect(self) -> None:
-        self.parts.extend(part[0] for part in self.samples.parts if part.shape[1])
-        self.samples.parts.clear()
-
     def take(self, index: int) -> np.ndarray | None:
         begin, end = self.bounds[index]
-        while self.parts and self.first + len(self.parts[0]) <= begin:  # windows begin later and later
-            self.first += len(self.parts.popleft())
-        whole = np.concatenate(self.parts) if self.parts else np.zeros(0, np.float32)
-        piece = whole[max(begin - self.first, 0) : max(end - self.first, 0)]
+        while self.parts and self.passed + self.parts[0].shape[1] <= begin:  # windows begin later and later
+            self.passed += self.parts.pop(0).shape[1]
+        whole = np.concatenate([np.zeros((1, 0), np.float32), *self.parts], axis=1)[0]
+        piece = whole[max(begin - self.passed, 0) : max(end - self.passed, 0)]
         return np.array(piece, np.float32) if piece.size else None
-
-
-__all__ = ["read_windows", "window_spans"]

@@ -478,6 +478,3 @@ class _HeadOfConfig:
 def register() -> None:
     """Makes `pipeline("multimodal-sentiment")` known to transformers; called when `clcr_hf` is imported."""
     PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=CLCRPipeline, pt_model=_HeadOfConfig, type="multimodal")
-
-
-__all__ = ["TASK", "CLCRPipeline", "register"]

@@ -195,6 +195,3 @@ def _as_sample(value: Any, source: _Source) -> dict[str, Any]:
     if is_file(value):
         return {"media": value}
     raise ValueError(f"an input must be a path, an address, bytes or a dict, got {type(value).__name__}")
-
-
-__all__ = ["SampleReader"]

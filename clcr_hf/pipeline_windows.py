@@ -46,10 +46,8 @@ class SampleWindows:
         frames: Mapping[str, Any] | None,
         sampling_rate: int | None,
     ) -> None:
-        self.sample = {key: value for key, value in sample.items() if value is not None and key not in _PASSED_OVER}
-        for key in _FILES:
-            if is_missing(self.sample.get(key)):
-                self.sample.pop(key, None)
+        given = {key: value for key, value in sample.items() if value is not None and key not in _PASSED_OVER}
+        self.sample = {key: value for key, value in given.items() if key not in _FILES or not is_missing(value)}
         self._check()
         self.frames, self.sampling_rate = frames, sampling_rate
         files = [key for key in _FILES if key in self.sample]
@@ -137,6 +135,3 @@ def segment_place(index: int, count: int, seconds: float | None) -> dict[str, An
 def _later(part: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     times = {key: part[key] + seconds for key in ("time", "start", "end") if key in part}
     return {**part, **times}
-
-
-__all__ = ["SampleWindows", "placed", "segment_place"]

@@ -37,7 +37,7 @@ _KEYS = {"videos": "video"}
 # Dimensions of one sample where a bare array may be a batch: with one more, it is.
 _ARRAY_RANK = {"videos": 4, "images": 3, "flow": 4}
 # Tokenizers without a limit of their own state an enormous one.
-_NO_LIMIT = 10**9
+NO_LIMIT = 10**9
 # Log-mel extractors need two windows of audio; shorter waveforms are lengthened with silence.
 _SHORTEST_SOUND = 0.05
 # Length of the silence, and side of the black image, that tell the shapes of an all-missing modality.
@@ -354,7 +354,7 @@ class CLCRProcessor(ProcessorMixin):
         if options["max_length"] is None and self.max_text_length is not None and options["truncation"] is not False:
             options["max_length"] = min(self.max_text_length, own_limit)
         if options["truncation"] is None:
-            options["truncation"] = options["max_length"] is not None or own_limit < _NO_LIMIT
+            options["truncation"] = options["max_length"] is not None or own_limit < NO_LIMIT
         options |= {"return_attention_mask": True, "return_tensors": None, "padding": False}
         encoded = [None if sample is None else self.tokenizer(sample, **options) for sample in samples]
         like = next((row for row in encoded if row is not None), None)
@@ -482,7 +482,7 @@ def _as_batch(name: str, value: Any) -> list[Any]:
 
 
 def _rank(value: Any) -> int:
-    return int(getattr(value, "ndim", 0)) if hasattr(value, "shape") else 0
+    return getattr(value, "ndim", 0)
 
 
 def _batch_size(batch: dict[str, list[Any]]) -> int:

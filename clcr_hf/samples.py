@@ -453,6 +453,3 @@ def even_indices(total: int, wanted: int | None) -> list[int]:
     if wanted is None or total <= wanted:
         return list(range(total))
     return [int((part + 0.5) * total / wanted) for part in range(wanted)]
-
-
-__all__ = ["Reading", "Sample", "is_file", "is_missing", "read_sample", "source_of", "text_or_none", "window_of"]

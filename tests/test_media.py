@@ -1,8 +1,8 @@
 """Reading and writing clips: exact times, windows, formats, and plain errors."""
 
-import builtins
 import contextlib
 import io
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -264,14 +264,7 @@ def test_playlists_are_not_followed(clip: Path, tmp_path: Path) -> None:
 
 
 def test_without_pyav_the_extra_is_named(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def no_av(name: str, *args: object, **kwargs: object) -> object:
-        if name == "av":
-            raise ImportError("No module named 'av'")
-        return real(name, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", no_av)
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match="pip install av pillow"):
         load_media(clip)
 

@@ -28,6 +28,3 @@ def choose_device(device: str | None) -> str:
         known = "no such GPU" if not number else f"{number} GPU{'s' * (number > 1)}, counted from 0,"
         raise ValueError(f"--device {device}: torch finds {known} here; use --device cpu")
     return device
-
-
-__all__ = ["Device", "choose_device"]

@@ -97,6 +97,3 @@ def _waits_for_us(command: list[str]) -> bool:
     launches = any(name.startswith("accelerate") for name in names) and any(name.endswith("launch") for name in names)
     alone = "LOCAL_RANK" not in os.environ and command[len(command) - len(own) :] == own
     return launches and alone and not {"-q", "--quiet"} & set(command)
-
-
-__all__ = ["can_be_mended", "one_line", "told"]

@@ -53,6 +53,3 @@ def _check_weights(folder: Path) -> None:
             raise ValueError(
                 f"{path} is damaged, perhaps half a download ({error}); fetch or train it again"
             ) from error
-
-
-__all__ = ["check_model"]

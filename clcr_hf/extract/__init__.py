@@ -7,18 +7,17 @@ See docs/extract.md.
 
 from typing import TYPE_CHECKING, Any
 
+from .settings import ExtractSettings
+
 if TYPE_CHECKING:
     from .run import extract_features
-    from .settings import ExtractSettings
 
 __all__ = ["ExtractSettings", "extract_features"]
 
 
 def __getattr__(name: str) -> Any:  # so that the command's help needs no torch
-    if name == "extract_features":
-        from .run import extract_features as found
-    elif name == "ExtractSettings":
-        from .settings import ExtractSettings as found  # type: ignore[assignment]
-    else:
+    if name != "extract_features":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return found
+    from .run import extract_features
+
+    return extract_features

@@ -22,12 +22,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..configuration_clcr import CLCRModalityConfig
 from ..hierarchy import BackboneReader, backbone_depth, default_taps, tap_width, tower_config
-from ..processing_clcr import CLCRProcessor
+from ..processing_clcr import NO_LIMIT, CLCRProcessor
 
 logger = logging.getLogger("clcr_hf.extract")
 
-# Tokenizers without a limit of their own state an enormous one.
-_NO_LIMIT = 10**9
 _TAP_NAMES = ("auto", "early-middle-late", "last")
 
 
@@ -258,7 +256,7 @@ class TextBackbone(FrozenBackbone):
         super().__init__("text", source, **options)
         self.tokenizer = AutoTokenizer.from_pretrained(source)
         limit = self.tokenizer.model_max_length
-        if limit > _NO_LIMIT:
+        if limit > NO_LIMIT:
             limit = getattr(self.config, "max_position_embeddings", None) or 512
         self.max_tokens = int(limit)
         if self.tokenizer.pad_token is None:

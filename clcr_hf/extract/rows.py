@@ -1,5 +1,6 @@
 """Rows that `clcr extract` writes: their columns, tokens put together from the pieces of a clip, and words in time."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,12 +45,8 @@ class ClipTokens:
     """
 
     clip: Clip
-    tokens: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    tokens: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=lambda: defaultdict(list))
     transcript: Transcript | None = None
-
-    def add(self, modality: str, taps: np.ndarray, intervals: np.ndarray) -> None:
-        """Take the tokens of one more piece."""
-        self.tokens.setdefault(modality, []).append((taps, intervals))
 
     def text(self) -> str | None:
         """The clip's own transcript, or the recognised one; None where nothing was said."""

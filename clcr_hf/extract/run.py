@@ -203,14 +203,14 @@ class Extractor:
         rate = self.settings.audio_rate
         if piece.vision_taps is not None and self.readers.vision is not None and piece.frame_times is not None:
             times = self.readers.vision.intervals(piece.frame_times, piece.frame_end, piece.longest)
-            clip.add("vision", piece.vision_taps, times)
+            clip.tokens["vision"].append((piece.vision_taps, times))
         span = {"begin": piece.sound_begin, "keep": piece.job.keep, "end": piece.sound_end}
         if piece.audio_taps is not None and self.readers.audio is not None:
             step = self.readers.audio.step_seconds(piece.audio_taps.shape[1], piece.sound_end - piece.sound_begin)
-            clip.add("audio", *pool_to_rate(piece.audio_taps, step, rate, **span))
+            clip.tokens["audio"].append(pool_to_rate(piece.audio_taps, step, rate, **span))
         if piece.smile is not None:
             features, step = piece.smile
-            clip.add(self.readers.smile_name, *pool_to_rate(features[None], step, rate, **span))
+            clip.tokens[self.readers.smile_name].append(pool_to_rate(features[None], step, rate, **span))
         if piece.speech is not None and self.readers.recogniser is not None:
             clip.transcript = self.readers.recogniser(piece.speech)
 
@@ -247,18 +247,16 @@ class Extractor:
     def _texts(self, clips: list[ClipTokens]) -> list[TextTokens | Exception | None]:
         """Tokens of each clip's text, or what went wrong with it; None where there is none."""
         texts = [clip.text() for clip in clips]
-        output: list[TextTokens | Exception | None] = [None] * len(clips)
-        present = [(index, text) for index, text in enumerate(texts) if text]
+        present = [text for text in texts if text]
         if self.readers.text is None or not present:
-            return output
+            return [None for _ in clips]
         found: list[Any] = []
         read = self.readers.text.read
-        error = _fault(lambda: found.extend(read([text for _, text in present], self.batch_size)))
-        if error is not None:
-            found = [error if len(present) == 1 else self._texts([clips[index]])[0] for index, _ in present]
-        for (index, _), value in zip(present, found, strict=True):
-            output[index] = value
-        return output
+        error = _fault(lambda: found.extend(read(present, self.batch_size)))
+        if error is not None and len(clips) > 1:
+            return [text for clip in clips for text in self._texts([clip])]
+        tokens = iter(found if error is None else [error])
+        return [next(tokens) if text else None for text in texts]
 
     def _note_lacks(self, clip: Clip, row: dict[str, Any], truncated: bool) -> None:
         for name in row:

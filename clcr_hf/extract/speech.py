@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..media_files import optional
 from .settings import OPENSMILE_LEVELS
 
 logger = logging.getLogger("clcr_hf.extract")
@@ -120,18 +121,15 @@ class OpenSmile:
     def __init__(self, level: str = "lld", window: float = 1.0):
         if level not in OPENSMILE_LEVELS:
             raise ValueError(f"openSMILE gives {' or '.join(OPENSMILE_LEVELS)}, not {level!r}")
-        try:
-            import opensmile
-        except ImportError as error:
-            raise ImportError(
-                'eGeMAPS features need openSMILE: pip install ".[opensmile]" in a clone of clcr-hf '
-                "(its licence allows research and private use, not commercial products)"
-            ) from error
+        self._opensmile = optional(
+            "opensmile",
+            'eGeMAPS features need openSMILE: pip install ".[opensmile]" in a clone of clcr-hf '
+            "(its licence allows research and private use, not commercial products)",
+        )
         logger.warning("openSMILE is licensed for research and private use only, not for commercial products")
         self.level = level
         self.window = window
         self.width = OPENSMILE_WIDTHS[level]
-        self._opensmile = opensmile
         # Its objects are not made for several threads at a time: each thread has its own.
         self._local = threading.local()
 

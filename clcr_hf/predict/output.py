@@ -263,6 +263,3 @@ _WRITERS: dict[str, Callable[[Path, Iterator[Row], Mapping[str, type]], None]] =
     ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,
 }
-
-
-__all__ = ["TABLE_FORMATS", "PredictionFile", "column_types", "model_digest", "result_rows"]

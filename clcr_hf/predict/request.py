@@ -119,6 +119,3 @@ class Request:
         identity = {"model": model_digest(pipe.model, pipe.processor), "input": items.digest, **settings}
         about = {"model_name": model_name, "input_name": items.name}
         return PredictionFile(path, {**identity, "columns": list(columns)}, columns, about)
-
-
-__all__ = ["Request"]

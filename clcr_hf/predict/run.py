@@ -128,6 +128,3 @@ class Predictor:
         wave = read_sample(file, Reading(vision=False, sampling_rate=self.recogniser.sampling_rate)).audio
         text = None if wave is None else self.recogniser(wave).text
         return {**sample, **({"text": text} if text else {})}
-
-
-__all__ = ["Predictor", "Unit"]

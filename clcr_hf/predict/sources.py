@@ -225,6 +225,3 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         while block := file.read(2**20):
             found.update(block)
     return found.hexdigest()[:16]
-
-
-__all__ = ["CLIP_SUFFIXES", "Item", "Items", "file_digest", "is_one_clip", "open_items", "sample_of"]

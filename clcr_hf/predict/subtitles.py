@@ -118,6 +118,3 @@ def _entries(found: Any) -> list[Mapping[str, Any]]:
     if isinstance(found, Mapping):
         return found["chunks"] if "chunks" in found else found["words"]
     return list(found)
-
-
-__all__ = ["SUBTITLE_SUFFIXES", "read_subtitles"]
