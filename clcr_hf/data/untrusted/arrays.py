@@ -377,13 +377,10 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, fortran, dtype
 
 
-def _fill(file: IO[bytes], buffer: memoryview, where: str) -> None:
-    done = 0
-    while done < len(buffer):
-        piece = file.read(min(2**22, len(buffer) - done))
-        if not piece:
-            raise DataFormatError(f"{where} ends early: {done:,} of {len(buffer):,} bytes")
-        buffer[done : done + len(piece)] = piece
-        done += len(piece)
+def _fill(file: Any, buffer: memoryview, where: str) -> None:
+    for start in range(0, len(buffer), 2**22):
+        piece = buffer[start : start + 2**22]
+        if (read := file.readinto(piece)) < len(piece):
+            raise DataFormatError(f"{where} ends early: {start + read:,} of {len(buffer):,} bytes")
     if file.read(1):
         raise DataFormatError(f"{where}: bytes follow its data")
