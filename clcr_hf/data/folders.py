@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .errors import DataFormatError
+from .errors import DataFormatError, format_error
 
 _PARTIAL = ".partial.json"
 _LOCK = ".writing.lock"
@@ -49,12 +49,10 @@ def write_json(path: str | os.PathLike, content: Any, default: Callable[[Any], A
 
 def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
     """The JSON object in a file; None without a file, DataFormatError where it holds anything else."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return None
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"{path}: cannot be read as JSON ({error})") from error
+    with format_error(f"{path}: cannot be read as JSON", OSError, ValueError):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise DataFormatError(f"{path}: must hold a JSON object, got {type(content).__name__}")
     return content

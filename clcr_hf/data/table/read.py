@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ..arrow import is_list, is_numbers
 from ..columns import SPLIT_ALIASES, DataFormatError, split_name
+from ..errors import format_error
 from ..untrusted.sheets import read_sheet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
@@ -168,23 +169,19 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _parquet_file(path: Path) -> pq.ParquetFile:
-    try:
+    with format_error(f"{path}: not a Parquet file", OSError, ValueError):
         return pq.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"{path}: not a Parquet file ({error})") from error
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with _parquet_file(path) as file:
         _check_names(path, file.schema_arrow.names)
         names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-        try:
+        with format_error(f"{path}: a damaged Parquet file", OSError, pa.ArrowException):
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
                 values = [_values(path, name, batch.column(name)) for name in names]
                 for i in range(batch.num_rows):
                     yield {name: column[i] for name, column in zip(names, values, strict=True)}
-        except (OSError, pa.ArrowException) as error:
-            raise DataFormatError(f"{path}: a damaged Parquet file ({error})") from error
 
 
 def _values(path: Path, name: str, column: pa.Array) -> list[Any]:
