@@ -49,12 +49,10 @@ def feature_sequence(value: Any, where: str) -> tuple[np.ndarray, int]:
     Raises:
         DataFormatError: not numbers, inner lists of different lengths, no or more than three axes.
     """
-    try:
+    with format_error(f"{where}: features must be numbers in lists of equal lengths", TypeError, ValueError):
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             array = np.asarray(value, dtype=np.float32)  # None within lists is NaN
-    except (TypeError, ValueError) as error:
-        raise DataFormatError(f"{where}: features must be numbers in lists of equal lengths ({error})") from error
     if array.ndim not in (1, 2, 3) or (array.size and not array.shape[-1]):
         raise DataFormatError(f"{where}: features have shape {array.shape}, not (D,), (T, D) or (L, T, D)")
     array, bad = replace_non_finite(array)

@@ -74,14 +74,12 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Ro
         DataFormatError: a file that is not what its suffix says; the message has the line.
     """
     suffix = table.path.suffix.lower()
-    try:
+    with format_error(f"{table.path}: not UTF-8", UnicodeDecodeError, advice="; save it as UTF-8"):
         if suffix == ".parquet":
             yield from _read_parquet(table.path, columns)
         else:
             readers = {".jsonl": _read_jsonl, ".xlsx": _read_xlsx}
             yield from readers.get(suffix, _read_csv)(table.path)
-    except UnicodeDecodeError as error:
-        raise DataFormatError(f"{table.path}: not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def column_names(table: Table) -> list[str]:

@@ -10,6 +10,7 @@ import os
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
@@ -298,8 +299,8 @@ def _checked_entries(
     if len(infos) > _MAX_NPZ_ENTRIES:
         raise UnsafeFileError(f"{path}: {len(infos)} entries, more than {_MAX_NPZ_ENTRIES}")
     problems = [fault for info in infos if (fault := _entry_fault(info))]
-    twice = {info.filename for info in infos if sum(other.filename == info.filename for other in infos) > 1}
-    problems += [f"entry {name!r} comes twice" for name in sorted(twice)]
+    uses = Counter(info.filename for info in infos)
+    problems += [f"entry {name!r} comes twice" for name in sorted(uses) if uses[name] > 1]
     if problems:
         raise UnsafeFileError(f"{path}: {'; '.join(problems[:5])}")
     entries = {info.filename[:-4]: info for info in infos if info.filename.endswith(".npy")}
