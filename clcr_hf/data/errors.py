@@ -1,11 +1,31 @@
 """The errors of the loaders, in a file that needs nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
 
 class DataFormatError(ValueError):
     """A data file that cannot be read as the layout it claims to have; the message lists every fault found."""
+
+
+@contextmanager
+def format_error(message: str, *errors: type[Exception], advice: str = "") -> Iterator[None]:
+    """What is raised within comes out as a `DataFormatError`: `message`, and what was raised in brackets.
+
+    A `DataFormatError` goes through as it is.
+
+    Args:
+        errors: the kinds that are told so.
+        advice: the end of the message.
+    """
+    try:
+        yield
+    except DataFormatError:
+        raise
+    except errors as error:
+        raise DataFormatError(f"{message} ({error}){advice}") from error
 
 
 def optional_package(module: str, need: str, extra: str) -> ModuleType:

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import List
 
 from .columns import DataFormatError, replace_non_finite, sequence_feature
+from .errors import format_error
 from .untrusted.arrays import load_npz_safely
 from .untrusted.sheets import load_mat_safely
 
@@ -48,12 +49,10 @@ def feature_sequence(value: Any, where: str) -> tuple[np.ndarray, int]:
     Raises:
         DataFormatError: not numbers, inner lists of different lengths, no or more than three axes.
     """
-    try:
+    with format_error(f"{where}: features must be numbers in lists of equal lengths", TypeError, ValueError):
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             array = np.asarray(value, dtype=np.float32)  # None within lists is NaN
-    except (TypeError, ValueError) as error:
-        raise DataFormatError(f"{where}: features must be numbers in lists of equal lengths ({error})") from error
     if array.ndim not in (1, 2, 3) or (array.size and not array.shape[-1]):
         raise DataFormatError(f"{where}: features have shape {array.shape}, not (D,), (T, D) or (L, T, D)")
     array, bad = replace_non_finite(array)
@@ -80,21 +79,17 @@ def features_like(shape: tuple[int, int], value: Any, where: str) -> tuple[np.nd
 
 
 def _read_npy(path: str | os.PathLike) -> np.ndarray:
-    try:
+    with format_error(f"{path}: not a plain .npy array", ValueError, OSError, EOFError, OverflowError):
         # A memory map is refused where the file is shorter than its header says, before memory is taken.
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError, OverflowError) as error:
-        raise DataFormatError(f"{path}: not a plain .npy array ({error})") from error
 
 
 def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(os.fspath(path), framework="pt") as file:  # NumPy knows no bfloat16
-            return {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataFormatError(f"{path}: not a readable .safetensors file ({error})") from error
+    damage = format_error(f"{path}: not a readable .safetensors file", SafetensorError, OSError, ValueError)
+    with damage, safe_open(os.fspath(path), framework="pt") as file:  # NumPy knows no bfloat16
+        return {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118
 
 
 def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -119,11 +114,9 @@ def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def _read_csv(path: str | os.PathLike) -> np.ndarray:
     """Numbers `(T, D)`; a first line without a number is a header."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataFormatError(f"{path}: cannot be read as CSV ({error})") from error
+    damage = format_error(f"{path}: cannot be read as CSV", OSError, UnicodeDecodeError, csv.Error)
+    with damage, open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
     header = bool(rows) and not any(_is_number(cell) for cell in rows[0])
     for number, row in enumerate(rows[header:], 1 + header):
         if len(row) != len(rows[0]):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .columns import DataFormatError, logger, name_some
+from .errors import format_error
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LFS = b"version https://git-lfs"
@@ -67,15 +68,13 @@ def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     Raises:
         DataFormatError: no such file, or not UTF-8.
     """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.strip()
-    except FileNotFoundError:
-        raise DataFormatError(f"{path}: no such list") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataFormatError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    if not os.path.exists(path):
+        raise DataFormatError(f"{path}: no such list")
+    damage = format_error(f"{path}: cannot be read as UTF-8 text", OSError, UnicodeDecodeError)
+    with damage, open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line.strip()
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .errors import DataFormatError
+from .errors import DataFormatError, format_error
 
 _PARTIAL = ".partial.json"
 _LOCK = ".writing.lock"
@@ -49,12 +49,10 @@ def write_json(path: str | os.PathLike, content: Any, default: Callable[[Any], A
 
 def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
     """The JSON object in a file; None without a file, DataFormatError where it holds anything else."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return None
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"{path}: cannot be read as JSON ({error})") from error
+    with format_error(f"{path}: cannot be read as JSON", OSError, ValueError):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise DataFormatError(f"{path}: must hold a JSON object, got {type(content).__name__}")
     return content
@@ -109,7 +107,6 @@ class OutputFolder:
     def __init__(self, folder: str | os.PathLike, command: str):
         self.path, self.command = Path(folder), command
         self.record, self.mark = self.path / f"{command}.json", self.path / f"{command}{_PARTIAL}"
-        self._lock: FileLock | None = None
 
     def finished(self, task: Mapping[str, Any]) -> dict[str, Any] | None:
         """
@@ -134,12 +131,6 @@ class OutputFolder:
             raise DataFormatError(f"{self.path} holds rows of other settings ({'; '.join(differ)}). {_ADVICE}")
         return record
 
-    def begin(self, task: Mapping[str, Any]) -> None:
-        """Claim the folder for this process and mark it unfinished; DataFormatError where another one writes."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = claim(self.path, self.path / _LOCK)
-        write_json(self.mark, task)
-
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record and take the mark away."""
         write_json(self.record, record)
@@ -147,18 +138,15 @@ class OutputFolder:
 
     @contextmanager
     def writing(self, task: Mapping[str, Any]) -> Iterator[None]:
-        """[`begin`], and let others write at the end."""
-        self.begin(task)
+        """Claim the folder for this process and mark it unfinished; DataFormatError where another one writes. Others
+        may write at the end."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = claim(self.path, self.path / _LOCK)
         try:
+            write_json(self.mark, task)
             yield
         finally:
-            self.release()
-
-    def release(self) -> None:
-        """Let others write."""
-        if self._lock is not None:
-            release(self._lock)
-            self._lock = None
+            release(lock)
 
 
 _ADVICE = "Use a new folder"

@@ -20,11 +20,13 @@ from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 
 from .arrow import is_numbers, row_batch
 from .columns import SPLITS, DataFormatError
+from .errors import format_error
 from .folders import check_finished, replace_durably
 from .registry import ROWS_PER_SHARD
 
 # A row group is held in memory while it is written, some four times over, and when a row of it is read in streaming.
 _GROUP_BYTES = 4 * 2**20
+_DAMAGED = ". Remove it and run its writer again"
 _NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.parquet")
 
 
@@ -168,10 +170,8 @@ def shard_files(folder: str | os.PathLike, split: str) -> list[Path]:
 
 
 def _read_metadata(path: Path) -> pq.FileMetaData:
-    try:
+    with format_error(f"{path}: not a Parquet file", OSError, ValueError, advice=_DAMAGED):
         return pq.read_metadata(path)
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"{path}: not a Parquet file ({error}). Remove it and run its writer again") from error
 
 
 def _shard_features(path: Path) -> Features:
@@ -191,10 +191,8 @@ def _check_features(path: Path, features: Features) -> None:
 
 
 def _read_ids(path: Path) -> list[str]:
-    try:
+    with format_error(f"{path}: not a shard", OSError, ValueError, KeyError, advice=_DAMAGED):
         return pq.read_table(path, columns=["id"])["id"].to_pylist()
-    except (OSError, ValueError, KeyError) as error:
-        raise DataFormatError(f"{path}: not a shard ({error}). Remove it and run its writer again") from error
 
 
 def written_ids(folder: str | os.PathLike, split: str) -> set[str]:

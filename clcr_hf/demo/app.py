@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..data.errors import optional_package
 from ..media import load_audio
 from ..pipeline_clcr import TASK, CLCRPipeline
 from .html import draw_reading
@@ -257,8 +258,4 @@ def _own_folder() -> Iterator[None]:
 def _import_gradio() -> Any:
     """gradio, without its telemetry."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError as error:
-        raise ImportError('the demo needs gradio: pip install ".[demo]" in a clone of clcr-hf') from error
-    return gradio
+    return optional_package("gradio", "the demo needs gradio", "demo")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.errors import optional_package
 from ..data.folders import replacing
 from ..modalities import modality
 from .decision import Decision, change, token_spans, word
@@ -252,11 +253,8 @@ _WHISKER = {"ecolor": "#222222", "elinewidth": 1.0, "capsize": 2.5}
 
 
 def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install ".[explain]" in a clone of clcr-hf') from error
-    return Figure(figsize=(width, height), layout="constrained")
+    matplotlib = optional_package("matplotlib.figure", "pictures need matplotlib", "explain")
+    return matplotlib.Figure(figsize=(width, height), layout="constrained")
 
 
 def _headline(figure: Any, answer: str, title: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.errors import optional_package
 from ..data.folders import replacing
 from ..modeling_clcr import CLCRPreTrainedModel
 from .graph import export_program, fusion_inputs, load_for_export, named_outputs, output_names, trace
@@ -167,10 +168,7 @@ def _warnings_off(name: str) -> Iterator[None]:
 
 def _require(*packages: str) -> None:
     for package in packages:
-        try:
-            __import__(package)
-        except ImportError as error:
-            raise ImportError(f'this needs {package}: pip install ".[export]" in a clone of clcr-hf') from error
+        optional_package(package, f"this needs {package}", "export")
 
 
 # -- running --------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -335,9 +336,7 @@ def extract_features(
     folder = OutputFolder(out, "extract")
     folder.finished(task)
     state.wait_for_everyone()
-    if state.is_main_process:
-        folder.begin(task)
-    try:
+    with folder.writing(task) if state.is_main_process else nullcontext():
         state.wait_for_everyone()
         begin = time.perf_counter()
         _write(folder.path, clips, chosen, readers, state, progress)
@@ -346,8 +345,6 @@ def extract_features(
             seconds = round(time.perf_counter() - begin, 1)
             finish(folder, task, readers.describe(), seconds, state.num_processes)
         state.wait_for_everyone()
-    finally:
-        folder.release()
     return read_json(folder.record) or {}
 
 

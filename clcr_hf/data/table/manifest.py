@@ -25,7 +25,7 @@ from .choose import (
     pick_label,
     require,
 )
-from .labels import LabelScan, TableLabels
+from .labels import LabelScan
 from .read import Row, Table, column_names, find_tables, read_rows
 from .scan import feature_shape, kept_type, label_cell, scan_table
 from .values import is_absent, is_missing_word
@@ -208,7 +208,15 @@ class Manifest:
         featured = [name for name in self.columns if name.endswith(FEATURES_SUFFIX)]
         self.shapes = {name: feature_shape(self.tables, self.columns[name]) for name in featured}
         kept = {name: kept_type(name, scan.kinds[name]) for name in keep_columns}
-        self.features = _types(self.columns, self.shapes, self.labels, kept, self.window)
+        self.features = self._types(kept)
+
+    def _types(self, kept: dict[str, Any]) -> Features:
+        """Types of the rows; features come last."""
+        types: dict[str, Any] = {"id": Value("string")}
+        types |= {name: MEDIA_TYPES.get(name, Value("string")) for name in self.columns if name not in self.shapes}
+        types |= {} if self.labels is None else {self.labels.column: self.labels.type}
+        types |= kept | dict.fromkeys(self.window, Value("float64"))
+        return Features(types | {name: feature_type(*shape) for name, shape in self.shapes.items()})
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -323,21 +331,6 @@ def _label_columns(
         return (pick_label(source, present, one),)
     label = pick(source, present, one, LABEL_COLUMNS)
     return () if label is None else (label,)
-
-
-def _types(
-    columns: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, int]],
-    labels: TableLabels | None,
-    kept: Mapping,
-    window: Sequence[str],
-) -> Features:
-    """Types of a manifest's rows; features come last."""
-    types: dict[str, Any] = {"id": Value("string")}
-    types |= {name: MEDIA_TYPES.get(name, Value("string")) for name in columns if name not in shapes}
-    types |= {} if labels is None else {labels.column: labels.type}
-    seconds = dict.fromkeys(window, Value("float64"))
-    return Features({**types, **kept, **seconds, **{name: feature_type(*shape) for name, shape in shapes.items()}})
 
 
 @functools.cache

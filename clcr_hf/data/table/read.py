@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ..arrow import is_list, is_numbers
 from ..columns import SPLIT_ALIASES, DataFormatError, split_name
+from ..errors import format_error
 from ..untrusted.sheets import read_sheet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
@@ -73,14 +74,12 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Ro
         DataFormatError: a file that is not what its suffix says; the message has the line.
     """
     suffix = table.path.suffix.lower()
-    try:
+    with format_error(f"{table.path}: not UTF-8", UnicodeDecodeError, advice="; save it as UTF-8"):
         if suffix == ".parquet":
             yield from _read_parquet(table.path, columns)
         else:
             readers = {".jsonl": _read_jsonl, ".xlsx": _read_xlsx}
             yield from readers.get(suffix, _read_csv)(table.path)
-    except UnicodeDecodeError as error:
-        raise DataFormatError(f"{table.path}: not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def column_names(table: Table) -> list[str]:
@@ -168,23 +167,19 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _parquet_file(path: Path) -> pq.ParquetFile:
-    try:
+    with format_error(f"{path}: not a Parquet file", OSError, ValueError):
         return pq.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise DataFormatError(f"{path}: not a Parquet file ({error})") from error
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with _parquet_file(path) as file:
         _check_names(path, file.schema_arrow.names)
         names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-        try:
+        with format_error(f"{path}: a damaged Parquet file", OSError, pa.ArrowException):
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
                 values = [_values(path, name, batch.column(name)) for name in names]
                 for i in range(batch.num_rows):
                     yield {name: column[i] for name, column in zip(names, values, strict=True)}
-        except (OSError, pa.ArrowException) as error:
-            raise DataFormatError(f"{path}: a damaged Parquet file ({error})") from error
 
 
 def _values(path: Path, name: str, column: pa.Array) -> list[Any]:

@@ -12,7 +12,7 @@ from ..source import Row, Rows, Source
 from ..talking_faces.factors import MARKER
 from .choose import LABEL_COLUMNS
 from .manifest import Manifest, check_leak, open_manifest, read_manifest
-from .read import TABLE_NAMES, TABLE_SUFFIXES
+from .read import TABLE_SUFFIXES, named_table
 
 # Options that need the whole table at once.
 _WHOLE_TABLE = ("validation_fraction", "seed", "group_column", "dialogue_column", "turn_column")
@@ -56,9 +56,7 @@ def stream_table(source: str | os.PathLike, *, skip_missing: bool = False, **opt
 def _is_table(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() in TABLE_SUFFIXES
-    named = [name + suffix for name in TABLE_NAMES for suffix in TABLE_SUFFIXES]
-    there = any(next(path.glob(f"{place}{name}"), None) is not None for place in ("", "*/") for name in named)
-    return there and not (path / MARKER).is_file()
+    return any(map(named_table, (path, *path.glob("*/")))) and not (path / MARKER).is_file()
 
 
 SOURCE = Source(

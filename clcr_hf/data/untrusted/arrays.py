@@ -10,13 +10,14 @@ import os
 import re
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import DataFormatError, optional_package
+from ..errors import DataFormatError, format_error, optional_package
 
 if TYPE_CHECKING:
     import h5py
@@ -64,10 +65,8 @@ def open_h5(path: str | os.PathLike, user_block: int = 0) -> "Iterator[h5py.File
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file")
     h5py = optional_package("h5py", "reading HDF5 files needs h5py", "h5")
-    try:
+    with format_error(f"{path}: not a readable HDF5 file", OSError, RuntimeError, ValueError):
         file = _guarded(h5py.File)(os.fspath(path), "r")
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataFormatError(f"{path}: not a readable HDF5 file ({error})") from error
     with file:
         if file.userblock_size not in (0, user_block):
             raise UnsafeFileError(f"{path}: {file.userblock_size} bytes of something else stand before the HDF5 data")
@@ -116,14 +115,12 @@ def _fetch(group: Any, name: str) -> Any:
     if not isinstance(group, h5py.Group):
         raise KeyError(f"{where} does not exist")
     key = name.encode()
-    try:
+    with format_error(f"{where} cannot be read", OSError, RuntimeError):
         if not group.id.links.exists(key):
             raise KeyError(f"{where} does not exist")
         if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
             raise UnsafeFileError(f"{where} is a link to elsewhere; links are not followed")
         value = h5py.Group.__getitem__(group, name)
-    except (OSError, RuntimeError) as error:
-        raise DataFormatError(f"{where} cannot be read ({error})") from error
     if isinstance(value, h5py.Group):
         return _guarded(h5py.Group)(value.id)
     if not isinstance(value, h5py.Dataset):
@@ -164,15 +161,11 @@ def read_h5(
         raise UnsafeFileError(f"{where} holds {dataset.dtype}; only numbers and strings are read")
     wanted = _selected_shape(dataset.shape, rows)
     _check_size(where, math.prod(wanted) * dataset.dtype.itemsize, max_bytes)
-    try:
+    with format_error(f"{where} cannot be read", OSError, RuntimeError, ValueError, MemoryError):
         _check_chunks(dataset, where, max_bytes)
         if text is not None and text.length is None:
             return _read_strings(dataset, where, rows, wanted, max_bytes)
         return np.asarray(dataset[... if rows is None else rows])
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:
-        if isinstance(error, DataFormatError):
-            raise
-        raise DataFormatError(f"{where} cannot be read ({error})") from error
 
 
 def _selected_shape(shape: tuple[int, ...], rows: slice | int | None) -> tuple[int, ...]:
@@ -293,12 +286,10 @@ def load_npz_safely(
     with open(path, "rb") as file:
         if file.read(6) == b"\x93NUMPY":
             raise DataFormatError(f"{path}: not a readable .npz file (it is a single array; an archive is wanted)")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = _checked_entries(path, archive, names, max_bytes)
-            return {name: _read_npy(path, archive, entry, name) for name, entry in entries.items()}
-    except (zipfile.BadZipFile, EOFError, zlib.error, OSError, NotImplementedError, RuntimeError) as error:
-        raise DataFormatError(f"{path}: not a readable .npz file ({error})") from error
+    damage = (zipfile.BadZipFile, EOFError, zlib.error, OSError, NotImplementedError, RuntimeError)
+    with format_error(f"{path}: not a readable .npz file", *damage), zipfile.ZipFile(path) as archive:
+        entries = _checked_entries(path, archive, names, max_bytes)
+        return {name: _read_npy(path, archive, entry, name) for name, entry in entries.items()}
 
 
 def _checked_entries(
@@ -308,8 +299,8 @@ def _checked_entries(
     if len(infos) > _MAX_NPZ_ENTRIES:
         raise UnsafeFileError(f"{path}: {len(infos)} entries, more than {_MAX_NPZ_ENTRIES}")
     problems = [fault for info in infos if (fault := _entry_fault(info))]
-    twice = {info.filename for info in infos if sum(other.filename == info.filename for other in infos) > 1}
-    problems += [f"entry {name!r} comes twice" for name in sorted(twice)]
+    uses = Counter(info.filename for info in infos)
+    problems += [f"entry {name!r} comes twice" for name in sorted(uses) if uses[name] > 1]
     if problems:
         raise UnsafeFileError(f"{path}: {'; '.join(problems[:5])}")
     entries = {info.filename[:-4]: info for info in infos if info.filename.endswith(".npy")}
@@ -377,13 +368,10 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, fortran, dtype
 
 
-def _fill(file: IO[bytes], buffer: memoryview, where: str) -> None:
-    done = 0
-    while done < len(buffer):
-        piece = file.read(min(2**22, len(buffer) - done))
-        if not piece:
-            raise DataFormatError(f"{where} ends early: {done:,} of {len(buffer):,} bytes")
-        buffer[done : done + len(piece)] = piece
-        done += len(piece)
+def _fill(file: Any, buffer: memoryview, where: str) -> None:
+    for start in range(0, len(buffer), 2**22):
+        piece = buffer[start : start + 2**22]
+        if (read := file.readinto(piece)) < len(piece):
+            raise DataFormatError(f"{where} ends early: {start + read:,} of {len(buffer):,} bytes")
     if file.read(1):
         raise DataFormatError(f"{where}: bytes follow its data")

@@ -56,13 +56,13 @@ class _Source:
     """The bytes of the pickle. Reads never allocate more than is left, whatever length an opcode claims."""
 
     def __init__(self, file: BinaryIO):
-        self.start = file.tell()
+        self.start = self.position = file.tell()
         self.data: mmap.mmap | bytes
         try:
             self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self.position = self.start
         except (OSError, ValueError):  # no file of the system's, or an empty one
-            self.data, self.position = file.read(), 0
+            file.seek(0)
+            self.data = file.read()
         self.size = len(self.data)
 
     def _advance(self, size: int) -> int:
@@ -198,14 +198,13 @@ class RestrictedUnpickler(_BaseUnpickler):
         except Exception as error:
             # Opcodes out of place end in any exception at all; for the caller they are one thing, a bad file.
             raise UnsafePickleError(f"damaged pickle ({type(error).__name__}: {str(error)[:120]})") from error
-        self._file.seek(self._source.start + self.consumed)
+        self._file.seek(self._source.position)
         return value
 
     @property
     def consumed(self) -> int:
         """Bytes read so far."""
-        mapped = isinstance(self._source.data, mmap.mmap)
-        return self._source.position - (self._source.start if mapped else 0)
+        return self._source.position - self._source.start
 
     def _interpret(self) -> Any:
         # The standard loop, with its prices. Frames need no buffer: the whole file is at hand.

@@ -8,11 +8,12 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from ..errors import DataFormatError, optional_package
+from ..errors import DataFormatError, format_error, optional_package
 from .arrays import MAX_ARRAY_BYTES, UnsafeFileError, open_h5, read_h5
 
 MAX_WORKBOOK_BYTES = 2**30  # of XML, unpacked
@@ -32,11 +33,10 @@ def read_sheet(path: str | os.PathLike) -> Iterator[tuple[Any, ...]]:
     """
     openpyxl = optional_package("openpyxl", f"{path}: reading .xlsx needs openpyxl", "tables")
     _check_workbook(path)
-    try:
+    # A damaged workbook raises whatever the XML leads openpyxl to.
+    with format_error(f"{path}: not a readable .xlsx workbook", Exception):
         book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-    except Exception as error:  # a damaged workbook raises whatever the XML leads openpyxl to
-        raise DataFormatError(f"{path}: not a readable .xlsx workbook ({error})") from error
-    try:
+    with closing(book), format_error(f"{path}: a damaged .xlsx workbook", Exception):
         filled = []
         for sheet in book.worksheets:
             sheet.reset_dimensions()  # what the file states of its size may be false
@@ -47,28 +47,18 @@ def read_sheet(path: str | os.PathLike) -> Iterator[tuple[Any, ...]]:
             raise DataFormatError(f"{path}: several sheets hold cells ({names}); keep one a file")
         for sheet in filled:
             yield from sheet.iter_rows(values_only=True)
-    except DataFormatError:
-        raise
-    except Exception as error:
-        raise DataFormatError(f"{path}: a damaged .xlsx workbook ({error})") from error
-    finally:
-        book.close()
 
 
 def _check_workbook(path: str | os.PathLike) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-            if size > MAX_WORKBOOK_BYTES:
-                raise UnsafeFileError(f"{path}: {size:,} bytes unpacked; at most {MAX_WORKBOOK_BYTES:,} are read")
-            for info in archive.infolist():
-                with archive.open(info) as file:
-                    if b"<!DOCTYPE" in file.read(4096).replace(b"\0", b"").upper():
-                        raise UnsafeFileError(f"{path}: {info.filename} declares a document type; no workbook does")
-    except UnsafeFileError:
-        raise
-    except Exception as error:  # damaged archives raise a dozen kinds
-        raise DataFormatError(f"{path}: not an .xlsx workbook ({error})") from error
+    # Damaged archives raise a dozen kinds.
+    with format_error(f"{path}: not an .xlsx workbook", Exception), zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+        if size > MAX_WORKBOOK_BYTES:
+            raise UnsafeFileError(f"{path}: {size:,} bytes unpacked; at most {MAX_WORKBOOK_BYTES:,} are read")
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                if b"<!DOCTYPE" in file.read(4096).replace(b"\0", b"").upper():
+                    raise UnsafeFileError(f"{path}: {info.filename} declares a document type; no workbook does")
 
 
 def load_mat_safely(path: str | os.PathLike, *, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, np.ndarray]:
@@ -95,17 +85,14 @@ def load_mat_safely(path: str | os.PathLike, *, max_bytes: int = MAX_ARRAY_BYTES
 
 def _load_v5(path: str | os.PathLike, max_bytes: int) -> dict[str, np.ndarray]:
     scipy_io = optional_package("scipy.io", f"{path}: reading .mat needs SciPy", "tables")
-    try:
+    # SciPy meets damage with whatever the bytes lead it to.
+    with format_error(f"{path}: not a readable MATLAB file", Exception):
         wanted = {name: shape for name, shape, kind in scipy_io.whosmat(path, appendmat=False) if kind in _NUMBERS}
         size = 8 * sum(math.prod(shape) for shape in wanted.values())
         if size > max_bytes:
             raise UnsafeFileError(f"{path}: its arrays declare {size:,} bytes; at most {max_bytes:,} are read")
         found = scipy_io.loadmat(path, appendmat=False, variable_names=list(wanted)) if wanted else {}
         arrays = {name: found[name] for name in wanted if isinstance(found.get(name), np.ndarray)}
-    except UnsafeFileError:
-        raise
-    except Exception as error:  # SciPy meets damage with whatever the bytes lead it to
-        raise DataFormatError(f"{path}: not a readable MATLAB file ({error})") from error
     return {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"}
 
 
