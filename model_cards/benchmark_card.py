@@ -10,18 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from clcr_hf.hub.benchmarks import BENCHMARKS, PAPER_CITATION, Benchmark
-from clcr_hf.hub.card import (
-    DATA_LICENSE,
-    LICENSE_NOTE,
-    base_models,
-    benchmark_texts,
-    card_tags,
-    check_card,
-    paper_table,
-    pipeline_tag,
-    render_card,
-)
-from clcr_hf.hub.texts import limits
+from clcr_hf.hub.card import DATA_LICENSE, base_models, card_tags, check_card, pipeline_tag, render_card
 
 _SETTING = re.compile(r"^(?P<name>\w+):.*?#\s*\[(?P<whose>paper|our reconstruction)\]", re.MULTILINE)
 _COMMAND = re.compile(r"^#\s+(?P<command>accelerate launch .*)$", re.MULTILINE)
@@ -77,20 +66,18 @@ def benchmark_card(key: str, recipe: Path, text_results: Path | None = None) -> 
         modalities=modalities,
         subject=benchmark.subject,
         output=benchmark.output,
-        measured=False,
         unmeasured=_UNMEASURED,
         features=features,
         inputs=_inputs(values) if features else [],
-        paper=paper_table(benchmark),
+        paper=benchmark,
         text_results=text_table(text_results) if text_results is not None else None,
         levels=3,
-        dataset=benchmark_texts(benchmark),
-        license_note=LICENSE_NOTE,
+        dataset=benchmark,
         recipe=f"examples/recipes/{recipe.name}",
         settings=[(name, _shown(value), _whose(whose[name])) for name, value in values.items() if name in whose],
         command=command["command"],
         compute=_compute(benchmark),
-        limits=limits(benchmark.subject, modalities, f"To be trained on {benchmark.title}"),
+        trained=f"To be trained on {benchmark.title}",
         citations=[PAPER_CITATION, *benchmark.citations],
     )
     check_card(card)
@@ -139,20 +126,18 @@ def template_card() -> ModelCard:
         modalities=modalities,
         subject="sentiment",
         output="[a sentiment score from -3 to 3]",
-        measured=False,
         unmeasured="[Every training run writes a card with its own figures; put none here that was not measured.]",
         levels=3,
         dataset={
             "content": "[What the data are, how many examples, how they were gathered and labelled.]",
             "terms": "[the licence of the data, and what the people in it agreed to]",
             "people": "[how many; ages, sexes, languages, countries, as far as known, and who is missing]",
-            "page": None,
         },
         recipe="[your recipe]",
         settings=[("[setting]", "[value]", "[yours]")],
         command="accelerate launch examples/run_sentiment.py --dataset manifest --data_file [clips.csv]",
         compute="[Hours, number and kind of devices; emissions only if measured, for instance by codecarbon.]",
-        limits=limits("sentiment", modalities, "Trained on [your data]"),
+        trained="Trained on [your data]",
         citations=[PAPER_CITATION],
     )
     check_card(card)

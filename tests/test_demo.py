@@ -467,16 +467,16 @@ def test_a_clip_is_read_and_explained(page, pipe, clips, tmp_path):
 
 
 @in_browser
-def test_sound_alone_is_read(page, pipe, clips):
-    page.find("#sound-part button")[0].click()
-    page.wait(lambda: page.find("#sound input[type=file]"), "the place for a sound")
-    page.find("#sound input[type=file]")[0].send_keys(str(clips / "tone.wav"))
-    page.wait(lambda: page.find("#sound [aria-label='Clear']"), "the upload")
+def test_audio_alone_is_read(page, pipe, clips):
+    page.find("#audio-part button")[0].click()
+    page.wait(lambda: page.find("#audio input[type=file]"), "the place for audio")
+    page.find("#audio input[type=file]")[0].send_keys(str(clips / "tone.wav"))
+    page.wait(lambda: page.find("#audio [aria-label='Clear']"), "the upload")
     page.read()
     assert page.score() == pytest.approx(pipe({"audio": str(clips / "tone.wav")})["score"], abs=0.011)
     assert "one modality alone" in page.find("#reasons")[0].text
     assert not page.find(".clcr-vision, .clcr-text") and page.find(".clcr-audio svg")
-    assert not page.find("#sound [aria-label='Share'], #sound [title='Share']")
+    assert not page.find("#audio [aria-label='Share'], #audio [title='Share']")
 
 
 @in_browser

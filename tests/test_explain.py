@@ -21,7 +21,7 @@ from clcr_hf.data.talking_faces.render import generate_talking_faces
 from clcr_hf.explain.decision import Decision, change, explain, leave_out, token_spans
 from clcr_hf.explain.plot import draw_decision, draw_mean_weights
 from clcr_hf.hub.card import write_model_card
-from clcr_hf.hub.means import add_example, build_card_pictures, mean_weights
+from clcr_hf.hub.means import add_example, build_card_figures, mean_weights
 from clcr_hf.hub.publish import build_release
 from clcr_hf.media import write_video
 
@@ -308,7 +308,7 @@ def test_the_card_shows_how_the_model_decides_on_its_own_data(trained, pipe, cor
 
 
 def test_means_of_clips_of_ones_own(trained, clip, command):
-    found = build_card_pictures(trained, [{"text": "a day"}, {"media": "absent.mp4"}, clip], split="mine")
+    found = build_card_figures(trained, [{"text": "a day"}, {"media": "absent.mp4"}, clip], split="mine")
     assert found["rows"] == 2 and found["split"] == "mine"
     code, _, errors = command("card", str(trained), "--pictures", "--split", "tset")
     assert code == 1 and "no split 'tset'" in errors

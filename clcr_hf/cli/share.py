@@ -52,9 +52,9 @@ def card(
 
         add_example(folder, example, text)
     if pictures:
-        from ..hub.means import build_card_pictures
+        from ..hub.means import build_card_figures
 
-        build_card_pictures(folder, _own_rows(folder, split, limit), split=split)
+        build_card_figures(folder, _own_rows(folder, split, limit), split=split)
     typer.echo(str(write_model_card(folder, model_id)))
 
 

@@ -36,18 +36,18 @@ _LONGEST_TEXT = 2000  # characters
 
 
 def _inputs(gr: Any, max_seconds: float) -> tuple[Any, Any, Any]:
-    """The page's inputs: a clip, a sound of its own, a transcript."""
+    """The page's inputs: a clip, audio of its own, a transcript."""
     clip = gr.Video(label=f"Clip, at most {max_seconds:g} s", sources=["upload", "webcam"], buttons=[], elem_id="clip")
-    with gr.Accordion("Sound alone, or another sound", open=False, elem_id="sound-part"):
-        sound = gr.Audio(
+    with gr.Accordion("Sound alone, or another sound", open=False, elem_id="audio-part"):
+        audio = gr.Audio(
             label="Sound",
             sources=["upload", "microphone"],
             type="filepath",
             buttons=[],  # gradio's share button would send it to the Hub
-            elem_id="sound",
+            elem_id="audio",
         )
     text = gr.Textbox(label="Transcript", lines=2, max_length=_LONGEST_TEXT, elem_id="transcript")
-    return clip, sound, text
+    return clip, audio, text
 
 
 def build_page(
@@ -62,7 +62,7 @@ def build_page(
     Args:
         pipe: a pipeline "multimodal-sentiment".
         max_seconds: length of the longest clip that is read.
-        recognise: path of a clip or sound to its transcript; without it there is no such button.
+        recognise: path of a clip or audio file to its transcript; without it there is no such button.
         name: of the model, shown on the page.
 
     Raises:
@@ -71,28 +71,28 @@ def build_page(
     gr = _import_gradio()
     uploads = _Uploads()
 
-    def keep(clip: str | None, sound: str | None, request: gr.Request) -> None:  # type: ignore[name-defined]
-        uploads.keep(request.session_hash, clip, sound)
+    def keep(clip: str | None, audio: str | None, request: gr.Request) -> None:  # type: ignore[name-defined]
+        uploads.keep(request.session_hash, clip, audio)
 
     def leave(request: gr.Request) -> None:  # type: ignore[name-defined]
         uploads.keep(request.session_hash)
 
-    def read(clip: str | None, sound: str | None, text: str | None) -> tuple[str, str]:
-        with _told(gr, clip, sound):
-            return draw_reading(read_clip(pipe, clip, sound, text, max_seconds=max_seconds))
+    def read(clip: str | None, audio: str | None, text: str | None) -> tuple[str, str]:
+        with _told(gr, clip, audio):
+            return draw_reading(read_clip(pipe, clip, audio, text, max_seconds=max_seconds))
 
-    def transcribe(clip: str | None, sound: str | None) -> str:
-        with _told(gr, clip, sound):
-            return _transcript(recognise, sound or clip, max_seconds)
+    def transcribe(clip: str | None, audio: str | None) -> str:
+        with _told(gr, clip, audio):
+            return _transcript(recognise, audio or clip, max_seconds)
 
     with gr.Blocks(title="CLCR demo", analytics_enabled=False, delete_cache=(_SWEEP, _OLD)) as page:
         gr.Markdown(_INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=280):
-                clip, sound, text = _inputs(gr, max_seconds)
+                clip, audio, text = _inputs(gr, max_seconds)
                 if recognise is not None:
                     hear = gr.Button("Recognise the transcript", elem_id="recognise")
-                    hear.click(transcribe, [clip, sound], text, api_visibility="private", concurrency_id="model")
+                    hear.click(transcribe, [clip, audio], text, api_visibility="private", concurrency_id="model")
                 button = gr.Button("Read the clip", variant="primary", elem_id="read")
                 gr.Markdown(f"Model: `{name}`" if name else "")
             with gr.Column(min_width=280, scale=2):
@@ -100,15 +100,15 @@ def build_page(
                 reasons = gr.HTML(elem_id="reasons")
         button.click(
             read,
-            [clip, sound, text],
+            [clip, audio, text],
             [answer, reasons],
             show_progress_on=answer,
             api_visibility="private",
             concurrency_id="model",
             concurrency_limit=1,
         )
-        for given in (clip, sound):
-            given.change(keep, [clip, sound], None, api_visibility="private", show_progress="hidden", queue=False)
+        for given in (clip, audio):
+            given.change(keep, [clip, audio], None, api_visibility="private", show_progress="hidden", queue=False)
         page.unload(leave)
         page.load(None, js=_SPEAK)
     page.queue(max_size=_QUEUE)

@@ -28,21 +28,18 @@ _ENVIRONMENT = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 _MACROS: Any = _ENVIRONMENT.get_template(
-    "reading.html", globals={"sentiments": _SENTIMENTS, "ticks": _TICKS, "title": _title}
+    "reading.html", globals={"sentiments": _SENTIMENTS, "ticks": _TICKS, "title": _title, "word": word}
 ).module
 
 
 def draw_reading(decision: Decision) -> tuple[str, str]:
     """The answer, and the reasons for it, as HTML."""
-    reasons = (
-        draw_left_out(decision),
-        draw_timeline(decision.result["tokens"], decision.seconds),
-        draw_weights(decision.weights),
-    )
-    return (
-        f'<div class="clcr">{draw_answer(decision.result, decision.score_range)}</div>',
-        f'<div class="clcr">{"".join(reasons)}</div>',
-    )
+    what = [change(decision.result, other)[0] for other in decision.without.values()]
+    answer = draw_answer(decision.result, decision.score_range)
+    left_out = _MACROS.left_out(decision, what[0] if what else "")
+    timeline = draw_timeline(decision.result["tokens"], decision.seconds)
+    reasons = left_out + timeline + _MACROS.weights(decision.weights)
+    return f'<div class="clcr">{answer}</div>', f'<div class="clcr">{reasons}</div>'
 
 
 def draw_answer(result: dict[str, Any], score_range: tuple[float, float] | None = None) -> Markup:
@@ -50,25 +47,10 @@ def draw_answer(result: dict[str, Any], score_range: tuple[float, float] | None 
     return _MACROS.answer(result, score_range)
 
 
-def draw_left_out(decision: Decision) -> Markup:
-    """Table of the answers without each modality."""
-    what = [change(decision.result, other)[0] for other in decision.without.values()]
-    return _MACROS.left_out(decision, what[0] if what else "")
-
-
 def draw_timeline(tokens: dict[str, list[dict[str, Any]]], seconds: float | None) -> Markup:
     """How much of each token was let across at each level, modality by modality, over the time of the clip."""
     lanes = {name: _lanes(name, found, seconds) for name, found in tokens.items() if found}
-    return _MACROS.timeline(lanes, _words(tokens.get("text", [])), seconds)
-
-
-def draw_weights(weights: dict[str, Any]) -> Markup:
-    """Which level and which modality decided, and how far private cues were let through."""
-    levels = {f"level {level}": weight for level, weight in enumerate(weights["level_weights"], start=1)}
-    shared, gates = (
-        {_title(name): value for name, value in weights[kind].items()} for kind in ("modality_weights", "private_gates")
-    )
-    return _MACROS.weights(levels, shared, gates)
+    return _MACROS.timeline(lanes, tokens.get("text", []), seconds)
 
 
 def _lanes(name: str, tokens: Sequence[dict[str, Any]], seconds: float | None) -> list[dict[str, Any]]:
@@ -83,14 +65,3 @@ def _lanes(name: str, tokens: Sequence[dict[str, Any]], seconds: float | None) -
         spoken = f"{_title(name)}, level {level}: {mean:.2f} on average, most at {place} ({most:.2f})"
         lanes.append({"bars": bars, "spoken": spoken})
     return lanes
-
-
-def _words(tokens: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tokens as text: what is shown, whether it stands apart from the last, and how much was let across (mean of its
-    levels)."""
-    shown = [str(token.get("token", token.get("index"))) for token in tokens]
-    shares = [sum(token["budget"]) / len(token["budget"]) for token in tokens]
-    return [
-        {"shown": word(each), "apart": not each.startswith("##"), "share": share}
-        for each, share in zip(shown, shares, strict=True)
-    ]

@@ -9,7 +9,7 @@ from ..samples import is_missing
 def read_clip(
     pipe: CLCRPipeline,
     clip: str | None = None,
-    sound: str | None = None,
+    audio: str | None = None,
     text: str | None = None,
     *,
     max_seconds: float = float("inf"),
@@ -18,8 +18,8 @@ def read_clip(
 
     Args:
         pipe: a pipeline "multimodal-sentiment".
-        clip: path of a video; its audio is read too unless `sound` is given.
-        sound: path of an audio file.
+        clip: path of a video; its audio is read too unless `audio` is given.
+        audio: path of an audio file.
         text: what is said.
         max_seconds: clips and audio files that last longer are refused before they are decoded.
 
@@ -27,11 +27,11 @@ def read_clip(
         ValueError: nothing was given, or something too long; or the model cannot read what was given.
         MediaError: a file that cannot be read.
     """
-    given = {"media": clip, "audio": sound, "text": text}
+    given = {"media": clip, "audio": audio, "text": text}
     given = {name: value for name, value in given.items() if not is_missing(value)}
     if not given:
         raise ValueError("There is nothing to read yet: give a clip, audio or a transcript.")
-    for path in (clip, sound):
+    for path in (clip, audio):
         if path is not None:
             check_duration(path, max_seconds)
     return explain(pipe, given)

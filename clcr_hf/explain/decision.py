@@ -166,14 +166,3 @@ def _seconds(sample: Mapping[str, Any], result: Mapping[str, Any]) -> float | No
 def word(token: str) -> str:
     """A token as people read it, without the marks of tokenizers."""
     return token.removeprefix("##").lstrip("Ġ▁")
-
-
-__all__ = [
-    "Decision",
-    "change",
-    "decided_by",
-    "explain",
-    "leave_out",
-    "token_spans",
-    "word",
-]

@@ -1,7 +1,8 @@
-"""Pictures of what decided, drawn with matplotlib: of one clip, and of means over a data set. See `explain.py`."""
+"""Figures of what decided, drawn with matplotlib: of one clip, and of means over a data set. See `decision.py`."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,25 @@ from .decision import Decision, change, token_spans, word
 # Of what is no modality; for levels greys.
 _OTHER_COLOUR = modality("").colour
 _LABEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LEVEL_COLOUR, _GATE_ALPHA = "#6b7280", 0.45
+_LEVEL_COLOUR, _PALE = "#6b7280", 0.45
+_WHISKER = {"ecolor": "#222222", "elinewidth": 1.0, "capsize": 2.5}
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "savefig.facecolor": "white",
+    "text.parse_math": False,  # words of the input are no formulas
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
 _WIDTH, _BARS_HEIGHT, _LEVEL_HEIGHT = 11.0, 1.75, 0.24
 _LEAST_RANGE = 0.1  # budgets that differ by less are drawn as nearly alike
 _UPRIGHT_WORDS = 14  # more tokens than this have their words turned
@@ -40,17 +59,16 @@ def draw_decision(decision: Decision, path: str | os.PathLike, title: str = "") 
     strips = [_strip_height(tokens) for tokens in shown.values()]
     segments = [0.5] if "segments" in decision.result else []
     heights = [_BARS_HEIGHT, *segments, *strips]
-    figure = _figure(_WIDTH, sum(heights) + 0.62 * len(heights) + 0.85)
-    grid = figure.add_gridspec(len(heights), 3, height_ratios=heights)
-    _headline(figure, _answer(decision.result), title)
-    _draw_bars([figure.add_subplot(grid[0, column]) for column in range(3)], decision)
-    row = 1
-    if segments:
-        _draw_segments(figure.add_subplot(grid[row, :]), decision)
-        row += 1
-    axes = [figure.add_subplot(grid[row + index, :]) for index in range(len(shown))]
-    _draw_strips(figure, axes, shown, decision.seconds)
-    return _save(figure, path)
+    with _figure(path, _WIDTH, sum(heights) + 0.62 * len(heights) + 0.85, _answer(decision.result), title) as figure:
+        grid = figure.add_gridspec(len(heights), 3, height_ratios=heights)
+        bars = [figure.add_subplot(grid[0, column]) for column in range(3)]
+        rows = [figure.add_subplot(grid[row, :]) for row in range(1, len(heights))]
+        _draw_weights(bars[:2], decision.weights, shown)
+        _draw_changes(bars[2], decision)
+        if segments:
+            _draw_segments(rows[0], decision)
+        _draw_strips(figure, rows[len(segments) :], shown, decision.seconds)
+    return Path(path)
 
 
 def draw_mean_weights(measured: Mapping[str, Any], path: str | os.PathLike) -> Path:
@@ -61,13 +79,10 @@ def draw_mean_weights(measured: Mapping[str, Any], path: str | os.PathLike) -> P
         measured: of `mean_weights`, with `split`.
         path: file to write.
     """
-    figure = _figure(8.5, 2.5)
-    left, right = figure.subplots(1, 2)
-    _headline(figure, "", f"means over {measured['rows']} examples of the {measured['split']} split; lines: ± 1 s.d.")
-    levels = {_level(number): value for number, value in enumerate(measured["level_weights"], start=1)}
-    _bars(left, "weight of each level", levels, [_LEVEL_COLOUR] * len(levels))
-    _pairs(right, measured["modality_weights"], measured["private_gates"])
-    return _save(figure, path)
+    title = f"means over {measured['rows']} examples of the {measured['split']} split; lines: ± 1 s.d."
+    with _figure(path, 8.5, 2.5, "", title) as figure:
+        _draw_weights(figure.subplots(1, 2), measured, measured["modality_weights"])
+    return Path(path)
 
 
 def draw_timeline(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, title: str = "") -> Path:
@@ -88,117 +103,108 @@ def draw_timeline(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, ti
     if all(row.get("error") for row in windows):
         raise ValueError("no window has an answer: there is nothing to draw")
     middles = np.array([(row["start"] + row["end"]) / 2 for row in windows])
-    figure = _figure(_WIDTH, 6.4)
-    axes = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 1, 1))
     answered = sum(not row.get("error") for row in windows)
     missing = f", {len(windows) - answered} of them without an answer" if answered < len(windows) else ""
-    _headline(figure, f"{len(windows)} window{'s' * (len(windows) > 1)}{missing}", title)
-    _draw_answers(axes[0], windows, middles)
-    for drawn, start, what in ((axes[1], "modality_weight_", "modality"), (axes[2], "level_weight_", "level")):
-        shares = _columns(windows, start)
-        colours = [modality(name).colour if what == "modality" else _grey(int(name), len(shares)) for name in shares]
-        names = [name if what == "modality" else _level(int(name)) for name in shares]
-        _stack(drawn, middles, shares, names, colours)
-        _plain(drawn, f"weight of each {what}", grid=False)
-    axes[2].set_xlim(min(row["start"] for row in windows), max(row["end"] for row in windows))
-    axes[2].set_xlabel("seconds", fontsize=9)
-    return _save(figure, path)
+    answer = f"{len(windows)} window{'s' * (len(windows) > 1)}{missing}"
+    with _figure(path, _WIDTH, 6.4, answer, title) as figure:
+        answers, modalities, levels = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 1, 1))
+        _draw_answers(answers, windows, middles)
+        shares = _columns(windows, "modality_weight_")
+        _stack(modalities, "weight of each modality", middles, shares, [modality(name).colour for name in shares])
+        shares = {_level(int(number)): values for number, values in _columns(windows, "level_weight_").items()}
+        greys = np.linspace(0.85, 0.2, len(shares)).astype(str).tolist()  # the deepest the darkest
+        _stack(levels, "weight of each level", middles, shares, greys)
+        levels.set_xlim(min(row["start"] for row in windows), max(row["end"] for row in windows))
+        levels.set_xlabel("seconds")
+    return Path(path)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _draw_bars(axes: Sequence[Any], decision: Decision) -> None:
-    weights = decision.weights
-    levels = {_level(number): value for number, value in enumerate(weights["level_weights"], start=1)}
-    _bars(axes[0], "weight of each level", levels, [_LEVEL_COLOUR] * len(levels))
-    present = [name for name, tokens in decision.result["tokens"].items() if tokens]
-    shared, gates = ({name: weights[kind][name] for name in present} for kind in ("modality_weights", "private_gates"))
-    _pairs(axes[1], shared, gates)
-    _changes(axes[2], decision)
+def _draw_weights(axes: Sequence[Any], weights: Mapping[str, Any], shown: Iterable[str]) -> None:
+    """The weight of each level; and for each modality its weight in what is shared and the gate of what it keeps."""
+    named = {_level(number): value for number, value in enumerate(weights["level_weights"], start=1)}
+    _bars(axes[0], "weight of each level", [named], [_LEVEL_COLOUR] * len(named))
+    pairs = [{name: weights[kind][name] for name in shown} for kind in ("modality_weights", "private_gates")]
+    title = "modality: weight of what is shared (dark),\ngate of what is private (light)"
+    _bars(axes[1], title, pairs, [modality(name).colour for name in shown])
 
 
-def _bars(axes: Any, title: str, values: Mapping[str, Any], colours: Sequence[str]) -> None:
-    """Horizontal bars from 0 to 1, a number at each; a value may be a dict of mean and std."""
-    means = [_mean(value) for value in values.values()]
-    axes.barh(list(values), means, color=colours, xerr=_errors(values), error_kw=_WHISKER, height=0.62)
-    for row, value in enumerate(means):
-        axes.text(1.02, row, f"{value:.2f}", va="center", fontsize=9)
-    _unit_axis(axes, title)
-
-
-def _pairs(axes: Any, shared: Mapping[str, Any], gates: Mapping[str, Any]) -> None:
-    """Two bars for each modality: its weight in what is shared, and the gate of what it keeps to itself."""
-    places = np.arange(len(shared))
-    colours = [modality(name).colour for name in shared]
-    for offset, values, alpha in ((-0.19, shared, 1.0), (0.19, gates, _GATE_ALPHA)):
-        means = [_mean(value) for value in values.values()]
-        axes.barh(places + offset, means, 0.36, color=colours, alpha=alpha, xerr=_errors(values), error_kw=_WHISKER)
+def _bars(axes: Any, title: str, series: Sequence[Mapping[str, Any]], colours: Sequence[str]) -> None:
+    """Horizontal bars from 0 to 1, a number at each; a second series is pale. Values may be dicts of mean and std."""
+    height = 0.76 / len(series)
+    for index, values in enumerate(series):
+        places = np.arange(len(values)) + height * (index - (len(series) - 1) / 2)
+        means = [value["mean"] if isinstance(value, Mapping) else value for value in values.values()]
+        spreads = [value["std"] for value in values.values() if isinstance(value, Mapping)] or None
+        alpha = _PALE if index else 1.0
+        axes.barh(places, means, 0.94 * height, color=colours, alpha=alpha, xerr=spreads, error_kw=_WHISKER)
         for place, value in zip(places, means, strict=True):
-            axes.text(1.02, place + offset, f"{value:.2f}", va="center", fontsize=8)
-    axes.set_yticks(places, list(shared))
-    _unit_axis(axes, "modality: weight of what is shared (dark),\ngate of what is private (light)")
+            axes.text(1.02, place, f"{value:.2f}", va="center", fontsize=8)
+    axes.set(xlim=(0, 1), title=title)
+    axes.set_yticks(range(len(series[0])), list(series[0]))
+    axes.invert_yaxis()
+    axes.grid(axis="x")
 
 
-def _changes(axes: Any, decision: Decision) -> None:
+def _draw_changes(axes: Any, decision: Decision) -> None:
     """How the answer moves without each modality."""
     if not decision.without:
         axes.axis("off")
         axes.text(0.5, 0.5, "one modality alone:\nnone can be left out", ha="center", va="center", color="#555555")
         return
     changes = decision.changes
-    places = np.arange(len(changes))
-    axes.barh(places, list(changes.values()), 0.62, color=[modality(name).colour for name in changes])
-    axes.set_yticks(places, [f"without {name}" for name in changes])
+    rows = [f"without {name}" for name in changes]
+    axes.barh(rows, list(changes.values()), 0.62, color=[modality(name).colour for name in changes])
     reach = 1.75 * max(max(abs(value) for value in changes.values()), 0.05)
     signed = "segments" not in decision.result
     axes.set_xlim(-reach if signed else 0, reach)
-    for place, value in zip(places, changes.values(), strict=True):
+    for row, value in enumerate(changes.values()):
         label = f"{value:+.2f}" if signed else f"{100 * value:.0f}%"
         side, where = ("left", 0.03) if value >= 0 else ("right", -0.03)
-        axes.text(value + where * reach, place, label, va="center", ha=side, fontsize=9)
+        axes.text(value + where * reach, row, label, va="center", ha=side, fontsize=9)
     axes.axvline(0, color="#333333", linewidth=0.8)
     what = change(decision.result, next(iter(decision.without.values())))[0]
+    axes.set_title(f"{what}\nwhen a modality is left out")
     axes.invert_yaxis()
-    _plain(axes, f"{what}\nwhen a modality is left out")
+    axes.grid(axis="x")
 
 
 def _draw_answers(axes: Any, windows: Sequence[Mapping[str, Any]], middles: np.ndarray) -> None:
     """Lines of what the model answered: probabilities, several scores, or one."""
-    found = next((_columns(windows, start) for start in ("probability_", "score_") if _columns(windows, start)), None)
-    lines = found or {"score": np.array([_number(row.get("score")) for row in windows])}
+    titles = {"probability_": "probability of each label", "score_": "scores", "score": "score"}
+    start = next(start for start in titles if start == "score" or _columns(windows, start))
+    lines = _columns(windows, start)
     for index, (name, values) in enumerate(lines.items()):
         colour = _LABEL_COLOURS[index % len(_LABEL_COLOURS)]
         style = ("-", "--", ":")[index // len(_LABEL_COLOURS) % 3]
         axes.plot(middles, values, style, color=colour, label=name, marker="o", markersize=3, linewidth=1.4)
-    if "probability_" in "".join(windows[0]):
+    if start == "probability_":
         axes.set_ylim(0, 1.02)
     elif min(map(np.nanmin, lines.values())) < 0 < max(map(np.nanmax, lines.values())):
         axes.axhline(0, color="#999999", linewidth=0.8)
     if len(lines) > 1:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
-    _plain(axes, "score" if not found else "probability of each label" if axes.get_ylim()[1] == 1.02 else "scores")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.set_title(titles[start])
+    axes.grid(axis="x")
 
 
 def _columns(windows: Sequence[Mapping[str, Any]], start: str) -> dict[str, np.ndarray]:
     """Columns whose names begin so, by the rest of their names; NaN where a window has no value."""
     names = [name for name in windows[0] if name.startswith(start)]
-    return {name[len(start) :]: np.array([_number(row.get(name)) for row in windows]) for name in names}
-
-
-def _number(value: float | None) -> float:
-    return np.nan if value is None else value
+    return {name[len(start) :]: np.array([row.get(name) for row in windows], dtype=float) for name in names}
 
 
 def _stack(
-    axes: Any, middles: np.ndarray, shares: Mapping[str, np.ndarray], names: Sequence[str], colours: Sequence[str]
+    axes: Any, title: str, middles: np.ndarray, shares: Mapping[str, np.ndarray], colours: Sequence[str]
 ) -> None:
     """Shares of one, one on top of the other."""
     if len(middles) == 1:  # an area needs two moments
         middles, shares = middles + [-0.5, 0.5], {name: np.repeat(values, 2) for name, values in shares.items()}
-    axes.stackplot(middles, *shares.values(), labels=names, colors=colours, linewidth=0)
-    axes.set_ylim(0, 1)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False, reverse=True)
+    axes.stackplot(middles, *shares.values(), labels=list(shares), colors=colours, linewidth=0)
+    axes.set(ylim=(0, 1), title=title)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
 
 
 def _draw_segments(axes: Any, decision: Decision) -> None:
@@ -213,7 +219,7 @@ def _draw_segments(axes: Any, decision: Decision) -> None:
         axes.text((start + end) / 2, 0.5, label, ha="center", va="center", fontsize=7, clip_on=True)
     axes.set_xlim(edges[0][0], edges[-1][1])
     axes.set_yticks([])
-    _plain(axes, "answer for each segment" + (", seconds" if "start" in parts[0] else ""), grid=False)
+    axes.set_title("answer for each segment" + (", seconds" if "start" in parts[0] else ""))
 
 
 def _draw_strips(
@@ -237,8 +243,8 @@ def _draw_strips(
             words = [word(token["token"]) for token in tokens]
             drawn.set_xticks(np.arange(len(tokens)) + 0.5, words, rotation=turned, fontsize=8 if len(words) < 60 else 5)
         unit = "seconds" if timed else ("words and their pieces" if "token" in tokens[0] else "steps")
-        _plain(drawn, f"{name}: how much of each token crossed over, by {unit}{note}", grid=False)
-        drawn.title.set_color(modality(name).colour)
+        title = f"{name}: how much of each token crossed over, by {unit}{note}"
+        drawn.set_title(title, color=modality(name).colour)
         drawn.tick_params(length=0)
         note = ""
     if image is not None:
@@ -249,29 +255,20 @@ def _draw_strips(
 
 # -- small things -----------------------------------------------------------------------------------------------------
 
-_WHISKER = {"ecolor": "#222222", "elinewidth": 1.0, "capsize": 2.5}
 
+@contextmanager
+def _figure(path: str | os.PathLike, width: float, height: float, answer: str, title: str) -> Iterator[Any]:
+    """`with _figure(...) as figure`: what is drawn there is written to `path`, whole or not at all."""
+    matplotlib = optional_package("matplotlib", "figures need matplotlib", "explain")
+    from matplotlib.figure import Figure
 
-def _figure(width: float, height: float) -> Any:
-    matplotlib = optional_package("matplotlib.figure", "pictures need matplotlib", "explain")
-    return matplotlib.Figure(figsize=(width, height), layout="constrained")
-
-
-def _headline(figure: Any, answer: str, title: str) -> None:
     short = title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE - 1] + "…"
-    figure.suptitle("\n".join(filter(None, (answer, short))), fontsize=11, x=0.01, ha="left")
-
-
-def _save(figure: Any, path: str | os.PathLike) -> Path:
-    """Writes the figure whole or not at all; words of the input are never read as formulas."""
-    from matplotlib.text import Text
-
-    path = Path(path)
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    with replacing(path) as draft:
-        figure.savefig(draft, dpi=150, facecolor="white", format=path.suffix[1:] or "png")
-    return path
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.suptitle("\n".join(filter(None, (answer, short))), fontsize=11, x=0.01, ha="left")
+        yield figure
+        with replacing(path) as draft:
+            figure.savefig(draft, format=Path(path).suffix[1:] or "png")
 
 
 def _answer(result: Mapping[str, Any]) -> str:
@@ -299,37 +296,5 @@ def _shades(budgets: np.ndarray) -> tuple[float, float]:
     return max(low - missing / 2, 0.0), min(high + missing / 2, 1.0)
 
 
-def _unit_axis(axes: Any, title: str) -> None:
-    axes.set_xlim(0, 1)
-    axes.invert_yaxis()
-    _plain(axes, title)
-
-
-def _plain(axes: Any, title: str, grid: bool = True) -> None:
-    axes.set_title(title, fontsize=9, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.set_axisbelow(True)
-    if grid:
-        axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
-
-
 def _level(number: int) -> str:
     return f"level {number}" + (" (shallow)" if number == 1 else "")
-
-
-def _grey(number: int, count: int) -> str:
-    """Of levels, the deepest the darkest."""
-    return str(0.85 - 0.65 * (number - 1) / max(count - 1, 1))
-
-
-def _mean(value: Any) -> float:
-    return value["mean"] if isinstance(value, Mapping) else value
-
-
-def _errors(values: Mapping[str, Any]) -> list[float] | None:
-    spreads = [value["std"] for value in values.values() if isinstance(value, Mapping)]
-    return spreads or None
-
-
-__all__ = ["draw_decision", "draw_mean_weights", "draw_timeline"]

@@ -4,6 +4,7 @@ import copy
 import inspect
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,6 @@ def named_outputs(outputs: Any) -> dict[str, torch.Tensor]:
     for level, budgets in enumerate(outputs.token_budgets, start=1):
         named |= {f"token_budgets_{level}_{name}": budget for name, budget in budgets.items()}
     return named
-
-
-def output_names(model: CLCRPreTrainedModel, modalities: Sequence[str]) -> list[str]:
-    """Names of the outputs of a graph that takes `modalities`, in order; see [`named_outputs`]."""
-    head = ["logits"] if hasattr(model, "classifier") else ["pooler_output"]
-    levels = range(1, model.config.effective_num_levels + 1)
-    return [*head, *_OUTPUTS[1:], *(f"token_budgets_{level}_{name}" for level in levels for name in modalities)]
 
 
 @torch.no_grad()
@@ -96,19 +90,15 @@ def fusion_inputs(model: CLCRPreTrainedModel, inputs: Mapping[str, torch.Tensor]
         as they came.
     """
     read: dict[str, tuple[list[torch.Tensor], torch.Tensor]] = {}
-    hooks = []
-    for name, encoder in model.base_model.hierarchy.encoders.items():
-        if encoder.reader is not None:
+    with ExitStack() as hooks:
+        for name, encoder in model.base_model.hierarchy.encoders.items():
+            if encoder.reader is not None:
 
-            def keep(module: nn.Module, given: Any, result: Any, name: str = name) -> None:
-                read[name] = result
+                def keep(module: nn.Module, given: Any, result: Any, name: str = name) -> None:
+                    read[name] = result
 
-            hooks.append(encoder.reader.register_forward_hook(keep))
-    try:
+                hooks.enter_context(encoder.reader.register_forward_hook(keep))
         model(**inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     replaced = {"inputs_embeds", *(key for name in read for key in (*modality(name).inputs, *modality(name).tokens))}
     features = {name: value for name, value in inputs.items() if name not in replaced}
     for name, (levels, mask) in read.items():
@@ -130,11 +120,7 @@ def load_for_export(model: CLCRPreTrainedModel | str | os.PathLike[str]) -> CLCR
 def export_program(
     model: CLCRPreTrainedModel | str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
-    *,
-    part: Part = "whole",
-    modalities: Sequence[str] | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    mel_bins: int | None = None,
+    **options: Any,
 ) -> ExportedProgram:
     """
     The model as a `torch.export` program with free batch and lengths; `program.module()(**batch)` runs it and gives
@@ -143,14 +129,13 @@ def export_program(
     Args:
         model: a CLCR model, a folder that one was saved in, or a name on the Hub.
         out: file to save it in (`.pt2`), read back by `torch.export.load`. Not saved by default.
-        part, modalities, image_size, mel_bins: see [`graph_inputs`].
+        options: `part`, `modalities`, `image_size`, `mel_bins`, see [`graph_inputs`].
 
     Raises:
         ValueError: as [`graph_inputs`].
     """
     loaded = load_for_export(model)
-    inputs = graph_inputs(loaded, part=part, modalities=modalities, image_size=image_size, mel_bins=mel_bins)
-    program = trace(loaded, inputs, part)
+    program = trace(loaded, graph_inputs(loaded, **options), options.get("part", "whole"))
     if out is not None:
         with replacing(Path(out)) as unfinished:
             torch.export.save(program, unfinished)

@@ -120,15 +120,8 @@ def _feature_input(config: CLCRConfig, name: str, encoder: Any, steps: int) -> G
     shape = (*levels, f"{name}_length", width)
     # Two tokens at least: torch.export takes a single one for a constant.
     shortest = 1 if encoder.tcn is None else encoder.tcn.stride + 1
-    return GraphInput(
-        name,
-        f"{name}_features",
-        f"{name}_attention_mask",
-        shape,
-        len(levels),
-        max(steps, 3 * shortest),
-        shortest=shortest,
-    )
+    own = modality(name)
+    return GraphInput(name, own.features, own.mask, shape, len(levels), max(steps, 3 * shortest), shortest=shortest)
 
 
 def _raw_input(
@@ -140,7 +133,7 @@ def _raw_input(
         longest = getattr(config, "max_position_embeddings", None)
         return GraphInput(name, "input_ids", "attention_mask", (axis,), 0, 7, config.vocab_size, longest=longest)
     if name == "audio":
-        return _sound_input(name, mask, reader, axis, mel_bins)
+        return _audio_input(name, mask, reader, axis, mel_bins)
     size = getattr(config, "image_size", None) or image_size or _IMAGE_SIZE
     rows, columns = (size, size) if isinstance(size, int) else size
     frames = config.num_frames if reader.reads_clips else 3 + index
@@ -148,7 +141,7 @@ def _raw_input(
     return GraphInput(name, modality(name).inputs[0], mask, shape, 0, frames)
 
 
-def _sound_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | None) -> GraphInput:
+def _audio_input(name: str, mask: str, reader: Any, axis: str, mel_bins: int | None) -> GraphInput:
     config = reader.backbone.config
     if reader.time_axis == 2:  # Whisper: a spectrogram of fixed length
         steps = 2 * config.max_source_positions

@@ -21,7 +21,7 @@ import torch
 from ..data.errors import optional_package
 from ..data.folders import replacing
 from ..modeling_clcr import CLCRPreTrainedModel
-from .graph import export_program, fusion_inputs, load_for_export, named_outputs, output_names, trace
+from .graph import export_program, fusion_inputs, load_for_export, named_outputs, trace
 from .inputs import GraphInput, Part, example_batch, graph_inputs
 
 _METADATA = "clcr"
@@ -32,10 +32,8 @@ def export_onnx(
     out: str | os.PathLike[str],
     *,
     part: Part = "whole",
-    modalities: Sequence[str] | None = None,
     opset: int | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    mel_bins: int | None = None,
+    **options: Any,
 ) -> Path:
     """
     Writes the model as ONNX with free batch and lengths. Inputs are those of [`graph_inputs`], outputs those of
@@ -45,7 +43,7 @@ def export_onnx(
         model: a CLCR model, a folder that one was saved in, or a name on the Hub.
         out: the `.onnx` file; weights beyond 2 GB go to `<out>.data` beside it.
         opset: version of the ONNX operators; PyTorch's default otherwise.
-        part, modalities, image_size, mel_bins: see [`graph_inputs`].
+        part, options (`modalities`, `image_size`, `mel_bins`): see [`graph_inputs`].
 
     Returns:
         `out`.
@@ -56,14 +54,14 @@ def export_onnx(
     """
     _require("onnx", "onnxscript")
     loaded = load_for_export(model)
-    inputs = graph_inputs(loaded, part=part, modalities=modalities, image_size=image_size, mel_bins=mel_bins)
+    inputs = graph_inputs(loaded, part=part, **options)
     program = trace(loaded, inputs, part)
     with _warnings_off("torch.onnx"):  # of torchvision, which nothing here needs
         written = torch.onnx.export(
             program,
             dynamo=True,
             input_names=[name for each in inputs for name in (each.name, each.mask)],
-            output_names=output_names(loaded, [each.modality for each in inputs]),
+            output_names=list(program.module()(**example_batch(inputs))),
             opset_version=opset,
             verbose=False,
         )
@@ -273,12 +271,3 @@ def largest_difference(
     want = named_outputs(model.eval()(**inputs, return_dict=True))
     got = exported(**(fusion_inputs(model, inputs) if part == "fusion" else inputs))
     return max(float(np.abs(np.asarray(got[name]) - value.float().numpy()).max()) for name, value in want.items())
-
-
-__all__ = [
-    "ONNXModel",
-    "export_model",
-    "export_onnx",
-    "largest_difference",
-    "quantise",
-]

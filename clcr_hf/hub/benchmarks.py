@@ -14,6 +14,7 @@ class Benchmark:
 
     Args:
         key: name of its recipe and its page.
+        sources: names of `--dataset` that may hold it.
         title: what people call it.
         output: what a model of it gives, as in "gives a sentiment score".
         content: one or two sentences on what the data are.
@@ -29,6 +30,7 @@ class Benchmark:
     """
 
     key: str
+    sources: list[str]
     title: str
     output: str
     content: str
@@ -46,8 +48,6 @@ class Benchmark:
 _FACTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 PAPER_CITATION: str = _FACTS["paper_citation"]
 BENCHMARKS = {key: Benchmark(key=key, **facts) for key, facts in _FACTS["benchmarks"].items()}
-# Names of `--dataset` that stand for one benchmark.
-_BY_SOURCE = {name: name for name in ("cremad", "kinetics_sounds", "ave", "ucf101")} | {"ave_h5": "ave"}
 
 
 def benchmark_of(run: dict[str, Any]) -> Benchmark | None:
@@ -55,19 +55,14 @@ def benchmark_of(run: dict[str, Any]) -> Benchmark | None:
     The benchmark that a run's record is of, or None where that is not certain: files of CMU-MOSI and CMU-MOSEI are
     told apart by what the user said, else by the exact numbers of the usual split's examples.
     """
-    source = run.get("dataset", "")
-    if source in _BY_SOURCE:
-        return BENCHMARKS[_BY_SOURCE[source]]
-    if source not in ("mmsa", "csd"):
-        return None
-    options = (run.get("data_arguments") or {}).get("dataset_options") or ""
-    examples = run.get("num_examples") or {}
-    for key in ("mosi", "mosei"):
-        if f"dataset={key}" in options.split(","):
-            return BENCHMARKS[key]
-        if [examples.get("train"), examples.get("test")] == BENCHMARKS[key].counts:
-            return BENCHMARKS[key]
-    return None
+    found = [benchmark for benchmark in BENCHMARKS.values() if run.get("dataset") in benchmark.sources]
+    if len(found) > 1:
+        options = (run.get("data_arguments") or {}).get("dataset_options") or ""
+        named = [benchmark for benchmark in found if f"dataset={benchmark.key}" in options.split(",")]
+        examples = run.get("num_examples") or {}
+        counts = [examples.get("train"), examples.get("test")]
+        found = named or [benchmark for benchmark in found if benchmark.counts == counts]
+    return found[0] if found else None
 
 
 __all__ = ["BENCHMARKS", "PAPER_CITATION", "Benchmark", "benchmark_of"]

@@ -14,7 +14,7 @@ from ..explain.decision import decided_by
 from ..pipeline_clcr import TASK
 from .run_folder import (
     EXAMPLES_FOLDER,
-    PICTURE_FILE,
+    FIGURE_FILE,
     WEIGHTS_FILE,
     read_card_options,
     read_run,
@@ -54,7 +54,7 @@ def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def build_card_pictures(
+def build_card_figures(
     folder: str | os.PathLike,
     rows: Iterable[Any],
     *,
@@ -89,7 +89,7 @@ def build_card_pictures(
     chosen = rows if hasattr(rows, "__getitem__") else list(rows)  # a data set stays one, and is read as it goes
     results = pipe(chosen, batch_size=batch_size, return_explanation=True, on_error="skip")
     measured = {"split": split, "mark": mark, **mean_weights(results)}
-    draw_mean_weights(measured, folder / PICTURE_FILE)
+    draw_mean_weights(measured, folder / FIGURE_FILE)
     write_json(folder / WEIGHTS_FILE, measured)
     return measured
 

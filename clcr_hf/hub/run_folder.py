@@ -17,7 +17,7 @@ from .benchmarks import BENCHMARKS
 RUN_FILE = "run.json"
 OPTIONS_FILE = "card.json"
 WEIGHTS_FILE = "how_it_decides.json"
-PICTURE_FILE = "how_it_decides.png"
+FIGURE_FILE = "how_it_decides.png"
 EMISSIONS_FILE = "emissions.csv"
 EXAMPLES_FOLDER = "examples"
 EVAL_RESULTS = ".eval_results/results.yaml"
@@ -114,7 +114,7 @@ def measured_figures(run: dict[str, Any]) -> tuple[str, dict[str, float]]:
 def copy_card_files(folder: str | os.PathLike, target: str | os.PathLike) -> list[Path]:
     """Copies what a card is made of or shows, beside `run.json`, from one folder to another; returns the copies."""
     folder, target = Path(folder), Path(target)
-    names = [OPTIONS_FILE, WEIGHTS_FILE, PICTURE_FILE, EMISSIONS_FILE, EVAL_RESULTS]
+    names = [OPTIONS_FILE, WEIGHTS_FILE, FIGURE_FILE, EMISSIONS_FILE, EVAL_RESULTS]
     options = read_card_options(folder)
     names += [example["file"] for example in options.examples if example.get("file")]
     copies = []
@@ -129,7 +129,8 @@ def is_hub_id(name: str) -> bool:
 
 
 def read_emissions(folder: Path) -> dict[str, Any] | None:
-    """What codecarbon wrote to `emissions.csv`, all rows together; None without the file or without a figure in it."""
+    """What codecarbon wrote to `emissions.csv`, all rows together, as the Hub's metadata have it (emissions in grams);
+    None without the file or without a figure in it."""
     path = folder / EMISSIONS_FILE
     if not path.is_file():
         return None
@@ -142,9 +143,8 @@ def read_emissions(folder: Path) -> dict[str, Any] | None:
     if not rows or not math.isfinite(grams):
         return None
     last = rows[-1]
-    hardware = ", ".join(last[name] for name in ("gpu_model", "cpu_model") if last.get(name))
-    place = last.get("country_name") or last.get("country_iso_code") or ""
-    metadata = {"emissions": round(grams, 3), "source": "codecarbon"}
-    metadata |= {"geographical_location": place} if place else {}
-    metadata |= {"hardware_used": hardware} if hardware else {}
-    return {"grams": grams, "where": f" ({place})" if place else "", "metadata": metadata}
+    told = {
+        "geographical_location": last.get("country_name") or last.get("country_iso_code"),
+        "hardware_used": ", ".join(filter(None, (last.get("gpu_model"), last.get("cpu_model")))),
+    }
+    return {"emissions": grams, "source": "codecarbon", **{name: value for name, value in told.items() if value}}
