@@ -192,10 +192,9 @@ class CsdRows:
     # -- what is asked for -------------------------------------------------------------------------------------------
 
     def _choose_modalities(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
-        text_files = ("words", "word_vectors") if self._text == "words" else ("word_vectors",)
-        found: list[str] = [name for name in ("vision", "audio") if name in self.files]
-        if any(role in self.files for role in text_files):
-            found.insert(0, "text")
+        files = {"text": {"word_vectors", "words"} if self._text == "words" else {"word_vectors"}}
+        files |= {name: {name} for name in ("vision", "audio")}
+        found = [name for name in MODALITIES if files[name] & self.files.keys()]
         known = "CMU_MOSEI_Labels.csd" + (", CMU_MOSI_Opinion_Labels.csd" if self._labels == "sentiment" else "")
         problems = [] if "labels" in self.files else [f"no file of {self._labels} labels ({known})"]
         unknown = sorted(set(wanted or ()) - set(MODALITIES))
@@ -205,7 +204,7 @@ class CsdRows:
             problems += [f"no file for {name}" for name in wanted if name not in found]
         elif not found:
             problems.append("no file of words, vision or audio")
-        if self._align == "words" and not {"words", "word_vectors"} & set(self.files):
+        if self._align == "words" and not {"words", "word_vectors"} & self.files.keys():
             problems.append('no file of words to align to (align="none" needs none)')
         if problems:
             here = name_some(path.name for path in all_csd_files(self.root)) or "none"

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,7 +48,7 @@ class CsdEntry(NamedTuple):
     intervals: np.ndarray
 
 
-class ComputationalSequence(Mapping[str, CsdEntry]):
+class ComputationalSequence(Mapping[str, CsdEntry], AbstractContextManager["ComputationalSequence"]):
     """One `.csd` file as a read-only mapping of names to entries, which are read when asked for.
 
     A context manager; `close` it otherwise. `keys()` reads nothing but names.
@@ -65,22 +65,19 @@ class ComputationalSequence(Mapping[str, CsdEntry]):
     def __init__(self, path: str | os.PathLike, *, max_bytes: int = MAX_ENTRY_BYTES):
         self.path = Path(path)
         self.max_bytes = max_bytes
-        self._stack = ExitStack()
-        try:
-            file = self._stack.enter_context(open_h5(path))
+        with ExitStack() as stack:
+            file = stack.enter_context(open_h5(path))
             names = list(file)
             if len(names) != 1 or not hasattr(file[names[0]], "keys") or "data" not in file[names[0]]:
                 found = ", ".join(map(repr, names[:5])) or "nothing"
                 raise DataFormatError(f"{path}: wanted one root group that holds 'data'; the file has {found}")
             self.root_name: str = names[0]
-            self._root = file[names[0]]
+            self._root = file[self.root_name]
             self._data = self._root["data"]
             if not hasattr(self._data, "keys"):
                 raise DataFormatError(f"{path}: {self.root_name}/data is no group")
             self._names = dict.fromkeys(self._data)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -119,9 +116,6 @@ class ComputationalSequence(Mapping[str, CsdEntry]):
 
     def close(self) -> None:
         self._stack.close()
-
-    def __enter__(self) -> "ComputationalSequence":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
