@@ -18,7 +18,7 @@ holds (29 classes). Figures of one cannot be compared with figures of the other.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -136,12 +136,10 @@ def read_annotations(path: str | os.PathLike) -> list[Annotation]:
     if not lines:
         raise DataFormatError(f"{path}: the list has no annotations")
     annotations = [annotation for annotation, _ in lines]
-    late = sum(annotation.end > NUM_SEGMENTS for annotation in annotations)
-    doubtful = sum(quality != "good" for _, quality in lines)
-    if late:
-        logger.warning("%s: %d events end after the clip's %d seconds; they are cut there", path, late, NUM_SEGMENTS)
-    if doubtful:
-        logger.warning("%s: %d rows have a quality other than good; they are kept", path, doubtful)
+    late = [each.video for each in annotations if each.end > NUM_SEGMENTS]
+    warn_of(path, f"events end after the clip's {NUM_SEGMENTS} seconds; they are cut there", late)
+    doubtful = [each.video for each, quality in lines if quality != "good"]
+    warn_of(path, "rows have a quality other than good; they are kept", doubtful)
     return annotations
 
 
@@ -172,9 +170,8 @@ def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
     leaks = in_two_splits(parts)
     told = [f"{each.video} ({AVE_EVENTS[each.category]}) in {one} and {two}" for each, (one, two) in leaks.items()]
     raise_problems(folder, told, "An annotation belongs to one of the lists")
-    twice = sum(len(annotations) - len(set(annotations)) for annotations in parts.values())
-    if twice:
-        logger.warning("%s: %d lines repeat a line of the same list; they are kept", folder, twice)
+    again = [each.video for lines in parts.values() for each, count in Counter(lines).items() for _ in range(count - 1)]
+    warn_of(folder, "lines repeat a line of the same list; they are kept", again)
     shared = in_two_splits({split: [each.video for each in annotations] for split, annotations in parts.items()})
     warn_of(folder, "videos are in two splits, with different events but the same frames and audio", sorted(shared))
 
@@ -292,8 +289,6 @@ def _settled(path: Path, hot: np.ndarray, settle: bool) -> np.ndarray:
 
 def _read_orders(folder: Path, stack: ExitStack, number: int) -> dict[str, list[int]]:
     orders: dict[str, list[int]] = {}
-    owner: dict[int, str] = {}
-    problems = []
     for split, name in ORDERS.items():
         values = read_h5(_dataset(stack, folder / name, "order"))
         if values.dtype.kind not in "iuf" or values.ndim != 1:
@@ -301,10 +296,10 @@ def _read_orders(folder: Path, stack: ExitStack, number: int) -> dict[str, list[
         if not ((values >= 0) & (values < number) & (values == np.floor(values))).all():
             raise DataFormatError(f"{folder / name}: row numbers must be whole and below {number}, the rows there are")
         orders[split] = values.astype(np.int64).tolist()
-        for index in orders[split]:
-            if index in owner:
-                problems.append(f"row {index} is in {owner[index]} and in {split}")
-            owner.setdefault(index, split)
+    owners: dict[int, list[str]] = defaultdict(list)
+    for split, index in ((split, index) for split, order in orders.items() for index in order):
+        owners[index].append(split)
+    problems = [f"row {index} is in {' and in '.join(found)}" for index, found in owners.items() if len(found) > 1]
     raise_problems(folder, problems, "A row belongs once to one split")
     return orders
 

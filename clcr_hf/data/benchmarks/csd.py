@@ -42,6 +42,7 @@ from .csd_files import (
     read_folds,
     standard_folds,
 )
+from .lists import noted
 
 if TYPE_CHECKING:
     import h5py
@@ -49,40 +50,31 @@ if TYPE_CHECKING:
 MOSEI_EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 MODALITIES = ("text", "vision", "audio")
 PAUSE = "sp"
+_DAMAGED = "damaged entries, taken for missing"
+_NO_WORDS = CsdEntry(np.empty(0, dtype=object), np.empty((0, 2)))
 # The 5 of COVAREP's 74 and 20 of FACET 4.1's 47 columns that the small feature sets of CMU-MOSI keep.
 COVAREP_5 = (1, 3, 6, 25, 60)
 FACET_20 = (0, 2, 5, 10, 11, 12, 14, 17, 20, 21, 22, 24, 25, 29, 30, 31, 32, 36, 37, 40)
+
+
+# What did not fit: the names, with how often, of each kind.
+_Tally = defaultdict[str, Counter[str]]
 
 
 class _Segment(NamedTuple):
     name: str
     start: float
     end: float
-    values: np.ndarray
+    label: np.ndarray
 
 
 class _Material(NamedTuple):
-    """What the segments of one video are cut from: streams sorted by time. With word alignment all share the words'
-    intervals."""
+    """What the segments of one video are cut from: the words, or what else is aligned to, and streams by modality, all
+    sorted by time. With word alignment these have the words' intervals, and `counts` how many frames each is of."""
 
-    words: CsdEntry | None
-    clock: np.ndarray | None
+    words: CsdEntry
     tracks: dict[str, CsdEntry]
     counts: dict[str, np.ndarray]
-
-
-class _Tally:
-    """Counts of what did not fit, each with a few names."""
-
-    def __init__(self) -> None:
-        self._found: defaultdict[str, Counter[str]] = defaultdict(Counter)
-
-    def add(self, what: str, name: str, count: int = 1) -> None:
-        self._found[what][name] += count
-
-    def warn(self, where: object) -> None:
-        for what, names in self._found.items():
-            logger.warning("%s: %s: %d (%s)", where, what, names.total(), name_some(names))
 
 
 class CsdRows:
@@ -173,8 +165,9 @@ class CsdRows:
         self.files = find_csd_files(root, dataset=dataset, labels=labels, files=files)
         self.modalities = self._choose_modalities(modalities)
         self._streams = self._choose_streams()
+        self._beside = "attention_mask" if align == "words" else "intervals"
         self._featured = [name for name in MODALITIES if name in self._streams]
-        self._start = _Tally()
+        self._start: _Tally = defaultdict(Counter)
         problems: list[str] = []
         damaged: list[str] = []
         with ExitStack() as stack:
@@ -191,8 +184,7 @@ class CsdRows:
             if not index and self._videos
         ]
         raise_problems(self.root, problems, "skip_damaged=True takes damaged entries for missing." if damaged else "")
-        for fault in damaged:
-            self._start.add("damaged entries, taken for missing", fault)
+        self._start[_DAMAGED].update(damaged)
         self._columns = self._choose_columns(columns)
         self._splits = self._assign_folds(dataset, folds)
         self.num_segments = sum(len(self._videos[video]) for video in self._splits)
@@ -200,10 +192,9 @@ class CsdRows:
     # -- what is asked for -------------------------------------------------------------------------------------------
 
     def _choose_modalities(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
-        text_files = ("words", "word_vectors") if self._text == "words" else ("word_vectors",)
-        found: list[str] = [name for name in ("vision", "audio") if name in self.files]
-        if any(role in self.files for role in text_files):
-            found.insert(0, "text")
+        files = {"text": {"word_vectors", "words"} if self._text == "words" else {"word_vectors"}}
+        files |= {name: {name} for name in ("vision", "audio")}
+        found = [name for name in MODALITIES if files[name] & self.files.keys()]
         known = "CMU_MOSEI_Labels.csd" + (", CMU_MOSI_Opinion_Labels.csd" if self._labels == "sentiment" else "")
         problems = [] if "labels" in self.files else [f"no file of {self._labels} labels ({known})"]
         unknown = sorted(set(wanted or ()) - set(MODALITIES))
@@ -213,7 +204,7 @@ class CsdRows:
             problems += [f"no file for {name}" for name in wanted if name not in found]
         elif not found:
             problems.append("no file of words, vision or audio")
-        if self._align == "words" and not {"words", "word_vectors"} & set(self.files):
+        if self._align == "words" and not {"words", "word_vectors"} & self.files.keys():
             problems.append('no file of words to align to (align="none" needs none)')
         if problems:
             here = name_some(path.name for path in all_csd_files(self.root)) or "none"
@@ -223,13 +214,17 @@ class CsdRows:
     def _choose_streams(self) -> dict[str, str]:
         """Use (words, text, vision, audio) to file. `words` gives the words, or the intervals to align to, or both."""
         streams: dict[str, str] = {name: name for name in ("vision", "audio") if name in self.modalities}
-        if "words" in self.files and ("text" in self.modalities or self._align == "words"):
-            streams["words"] = "words"
-        elif self._align == "words":
-            streams["clock"] = "word_vectors"
-        if "text" in self.modalities and (self._text == "vectors" or "words" not in self.files):
+        wants_text, has_words = "text" in self.modalities, "words" in self.files
+        if self._align == "words" or (wants_text and has_words):
+            streams["words"] = "words" if has_words else "word_vectors"
+        if wants_text and (self._text == "vectors" or not has_words):
             streams["text"] = "word_vectors"
         return streams
+
+    @property
+    def _spoken(self) -> bool:
+        """Whether rows have a transcript."""
+        return self._streams.get("words") == "words" and "text" in self.modalities
 
     def _open(self, stack: ExitStack) -> dict[str, ComputationalSequence]:
         roles = {"labels", *self._streams.values()}
@@ -241,81 +236,69 @@ class CsdRows:
         self, sequence: ComputationalSequence, label_range: tuple[float, float] | None, problems: list[str]
     ) -> dict[str, list[_Segment]]:
         videos: dict[str, list[_Segment]] = {}
+        file = self.files["labels"].name
         for key in sorted(sequence, key=_natural_order):
-            try:
+            with noted(problems, f"{file}: {key}"):
                 if _is_empty(*sequence.datasets(key)):
                     continue
                 entry = sequence[key]
-                fault = self._label_fault(entry, label_range)
-            except UnsafeFileError:
-                raise
-            except DataFormatError as error:
-                fault = str(error)
-            if fault:
-                problems.append(f"{self.files['labels'].name}: {key}: {fault}")
-                continue
-            repeats = len(entry.intervals) - len(np.unique(entry.intervals, axis=0))
-            if repeats:
-                self._start.add("segments that repeat an interval of their video, kept", key, repeats)
-            for i, keep in enumerate(usable_intervals(entry.intervals)):
-                name = key if "[" in key and len(entry.features) == 1 else f"{key}[{i}]"
-                if not keep:
-                    self._start.add("segments without length, left out", name)
-                    continue
-                start, end = map(float, entry.intervals[i])
-                videos.setdefault(_video(key), []).append(_Segment(name, start, end, entry.features[i]))
+                labels = self._labels_of(entry, label_range)
+                repeats = len(entry.intervals) - len(np.unique(entry.intervals, axis=0))
+                if repeats:
+                    self._start["segments that repeat an interval of their video, kept"][key] += repeats
+                for i, keep in enumerate(usable_intervals(entry.intervals)):
+                    name = key if "[" in key and len(labels) == 1 else f"{key}[{i}]"
+                    if keep:
+                        start, end = map(float, entry.intervals[i])
+                        videos.setdefault(_video(key), []).append(_Segment(name, start, end, labels[i]))
+                    else:
+                        self._start["segments without length, left out"][name] += 1
         twice = [name for name, count in Counter(s.name for part in videos.values() for s in part).items() if count > 1]
         if twice:
-            problems.append(f"{self.files['labels'].name}: {len(twice)} segments come twice: {name_some(twice)}")
+            problems.append(f"{file}: {len(twice)} segments come twice: {name_some(twice)}")
         if not videos and not problems:
-            problems.append(f"{self.files['labels'].name}: holds no segment")
+            problems.append(f"{file}: holds no segment")
         return videos
 
-    def _label_fault(self, entry: CsdEntry, label_range: tuple[float, float] | None) -> str | None:
+    def _labels_of(self, entry: CsdEntry, label_range: tuple[float, float] | None) -> np.ndarray:
+        """The labels of some segments: float32 (N,), or of emotions (N, 6) of 0 and 1."""
         values, intervals = entry
-        widths = (1, 7) if self._labels == "sentiment" else (6, 7)
+        emotion = self._labels == "emotion"
+        widths = (6, 7) if emotion else (1, 7)
         if values.ndim != 2 or values.dtype.kind not in "biuf" or values.shape[1] not in widths:
             kinds = " or ".join(map(str, widths))
-            return f"labels are {values.dtype} {values.shape}; {self._labels} wants {kinds} numbers a segment"
+            raise DataFormatError(
+                f"labels are {values.dtype} {values.shape}; {self._labels} wants {kinds} numbers a segment"
+            )
         if intervals.shape != (len(values), 2):
-            return f"{len(values)} labels, but intervals {intervals.shape}"
-        if self._labels == "sentiment":
-            values, bounds = values[:, :1], label_range
-        else:
-            values, bounds = values[:, -6:], (0.0, 3.0) if label_range is not None else None
+            raise DataFormatError(f"{len(values)} labels, but intervals {intervals.shape}")
+        values = values[:, -6:] if emotion else values[:, 0]
         if not np.isfinite(values).all():
-            return f"{int((~np.isfinite(values)).sum())} labels are not finite"
-        outside = np.zeros(0) if bounds is None else values[(values < bounds[0] - 1e-6) | (values > bounds[1] + 1e-6)]
-        return f"{len(outside)} labels lie outside {bounds}, e.g. {outside.flat[0]:g}" if outside.size else None
+            raise DataFormatError(f"{int((~np.isfinite(values)).sum())} labels are not finite")
+        if label_range is not None:
+            low, high = bounds = (0.0, 3.0) if emotion else label_range
+            outside = values[(values < low - 1e-6) | (values > high + 1e-6)]
+            if outside.size:
+                raise DataFormatError(f"{outside.size} labels lie outside {bounds}, e.g. {outside[0]:g}")
+        return (values > 0 if emotion else values).astype(np.float32)
 
     def _scan(self, role: str, sequence: ComputationalSequence, damaged: list[str]) -> tuple[dict[str, list[str]], int]:
         """Video to names of its entries, without the damaged ones, and their width; reads shapes and types alone."""
-        sound: list[tuple[str, int]] = []
-        for key in sequence:
-            if _video(key) not in self._videos:
-                continue
-            try:
-                features, intervals = sequence.datasets(key)
-                if _is_empty(features, intervals):
-                    continue
-                fault = _entry_fault(role, features, intervals)
-                width = features.shape[1] if features.shape and len(features.shape) > 1 else 1
-            except UnsafeFileError:
-                raise
-            except DataFormatError as error:
-                fault, width = str(error), 0
-            if fault:
-                damaged.append(f"{self.files[role].name}: {key}: {fault}")
-            else:
-                sound.append((key, width))
+        file = self.files[role].name
+        widths: dict[str, int] = {}
+        for key in sorted(sequence, key=_natural_order):
+            with noted(damaged, f"{file}: {key}"):
+                datasets = sequence.datasets(key) if _video(key) in self._videos else None
+                if datasets is not None and not _is_empty(*datasets):
+                    widths[key] = _entry_width(role, *datasets)
         index: dict[str, list[str]] = {}
-        usual = Counter(width for _, width in sound).most_common(1)[0][0] if sound else 0
-        for key, width in sound:
-            if width != usual:
-                damaged.append(f"{self.files[role].name}: {key}: {width} features where most entries have {usual}")
-            else:
+        usual = Counter(widths.values()).most_common(1)[0][0] if widths else 0
+        for key, width in widths.items():
+            if width == usual:
                 index.setdefault(_video(key), []).append(key)
-        return {video: sorted(keys, key=_natural_order) for video, keys in index.items()}, usual
+            else:
+                damaged.append(f"{file}: {key}: {width} features where most entries have {usual}")
+        return index, usual
 
     def _choose_columns(self, wanted: Mapping[str, Sequence[int]] | None) -> dict[str, np.ndarray]:
         problems, chosen = [], {}
@@ -334,21 +317,19 @@ class CsdRows:
         self, dataset: str, folds: Mapping[str, Sequence[str]] | str | os.PathLike | None
     ) -> dict[str, str]:
         """Video to split for the labelled videos that are in a fold."""
-        if folds is None:
-            known = [dataset] if dataset != "auto" else ["mosi", "mosei"]
-            candidates = [read_folds(standard_folds(name)) for name in known]
-            # No video is in both data sets.
-            split_of = max(candidates, key=lambda table: len(table.keys() & self._videos.keys()))
+        if folds is not None:
+            tables = [read_folds(folds)]
         else:
-            split_of = read_folds(folds)
+            tables = [read_folds(standard_folds(name)) for name in ("mosi", "mosei") if dataset in ("auto", name)]
+        # No video is in both data sets.
+        split_of = max(tables, key=lambda table: len(table.keys() & self._videos.keys()))
         outside = [video for video in self._videos if video not in split_of]
         if len(outside) == len(self._videos):
             raise DataFormatError(
                 f"{self.root}: none of the {len(outside)} labelled videos ({name_some(outside)}) is in a fold; "
                 "folds= takes a mapping or a file of other folds"
             )
-        for video in outside:
-            self._start.add("videos in no fold, left out", video)
+        self._start["videos in no fold, left out"].update(outside)
         unlabelled = sorted(split_of.keys() - self._videos.keys())
         if unlabelled:
             told = "%s: %d videos of the folds have no label: %s"
@@ -360,30 +341,29 @@ class CsdRows:
     @property
     def features(self) -> Features:
         types: dict[str, Any] = {"id": Value("string")}
-        if "words" in self._streams and "text" in self.modalities:
+        if self._spoken:
             types |= {"text": Value("string"), "words": List(Value("string"))}
-        if "words" in self._streams or self._align == "words":
+        if "words" in self._streams:
             types["word_intervals"] = sequence_feature("float32", 2)
         for name in self._featured:
             width = len(self._columns[name]) if name in self._columns else self._widths[self._streams[name]]
             types[f"{name}_features"] = sequence_feature("float32", width)
-            if self._align == "words":
-                types[f"{name}_attention_mask"] = sequence_feature("int64")
-            else:
-                types[f"{name}_intervals"] = sequence_feature("float32", 2)
+            beside = sequence_feature("int64") if self._align == "words" else sequence_feature("float32", 2)
+            types[f"{name}_{self._beside}"] = beside
         emotion = self._labels == "emotion"
         types["label"] = List(Value("float32"), length=len(MOSEI_EMOTIONS)) if emotion else Value("float32")
         return Features(types | {"video": Value("string"), "start": Value("float64"), "end": Value("float64")})
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        tally = _Tally()
+        tally: _Tally = defaultdict(Counter)
         with ExitStack() as stack:
             sequences = self._open(stack)
             for video, split in self._splits.items():
                 for row in self._video_rows(sequences, video, tally):
                     yield split, row
-        self._start.warn(self.root)
-        tally.warn(self.root)
+        for what, names in [*self._start.items(), *tally.items()]:
+            if names:
+                logger.warning("%s: %s: %d (%s)", self.root, what, names.total(), name_some(names))
 
     def _video_rows(
         self, sequences: Mapping[str, ComputationalSequence], video: str, tally: _Tally
@@ -415,33 +395,27 @@ class CsdRows:
                 tracks[use] = track
         for name in self._columns.keys() & tracks.keys():
             tracks[name] = CsdEntry(tracks[name].features[:, self._columns[name]], tracks[name].intervals)
-        words, clock_track = tracks.pop("words", None), tracks.pop("clock", None)
-        if words is not None and not self._keep_pauses:
-            real = np.array([word != PAUSE for word in words.features])
+        words = tracks.pop("words", _NO_WORDS)
+        if self._streams.get("words") == "words" and not self._keep_pauses:
+            real = words.features != PAUSE
             words = CsdEntry(words.features[real], words.intervals[real])
-        if self._align == "none":
-            return _Material(words, None, tracks, {})
-        source = words if words is not None else clock_track
-        clock = np.zeros((0, 2)) if source is None else source.intervals
         counts = {}
-        for name, track in tracks.items():
-            if self._streams[name] == self._streams.get("clock"):
-                counts[name] = np.ones(len(clock), dtype=np.int64)  # the vectors are the words themselves
+        for name, track in tracks.items() if self._align == "words" else ():
+            if self._streams[name] == self._streams["words"]:
+                counts[name] = np.ones(len(track.intervals), dtype=np.int64)  # the vectors are the words themselves
             else:
-                means, counts[name] = average_over(clock, track.intervals, track.features)
-                tracks[name] = CsdEntry(means, clock)
-        return _Material(words, clock, tracks, counts)
+                means, counts[name] = average_over(words.intervals, track.intervals, track.features)
+                tracks[name] = CsdEntry(means, words.intervals)
+        return _Material(words, tracks, counts)
 
     def _track(self, sequence: ComputationalSequence, role: str, keys: Sequence[str], tally: _Tally) -> CsdEntry | None:
         try:
             entries = [sequence[key] for key in keys]
-        except UnsafeFileError:
-            raise
         except DataFormatError as error:
-            if not self._skip_damaged:
+            if not self._skip_damaged or isinstance(error, UnsafeFileError):
                 raise
-            tally.add("damaged entries, taken for missing", str(error))
-            entries = []
+            tally[_DAMAGED][str(error)] += 1
+            return None
         if not entries:
             return None
         features = np.concatenate([entry.features for entry in entries])
@@ -449,58 +423,51 @@ class CsdRows:
         usable = usable_intervals(intervals)
         if not usable.all():
             what = "words" if role.startswith("word") else f"frames of {role}"
-            tally.add(f"{what} without length, left out", keys[0], int((~usable).sum()))
+            tally[f"{what} without length, left out"][keys[0]] += int((~usable).sum())
         order = np.flatnonzero(usable)
         order = order[np.argsort(intervals[order, 0], kind="stable")]
         features, intervals = features[order], intervals[order]
         if role != "words":
             features, bad = replace_non_finite(features)
             if bad:
-                tally.add(f"non-finite values of {role}, set to 0", keys[0], bad)
+                tally[f"non-finite values of {role}, set to 0"][keys[0]] += bad
         return CsdEntry(features, intervals)
 
     def _row(self, video: str, segment: _Segment, material: _Material, tally: _Tally) -> dict[str, Any] | None:
-        row: dict[str, Any] = {"id": segment.name}
-        words = material.words
-        inside = overlapping(segment.start, segment.end, material.clock) if material.clock is not None else None
-        if inside is not None and not len(inside):
-            tally.add("segments without a word, left out", segment.name)
+        inside = overlapping(segment.start, segment.end, material.words.intervals)
+        if self._align == "words" and not len(inside):
+            tally["segments without a word, left out"][segment.name] += 1
             return None
-        of_words = np.empty(0, np.int64) if words is None else overlapping(segment.start, segment.end, words.intervals)
-        if "words" in self._streams and "text" in self.modalities:
-            spoken = [] if words is None else [str(word) for word in words.features[of_words]]
+        row: dict[str, Any] = {"id": segment.name}
+        if self._spoken:
+            spoken = list(map(str, material.words.features[inside]))
             row |= {"text": " ".join(spoken), "words": spoken}
-        if material.clock is not None:
-            row["word_intervals"] = material.clock[inside].astype(np.float32)
-        elif "words" in self._streams:
-            row["word_intervals"] = np.zeros((0, 2)) if words is None else words.intervals[of_words].astype(np.float32)
+        if "words" in self._streams:
+            row["word_intervals"] = material.words.intervals[inside].astype(np.float32)
         for name in self._featured:
             row |= self._modality(name, segment, material, inside)
         absent = [name for name in self.modalities if _is_absent(name, row)]
         if len(absent) == len(self.modalities) or (absent and self._missing == "drop"):
-            tally.add(f"segments without {' and '.join(absent)}, left out", segment.name)
+            tally[f"segments without {' and '.join(absent)}, left out"][segment.name] += 1
             return None
         for name in absent:
-            tally.add(f"segments without {name}, kept", segment.name)
-        values = segment.values[-6:] > 0 if self._labels == "emotion" else segment.values[0]
-        label = values.astype(np.float32)
-        return row | {"label": label, "video": video, "start": segment.start, "end": segment.end}
+            tally[f"segments without {name}, kept"][segment.name] += 1
+        return row | {"label": segment.label, "video": video, "start": segment.start, "end": segment.end}
 
     def _modality(
-        self, name: str, segment: _Segment, material: _Material, inside: np.ndarray | None
+        self, name: str, segment: _Segment, material: _Material, inside: np.ndarray
     ) -> dict[str, np.ndarray | None]:
-        extra = f"{name}_intervals" if inside is None else f"{name}_attention_mask"
         track = material.tracks.get(name)
-        if track is None:
-            return {f"{name}_features": None, extra: None}
-        if inside is not None:
+        features, beside = None, None
+        if track is not None and self._align == "words":
             mask = (material.counts[name][inside] > 0).astype(np.int64)
-            values = (track.features[inside], mask) if mask.any() else (None, None)
-        else:
+            if mask.any():
+                features, beside = track.features[inside], mask
+        elif track is not None:
             picked = overlapping(segment.start, segment.end, track.intervals)
-            frames = (track.features[picked], track.intervals[picked].astype(np.float32))
-            values = frames if len(picked) else (None, None)
-        return dict(zip((f"{name}_features", extra), values, strict=True))
+            if len(picked):
+                features, beside = track.features[picked], track.intervals[picked].astype(np.float32)
+        return {f"{name}_features": features, f"{name}_{self._beside}": beside}
 
 
 def _video(key: str) -> str:
@@ -523,19 +490,21 @@ def _is_empty(features: "h5py.Dataset", intervals: "h5py.Dataset") -> bool:
     return not features.size and not intervals.size
 
 
-def _entry_fault(role: str, features: "h5py.Dataset", intervals: "h5py.Dataset") -> str | None:
+def _entry_width(role: str, features: "h5py.Dataset", intervals: "h5py.Dataset") -> int:
+    """How many numbers a row of an entry has; DataFormatError where it is none of its role."""
     shape, times = features.shape, intervals.shape
     if shape is None or times is None or len(times) != 2 or times[1] != 2 or intervals.dtype.kind not in "iuf":
-        return f"intervals are {intervals.dtype} {times}; wanted numbers (T, 2)"
+        raise DataFormatError(f"intervals are {intervals.dtype} {times}; wanted numbers (T, 2)")
+    width = math.prod(shape[1:])
     if role == "words":
-        good = features.dtype.kind in "SO" and (len(shape) == 1 or math.prod(shape[1:]) == 1)
-        wanted = "one string a row"
+        good, wanted = features.dtype.kind in "SO" and shape and width == 1, "one string a row"
     else:
-        good = features.dtype.kind in "biuf" and len(shape) == 2 and shape[1] > 0
-        wanted = "numbers (T, D)"
+        good, wanted = features.dtype.kind in "biuf" and len(shape) == 2 and width, "numbers (T, D)"
     if not good:
-        return f"features are {features.dtype} {shape}; wanted {wanted}"
-    return None if shape[0] == times[0] else f"{shape[0]} rows of features for {times[0]} intervals"
+        raise DataFormatError(f"features are {features.dtype} {shape}; wanted {wanted}")
+    if shape[0] != times[0]:
+        raise DataFormatError(f"{shape[0]} rows of features for {times[0]} intervals")
+    return width
 
 
 iter_csd = CsdRows

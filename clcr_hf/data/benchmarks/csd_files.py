@@ -10,13 +10,13 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..columns import DataFormatError, logger, name_some, raise_problems, split_name
+from ..columns import DataFormatError, in_two_splits, logger, name_some, raise_problems, split_name
 from ..files import files_below
 from ..untrusted.arrays import open_h5, read_h5
 
@@ -48,7 +48,7 @@ class CsdEntry(NamedTuple):
     intervals: np.ndarray
 
 
-class ComputationalSequence(Mapping[str, CsdEntry]):
+class ComputationalSequence(Mapping[str, CsdEntry], AbstractContextManager["ComputationalSequence"]):
     """One `.csd` file as a read-only mapping of names to entries, which are read when asked for.
 
     A context manager; `close` it otherwise. `keys()` reads nothing but names.
@@ -65,22 +65,19 @@ class ComputationalSequence(Mapping[str, CsdEntry]):
     def __init__(self, path: str | os.PathLike, *, max_bytes: int = MAX_ENTRY_BYTES):
         self.path = Path(path)
         self.max_bytes = max_bytes
-        self._stack = ExitStack()
-        try:
-            file = self._stack.enter_context(open_h5(path))
+        with ExitStack() as stack:
+            file = stack.enter_context(open_h5(path))
             names = list(file)
             if len(names) != 1 or not hasattr(file[names[0]], "keys") or "data" not in file[names[0]]:
                 found = ", ".join(map(repr, names[:5])) or "nothing"
                 raise DataFormatError(f"{path}: wanted one root group that holds 'data'; the file has {found}")
             self.root_name: str = names[0]
-            self._root = file[names[0]]
+            self._root = file[self.root_name]
             self._data = self._root["data"]
             if not hasattr(self._data, "keys"):
                 raise DataFormatError(f"{path}: {self.root_name}/data is no group")
             self._names = dict.fromkeys(self._data)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._stack = stack.pop_all()
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -119,9 +116,6 @@ class ComputationalSequence(Mapping[str, CsdEntry]):
 
     def close(self) -> None:
         self._stack.close()
-
-    def __enter__(self) -> "ComputationalSequence":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -186,16 +180,10 @@ def find_csd_files(
     problems = [f"unknown part {role!r} (known: {', '.join(_ROLES)})" for role in given if role not in _ROLES]
     problems += [f"no such file: {path}" for path in given.values() if not path.is_file()]
     raise_problems(folder, problems)
-    found = all_csd_files(folder)
-    families = {path: _family(path.stem) for path in found}
-    mixed = {families[path] for path in found} - {None}
-    if dataset == "auto" and len(mixed) > 1:
+    found = [path for path in all_csd_files(folder) if dataset == "auto" or _family(path) in (None, dataset)]
+    if len({_family(path) for path in found} - {None}) > 1:
         raise DataFormatError(f"{folder}: holds files of MOSI and of MOSEI; say which with dataset=")
-    found = [path for path in found if dataset == "auto" or families[path] in (None, dataset)]
-    names = {path: _plain_name(path.stem) for path in found}
-    for path in found:
-        if not any(re.fullmatch(p, names[path]) for patterns in _NAMES.values() for p in patterns):
-            names[path] = _root_name(path)
+    names = {path: _name(path) for path in found}
     roles = {}
     for role in _ROLES:
         patterns = _NAMES[labels if role == "labels" else role]
@@ -204,14 +192,9 @@ def find_csd_files(
             roles[role] = given[role]
         elif chosen:
             roles[role] = chosen[0]
-            if len(chosen) > 1:
-                logger.info(
-                    "%s: %s taken for %s; also there: %s",
-                    folder,
-                    chosen[0].name,
-                    role,
-                    name_some(path.name for path in chosen[1:]),
-                )
+            others = name_some(path.name for path in chosen[1:])
+            if others:
+                logger.info("%s: %s taken for %s; also there: %s", folder, chosen[0].name, role, others)
     return roles
 
 
@@ -220,22 +203,26 @@ def all_csd_files(folder: str | os.PathLike) -> list[Path]:
     return sorted(map(Path, files_below(folder, (".csd",))))
 
 
-def _family(stem: str) -> str | None:
-    match = re.search("mosei|mosi", stem.lower())
+def _family(path: Path) -> str | None:
+    match = re.search("mosei|mosi", path.stem.lower())
     return match[0] if match else None
 
 
-def _plain_name(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", re.sub("^(cmu_?)?(mosei|mosi)_", "", name.lower()))
-
-
-def _root_name(path: Path) -> str:
+def _name(path: Path) -> str:
+    """The name of a file, or of its root group where that of the file is not known."""
+    name = _plain(path.stem)
+    if any(re.fullmatch(pattern, name) for patterns in _NAMES.values() for pattern in patterns):
+        return name
     try:
         with read_csd(path) as sequence:
-            return _plain_name(sequence.root_name)
+            return _plain(sequence.root_name)
     except DataFormatError as error:
         logger.warning("%s; the file is passed over", error)
         return ""
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", re.sub("^(cmu_?)?(mosei|mosi)_", "", name.lower()))
 
 
 def read_folds(source: Mapping[str, Sequence[str]] | str | os.PathLike) -> dict[str, str]:
@@ -248,31 +235,29 @@ def read_folds(source: Mapping[str, Sequence[str]] | str | os.PathLike) -> dict[
     Raises:
         DataFormatError: unreadable, an unknown split name, a video in two splits.
     """
-    pairs: list[tuple[str, object]] = []
-    if isinstance(source, Mapping):
-        pairs = [(str(video), split) for split, videos in source.items() for video in videos]
-    else:
-        path = Path(source)
-        try:
-            text = path.read_text("utf-8-sig")
-            if path.suffix.lower() == ".json":
-                return read_folds(dict(json.loads(text)))
-            rows = list(csv.DictReader(text.splitlines()))
-            video, split = (
-                next(name for name in names if rows and name in rows[0])
-                for names in (("video_id", "video", "id"), ("split", "mode", "fold"))
-            )
-        except (OSError, ValueError, TypeError, RuntimeError, csv.Error) as error:
-            raise DataFormatError(
-                f"{path}: no folds can be read ({error}); wanted JSON of split to video ids, or CSV with the columns "
-                "video_id and split"
-            ) from error
-        pairs = [(row[video], row[split]) for row in rows]
-    folds: dict[str, str] = {}
-    twice = []
-    for name, value in pairs:
-        if folds.setdefault(name, split_name(value)) != split_name(value):
-            twice.append(name)
+    parts: dict[str, list[str]] = {}
+    for split, videos in (source if isinstance(source, Mapping) else _read_fold_file(Path(source))).items():
+        parts.setdefault(split_name(split), []).extend(map(str, videos))
+    twice = in_two_splits(parts)
     if twice:
         raise DataFormatError(f"folds: {len(twice)} videos are in two splits: {name_some(twice)}")
-    return folds
+    return {video: split for split, videos in parts.items() for video in videos}
+
+
+def _read_fold_file(path: Path) -> dict[str, list[str]]:
+    try:
+        text = path.read_text("utf-8-sig")
+        if path.suffix.lower() == ".json":
+            return {split: list(videos) for split, videos in dict(json.loads(text)).items()}
+        rows = list(csv.DictReader(text.splitlines()))
+        video, split = (
+            next(name for name in names if rows and name in rows[0])
+            for names in (("video_id", "video", "id"), ("split", "mode", "fold"))
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, csv.Error) as error:
+        raise DataFormatError(
+            f"{path}: no folds can be read ({error}); wanted JSON of split to video ids, or CSV with the columns "
+            "video_id and split"
+        ) from error
+    names = dict.fromkeys(row[split] for row in rows)
+    return {name: [row[video] for row in rows if row[split] == name] for name in names}

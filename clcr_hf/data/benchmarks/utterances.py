@@ -71,73 +71,63 @@ def load_utterances(
         DataFormatError: not an npz, arrays absent, object arrays, wrong shapes, labels not finite, a video in two
             splits.
     """
-    arrays = _read_npz(path, label, split_column, group_column, order_column, modalities)
-    groups, labels = arrays["group"], arrays["label"]
-    splits = (
-        np.array([split_name(name) for name in arrays["split"]]) if "split" in arrays else np.full(len(groups), "train")
-    )
+    arrays = load_npz_safely(path)
+    if order_column is None:
+        order_column = next((name for name in ORDER_COLUMNS if name in arrays), None)
+    named = {"label": label, "split": split_column, "group": group_column, "order": order_column}
+    found, features = _choose(path, arrays, {key: name for key, name in named.items() if name is not None}, modalities)
+    groups, labels = found["group"], found["label"]
+    splits = np.array(list(map(split_name, found["split"]))) if "split" in found else np.full(len(groups), "train")
     _check_groups(path, groups, splits)
     if (validation_fraction or num_validation_videos) and "validation" not in splits:
         train = np.flatnonzero(splits == "train")
         picked = carve_groups(groups[train], fraction=validation_fraction, num_groups=num_validation_videos, seed=seed)
         splits = splits.astype("<U10")
         splits[train[picked]] = "validation"
-    features = _clean(path, arrays["features"], splits == "train" if standardise else None)
+    features = _clean(path, features, splits == "train" if standardise else None)
     label_type = "int64" if labels.dtype.kind in "biu" else "float32"
     columns = {f"{name}_features": array for name, array in features.items()} | {"labels": labels.astype(label_type)}
     types: dict[str, Any] = {"id": Value("string"), "rows": sequence_feature("int64")}
     types |= {f"{name}_features": sequence_feature("float32", array.shape[1]) for name, array in features.items()}
-    order = arrays.get("order")
-    parts = {name: _sequences(np.flatnonzero(splits == name), groups, order, columns) for name in SPLITS}
+    parts = {name: _sequences(np.flatnonzero(splits == name), groups, found.get("order"), columns) for name in SPLITS}
     return typed_splits({**types, "labels": sequence_feature(label_type)}, parts)
 
 
-def _read_npz(
-    path: str | os.PathLike,
-    label: str,
-    split: str | None,
-    group: str,
-    order: str | None,
-    modalities: Sequence[str] | None,
-) -> dict[str, Any]:
-    """The arrays asked for, checked, under the keys label, split, group, order and features (a dict)."""
-    arrays = load_npz_safely(path)
-    if order is None:
-        order = next((name for name in ORDER_COLUMNS if name in arrays), None)
-    wanted = {"label": label, "split": split, "group": group, "order": order}
-    absent = [name for name in [*wanted.values(), *(modalities or ())] if name is not None and name not in arrays]
+def _choose(
+    path: object, arrays: Mapping[str, np.ndarray], named: Mapping[str, str], modalities: Sequence[str] | None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The arrays that are `named`, by what they are for, and the features of each modality, all checked."""
+    absent = [name for name in [*named.values(), *(modalities or ())] if name not in arrays]
     if absent:
         raise DataFormatError(f"{path}: no array {', '.join(absent)}; it has {', '.join(arrays)}")
-    result: dict[str, Any] = {key: arrays[name] for key, name in wanted.items() if name is not None}
-    others = [name for name in arrays if name not in wanted.values()] if modalities is None else modalities
-    features = {name: arrays[name] for name in others}
-    if not result["label"].ndim:
-        raise DataFormatError(f"{path}: the label array has shape (), not (N,)")
-    size = len(result["label"])
+    found = {key: arrays[name] for key, name in named.items()}
+    labels = found["label"]
+    size = len(labels) if labels.ndim else 0
     if modalities is None:
-        features = {k: v for k, v in features.items() if v.ndim == 2 and v.dtype.kind == "f" and len(v) == size}
-    result["features"] = features
-    _check_arrays(path, result, size)
-    return result
-
-
-def _check_arrays(path: object, arrays: Mapping[str, Any], size: int) -> None:
-    problems = []
-    for key in ("label", "split", "group", "order"):
-        if key in arrays and arrays[key].shape != (size,):
-            problems.append(f"the {key} array has shape {arrays[key].shape}, not ({size},)")
-    for name, array in arrays["features"].items():
-        if array.ndim != 2 or len(array) != size or array.shape[1] == 0 or array.dtype.kind not in "biuf":
-            problems.append(f"modality {name!r} is {array.dtype} {array.shape}, not numbers of shape ({size}, D)")
-    if not arrays["features"]:
+        others = {name: array for name, array in arrays.items() if name not in named.values()}
+        features = {k: v for k, v in others.items() if v.ndim == 2 and v.dtype.kind == "f" and len(v) == size}
+    else:
+        features = {name: arrays[name] for name in modalities}
+    problems = [
+        f"the {key} array has shape {array.shape}, not ({size or 'N'},)"
+        for key, array in found.items()
+        if array.shape != (size,)
+    ]
+    problems += [
+        f"modality {name!r} is {array.dtype} {array.shape}, not numbers of shape ({size}, D)"
+        for name, array in features.items()
+        if array.ndim != 2 or len(array) != size or not array.shape[1] or array.dtype.kind not in "biuf"
+    ]
+    if not features:
         problems.append("no modality: no two-dimensional float array with a row an utterance")
     if not size:
         problems.append("no rows")
-    if arrays["label"].dtype.kind not in "biuf":
-        problems.append(f"labels are {arrays['label'].dtype}, not numbers")
-    elif not np.isfinite(arrays["label"]).all():
-        problems.append(f"{(~np.isfinite(arrays['label'])).sum()} labels are not finite")
+    if labels.dtype.kind not in "biuf":
+        problems.append(f"labels are {labels.dtype}, not numbers")
+    elif not np.isfinite(labels).all():
+        problems.append(f"{(~np.isfinite(labels)).sum()} labels are not finite")
     raise_problems(path, problems)
+    return found, features
 
 
 def _check_groups(path: object, groups: np.ndarray, splits: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """What is true of a generated clip: factors, score, and what the best reader could know (Bayes)."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -75,16 +75,12 @@ class Latents:
     surface_seed: int
 
 
-SHARED_FACTORS = ("shared",)
 TEXT_FACTORS = ("text_word", "text_phrase", "text_final")
 AUDIO_FACTORS = ("audio_syllable", "audio_contour", "audio_deadpan")
 VISION_FACTORS = ("vision_flash", "vision_expression", "vision_final")
 FACTORS = {"text": TEXT_FACTORS, "audio": AUDIO_FACTORS, "vision": VISION_FACTORS}
-NUISANCES = tuple(
-    field.name
-    for field in fields(Latents)
-    if field.name not in SHARED_FACTORS + TEXT_FACTORS + AUDIO_FACTORS + VISION_FACTORS
-)
+_SENTIMENT = ("shared", *TEXT_FACTORS, *AUDIO_FACTORS, *VISION_FACTORS)
+NUISANCES = tuple(field.name for field in fields(Latents) if field.name not in _SENTIMENT)
 
 
 def whole_sense(first: np.ndarray | float, final: np.ndarray | float) -> np.ndarray:
@@ -209,22 +205,19 @@ def _world() -> _World:
 
 
 def _states_given_mood(mood: int) -> dict[str, dict[tuple[float, ...], float]]:
-    phrases, contours = _given_mood(_PHRASE, mood), _given_mood(_CONTOUR, mood)
-    flat = {0: 1 - DEADPAN_PROBABILITY, 1: DEADPAN_PROBABILITY}
+    """Each state of a modality's factors (an instant cue, a value that follows the mood, and what comes with or after
+    it) with its probability."""
+    flat = {0.0: 1 - DEADPAN_PROBABILITY, 1.0: DEADPAN_PROBABILITY}
+    drawn: dict[str, tuple[dict[float, float], Callable[[float], Mapping[float, float]]]]
+    drawn = {"text": (_PHRASE, _text_turns), "audio": (_CONTOUR, lambda _: flat), "vision": (_CONTOUR, _vision_turns)}
     return {
-        "text": {
-            (w, p, f): _CUES[w] * phrases[p] * turn
-            for w in _CUES
-            for p in phrases
-            for f, turn in _text_turns(p).items()
-        },
-        "audio": {(s, c, d): _CUES[s] * contours[c] * flat[d] for s in _CUES for c in contours for d in flat},
-        "vision": {
-            (s, e, f): _CUES[s] * contours[e] * turn
-            for s in _CUES
-            for e in contours
-            for f, turn in _vision_turns(e).items()
-        },
+        name: {
+            (cue, value, last): _CUES[cue] * chance * turn
+            for cue in _CUES
+            for value, chance in _given_mood(table, mood).items()
+            for last, turn in turns(value).items()
+        }
+        for name, (table, turns) in drawn.items()
     }
 
 

@@ -28,12 +28,11 @@ All factors are our own construction; the paper has no such corpus.
 """
 
 import csv
-import io
 import json
 import os
 import shutil
+import tempfile
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -328,12 +327,10 @@ def generate_talking_faces(
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale_drafts(target)
-    draft = target.with_name(f".{target.name}.draft-{uuid.uuid4().hex}")
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.draft-", dir=target.parent) as folder:
+        draft = Path(folder) / target.name
         _write_corpus(draft, recipe, num_workers or os.cpu_count() or 1)
         _move_into_place(draft, target, recipe)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 
@@ -378,7 +375,7 @@ def _write_corpus(folder: Path, recipe: dict, num_workers: int) -> None:
             (folder / split).mkdir(parents=True)
         latents = [draw_latents(recipe["seed"], split, index) for index in range(recipe["sizes"][split])]
         if latents:
-            (folder / split / "metadata.csv").write_text(_metadata(latents), encoding="utf-8", newline="")
+            _write_metadata(folder / split / "metadata.csv", latents)
         jobs += [(folder / split / _clip_name(index), clip) for index, clip in enumerate(latents)]
     # Threads, not processes: the time goes to NumPy and FFmpeg, which let go of the interpreter, and a script that
     # calls this needs no `if __name__ == "__main__"`.
@@ -393,7 +390,7 @@ def _write_clip(path: Path, latents: Latents) -> None:
     write_video(path, render_face(latents), FPS, render_voice(latents), SAMPLING_RATE)
 
 
-def _metadata(clips: list[Latents]) -> str:
+def _write_metadata(path: Path, clips: list[Latents]) -> None:
     rows = []
     for index, latents in enumerate(clips):
         row = {
@@ -403,11 +400,10 @@ def _metadata(clips: list[Latents]) -> str:
         }
         parts = {f"part_{name}": round(float(part), 4) + 0.0 for name, part in score_parts(asdict(latents)).items()}
         rows.append(row | parts | asdict(latents))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return table.getvalue()
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _move_into_place(draft: Path, target: Path, recipe: dict) -> None:
