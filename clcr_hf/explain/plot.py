@@ -259,12 +259,11 @@ def _draw_strips(
 @contextmanager
 def _figure(path: str | os.PathLike, width: float, height: float, answer: str, title: str) -> Iterator[Any]:
     """`with _figure(...) as figure`: what is drawn there is written to `path`, whole or not at all."""
-    matplotlib = optional_package("matplotlib", "figures need matplotlib", "explain")
-    from matplotlib.figure import Figure
-
+    need = "figures need matplotlib"
+    drawing, matplotlib = (optional_package(name, need, "explain") for name in ("matplotlib.figure", "matplotlib"))
     short = title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE - 1] + "…"
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = drawing.Figure(figsize=(width, height), layout="constrained")
         figure.suptitle("\n".join(filter(None, (answer, short))), fontsize=11, x=0.01, ha="left")
         yield figure
         with replacing(path) as draft:
