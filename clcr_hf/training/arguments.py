@@ -15,6 +15,7 @@ from ..data.options import did_you_mean, read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
 from ..modalities import STANDARD_MODALITIES
+from .length import MIN_STEPS
 from .parser import RunParser
 from .trainer import CLCRTrainingArguments
 
@@ -63,6 +64,9 @@ class DataArguments:
         face_crop: Cut frames to the speaker's face by this detector: dlib, or your own as module:function.
         image_size: Frames are scaled to this side (backbones from scratch).
         augment: Random crops and flips of the training frames.
+        augment_features: Random crop and warp in time, scale, offset and noise of ready features in training, and
+            modalities left out (modality_dropout 0.15). Left out: where one class a row is told from sequences of at
+            least 8 steps and no text.
         compute_flow: Compute the clips' optical flow where the data hold none; cached.
         flow_cache_dir: Where computed flow is kept.
         sampling_rate: Samples of audio a second (audio from scratch).
@@ -113,6 +117,7 @@ class DataArguments:
     face_crop: str | None = None
     image_size: int = 48
     augment: bool = False
+    augment_features: bool | None = None
     compute_flow: bool = False
     flow_cache_dir: str | None = None
     sampling_rate: int = 16_000
@@ -326,6 +331,8 @@ class RunArguments(CLCRTrainingArguments):
         do_predict: Measure on test at the end.
         weight_decay: Weight decay of AdamW (the paper's, for SGD: 1e-4).
         num_train_epochs: Passes over the training data.
+        min_steps: Least number of steps; more passes are made over few rows. Left out: 600, or none where
+            --num_train_epochs or --max_steps is given.
         per_device_train_batch_size: Examples a step and device.
         per_device_eval_batch_size: The same in evaluation.
         lr_scheduler_type: How the learning rate falls.
@@ -338,6 +345,7 @@ class RunArguments(CLCRTrainingArguments):
         logging_steps: Steps between two lines of the log.
         dataloader_pin_memory: Pin the batches' memory; of use with a GPU only.
         early_stopping_patience: Stop after so many measurements without improvement; 0 never.
+        small_validation: With fewer validation rows than this the last state is kept, not the best measured one.
     """
 
     output_dir: str = "runs/talking_faces"
@@ -346,6 +354,7 @@ class RunArguments(CLCRTrainingArguments):
     do_predict: bool = True
     weight_decay: float = 0.05
     num_train_epochs: float = 20
+    min_steps: int | None = None
     per_device_train_batch_size: int = 16
     per_device_eval_batch_size: int = 32
     lr_scheduler_type: str = "cosine"
@@ -358,6 +367,7 @@ class RunArguments(CLCRTrainingArguments):
     logging_steps: float = 10
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
     early_stopping_patience: int = 8
+    small_validation: int = 100
 
     def __post_init__(self) -> None:
         if not self.dataloader_num_workers:  # a recipe's workers live on; without any, PyTorch takes that for a fault
@@ -396,14 +406,22 @@ def parse_args(
     defaults = ({} if chosen is None else {"output_dir": f"runs/{chosen}"}) | defaults
     # What is None stands for the default, which a word on the command line cannot say.
     given = [word for name, value in (defaults | recipe).items() if value is not None for word in as_words(name, value)]
-    return parser.parse_args_into_dataclasses(args=[*given, *words])
+    model_args, data_args, run_args = parser.parse_args_into_dataclasses(args=[*given, *words])
+    if run_args.min_steps is None and not any(_named([*given, *words], ("num_train_epochs", "max_steps")).values()):
+        run_args.min_steps = MIN_STEPS
+    return model_args, data_args, run_args
 
 
 def named_data(words: Sequence[str]) -> dict[str, str | None]:
     """`dataset`, `data_file`, `dataset_dir` and `dataset_name` among words of a command line; None for what they do not
     say."""
+    return _named(words, ("dataset", "data_file", "dataset_dir", "dataset_name"))
+
+
+def _named(words: Sequence[str], names: Sequence[str]) -> dict[str, str | None]:
+    """The values of some arguments among words of a command line; None for what they do not say."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("dataset", "data_file", "dataset_dir", "dataset_name"):
+    for name in names:
         parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []))
     return vars(parser.parse_known_args(list(words))[0])
 

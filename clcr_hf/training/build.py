@@ -37,6 +37,7 @@ from .statistics import label_statistics, standardise_features
 
 _MEL_BINS, _MEL_STRIDE = 40, 2
 _BERT_VOCABULARY = 30_522
+_LEFT_OUT = 0.15  # share of modalities that training on changed sequences leaves out
 
 
 # -- model ----------------------------------------------------------------------------------------------------------
@@ -63,7 +64,10 @@ def build_model(
     head = CLCRForTokenClassification if labels.per_segment else CLCRForSequenceClassification
     if model_args.model_name_or_path is not None:
         return _load(model_args.model_name_or_path, head, data)
-    fields = _label_fields(data) | model_args.fusion_fields()
+    fields = _label_fields(data)
+    if data_args.augment_features and len(columns) > 1:
+        fields["modality_dropout"] = _LEFT_OUT
+    fields |= model_args.fusion_fields()
     shapes = feature_shapes(data.splits["train"])
     backbones = {name: source for name, source in model_args.backbones.items() if name in columns}
     starved = [name for name in backbones if not is_raw(columns[name]) and columns[name] != "input_ids"]

@@ -44,6 +44,7 @@ def plan(
     columns: Mapping[str, str],
     model: PreTrainedModel,
     args: TrainingArguments,
+    length: str,
 ) -> str:
     """
     What a run is about to do, some lines.
@@ -53,6 +54,7 @@ def plan(
         datasets: rows by split, each with `left_out`.
         carved: sentences about splits that were carved from others, see [`CarvedSplits`].
         columns: the column that each modality is read from.
+        length: what [`~clcr_hf.training.length.fit_length`] said.
     """
     left_out = {name: len(rows.left_out) for name, rows in datasets.items()}
     counts = [
@@ -72,6 +74,7 @@ def plan(
         "inputs": ", ".join(f"{name} from {column}" for name, column in columns.items()),
         "labels": kind.replace("_", " ") + f": {shown}" * bool(names),
         "model": f"{type(model).__name__}, {weights:,} parameters{frozen}",
+        "length": length if args.do_train else "",
         "device": f"{args.device}" + f", {args.world_size} processes" * (args.world_size > 1),
         "output": f"{args.output_dir}",
     }

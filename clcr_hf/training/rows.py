@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..processing_clcr import CLCRProcessor
 from ..samples import Reading, is_missing, read_sample, source_of
 from .arguments import DataArguments
 from .augmentation import FrameAugmentation
+from .sequence_augmentation import SequenceAugmentation
+from .statistics import feature_spreads
 
 _LABEL_COLUMNS = ("label", "labels")
 _CHECK_SECONDS = 0.04  # of a clip that are decoded to see whether it opens
@@ -39,6 +42,9 @@ class ClipRows(torch.utils.data.Dataset):
         cache_gb: how much to keep; rows beyond are decoded every time.
         augment: crops and flips frames and flow afresh each time a row is asked for. Then the decoded frames are
             kept, not the inputs made of them.
+        sequences: changes ready features afresh each time a row is asked for, in step with one another; where
+            other modalities are raw or token ids, in strength alone and not in time.
+        spreads: `(D,)` of the columns of each modality that `sequences` changes.
         training: whether rows with nothing to read are replaced.
         strict: raise on a file that cannot be read.
         left_out: ids of clips that were found unreadable before; kept for the record of the run.
@@ -54,6 +60,8 @@ class ClipRows(torch.utils.data.Dataset):
         *,
         cache_gb: float = 0.0,
         augment: FrameAugmentation | None = None,
+        sequences: SequenceAugmentation | None = None,
+        spreads: Mapping[str, np.ndarray] | None = None,
         training: bool = False,
         strict: bool = False,
         left_out: Sequence[str] = (),
@@ -67,6 +75,10 @@ class ClipRows(torch.utils.data.Dataset):
         self._reading = Reading.of(processor, vision="vision" in raw, audio="audio" in raw)
         self.processor = processor
         self.augment = augment
+        if sequences is not None and (raw or "input_ids" in columns.values()):
+            sequences = replace(sequences, crop=1.0, warp=0.0)
+        self.sequences = sequences
+        self.spreads = spreads or {}
         self.training = training
         self.strict = strict
         self.left_out = list(left_out)
@@ -98,7 +110,7 @@ class ClipRows(torch.utils.data.Dataset):
         item = item | {name: row[name] for name in self._ready if row.get(name) is not None}
         if changing and self.augment is not None:
             item |= self._encode({name: [value] for name, value in self._changed(changing).items()})
-        return item
+        return item if self.sequences is None else item | self._changed_sequences(item)
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """A row's label and inputs made of raw columns, and its frames and flow where they are augmented."""
@@ -112,14 +124,31 @@ class ClipRows(torch.utils.data.Dataset):
         return item, changing
 
     def _changed(self, clip: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Frames and flow under one random crop and flip; drawn from torch's generator, which workers seed apart."""
+        """Frames and flow under one random crop and flip."""
         assert self.augment is not None
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        rng = _generator()
         if len(clip) == 2:
             return dict(zip(clip, self.augment.augment_pair(clip["videos"], clip["flow"], rng), strict=True))
         ((name, value),) = clip.items()
         augment = self.augment.augment if name == "videos" else self.augment.augment_flow
         return {name: augment(value, rng)}
+
+    def _changed_sequences(self, item: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Ready features `(T, D)` or `(L, T, D)`, their real steps changed; all layers of a modality alike in time."""
+        assert self.sequences is not None
+        real, steps, wholes = {}, {}, {}
+        for name in self.spreads:
+            value = np.asarray(item.get(name + FEATURES_END, ()))
+            if value.ndim >= 2 and value.size:
+                mask = item.get(name + MASK_END)
+                real[name] = np.ones(value.shape[-2], dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+                wholes[name] = np.moveaxis(value, -2, 0).copy()  # time first
+                steps[name] = wholes[name][real[name]].reshape(int(real[name].sum()), -1)
+        spreads = {name: np.tile(self.spreads[name], steps[name].shape[1] // len(self.spreads[name])) for name in steps}
+        changed = self.sequences.augment(steps, spreads, _generator())
+        for name, value in changed.items():
+            wholes[name][real[name]] = value.reshape(-1, *wholes[name].shape[1:])
+        return {name + FEATURES_END: np.moveaxis(whole, 0, -2) for name, whole in wholes.items()}
 
     def _encode(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {key: value[0] for key, value in self.processor(**inputs, face_crop=False, return_tensors="pt").items()}
@@ -137,6 +166,11 @@ class ClipRows(torch.utils.data.Dataset):
 
         sample = read_sample({name: row[name] for name in self._raw if name in row}, self._reading, str, unreadable)
         return self._absent | sample.arguments()
+
+
+def _generator() -> np.random.Generator:
+    """Seeded by torch's generator, which workers seed apart."""
+    return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
 def raw_columns(columns: Mapping[str, str]) -> list[str]:
@@ -180,10 +214,14 @@ def prepare(
 
     Raises:
         MediaError: clips that do not open, with `strict_media`.
-        ValueError: a split of which no clip opens.
+        ValueError: a split of which no clip opens; `augment_features` without ready features.
     """
     wanted = {*ready_columns(columns), *raw_columns(columns), *_LABEL_COLUMNS, "id"}
     datasets = {}
+    augments = training and args.augment_features and "train" in splits
+    spreads = feature_spreads(splits["train"], columns) if augments else {}
+    if augments and not spreads:
+        raise ValueError(f"--augment_features: the data hold no ready features, only {', '.join(columns.values())}")
     total = sum(map(len, splits.values()))
     for split, rows in splits.items():
         learns = training and split == "train"
@@ -197,6 +235,8 @@ def prepare(
             processor,
             cache_gb=args.cache_gb * len(rows) / total,
             augment=FrameAugmentation() if args.augment and learns else None,
+            sequences=SequenceAugmentation() if spreads and learns else None,
+            spreads=spreads,
             training=learns,
             strict=args.strict_media,
             left_out=left_out,

@@ -36,10 +36,12 @@ from .arguments import (
 )
 from .build import build_model, build_processor, label_fault, load_processor
 from .data import LoadedData, fill_flow, load_data
+from .length import fit_length
 from .log import CarvedSplits, outcome, plan
 from .parser import RunParser
 from .record import plain, record, report
 from .rows import prepare
+from .sequence_augmentation import augments_unasked
 from .trainer import CLCRTrainer, CLCRTrainingArguments
 
 
@@ -70,13 +72,16 @@ def run_training(
         data = load_data(data_args, model_args.modalities, flow=False)
     data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(training_args))
     columns = choose_columns(model_args, data)
+    if data_args.augment_features is None:
+        data_args.augment_features = augments_unasked(data.splits["train"], columns, data.labels)
     processor = build_processor(model_args, data_args, data, columns)
     model = build_model(model_args, data_args, data, columns, processor)
     datasets = prepare(data.splits, columns, data_args, processor)
     labels = data.labels
+    length = fit_length(training_args, *(len(datasets.get(name, ())) for name in ("train", "validation")))
     trainer = build_trainer(model, processor, datasets, labels, training_args, pretrained=bool(model_args.backbones))
     if trainer.is_world_process_zero():
-        print(plan(data.title, datasets, carved.found, columns, model, training_args), flush=True)
+        print(plan(data.title, datasets, carved.found, columns, model, training_args, length), flush=True)
 
     metrics: dict[str, float] = {}
     if training_args.do_train:

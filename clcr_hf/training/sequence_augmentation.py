@@ -4,6 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from datasets import Dataset
+
+from ..data.labels import LabelKind
+from ..modalities import FEATURES_END
+from .statistics import mean_length
+
+_LEAST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,21 @@ class SequenceAugmentation:
         return changed
 
 
+def augments_unasked(rows: Dataset, columns: Mapping[str, str], labels: LabelKind) -> bool:
+    """
+    Whether a run changes sequences where nobody said so: where that was measured to help (docs/results/utd_mhad.md),
+    one class a row told from ready features of at least 8 steps, text not among them.
+
+    Args:
+        rows: the training split. columns: the column that each modality is read from.
+    """
+    one_class = labels.problem_type == "single_label_classification" and not labels.per_segment
+    ready = all(column.endswith(FEATURES_END) for column in columns.values())
+    if not (one_class and ready) or "text" in columns:
+        return False
+    return max(mean_length(rows, column) for column in columns.values()) >= _LEAST_STEPS
+
+
 def interpolate(value: np.ndarray, place: np.ndarray) -> np.ndarray:
     """A sequence `(T, D)` at places `(N,)` between its first step, 0, and its last, T - 1: `(N, D)`, linear between."""
     below = np.floor(place).astype(int)
@@ -73,4 +95,4 @@ def interpolate(value: np.ndarray, place: np.ndarray) -> np.ndarray:
     return (1 - share) * value[below] + share * value[np.minimum(below + 1, len(value) - 1)]
 
 
-__all__ = ["SequenceAugmentation", "interpolate"]
+__all__ = ["SequenceAugmentation", "augments_unasked", "interpolate"]

@@ -28,6 +28,13 @@ def standardise_features(model: PreTrainedModel, rows: Dataset, columns: Mapping
                 model.set_feature_statistics(name, *map(torch.from_numpy, found))
 
 
+def feature_spreads(rows: Dataset, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The standard deviation `(D,)` of each column of every modality that is read from ready features."""
+    ready = {name: column for name, column in columns.items() if column.endswith(FEATURES_END)}
+    found = {name: column_statistics(rows, column, modality(name).mask) for name, column in ready.items()}
+    return {name: statistics[1] for name, statistics in found.items() if statistics is not None}
+
+
 def column_statistics(rows: Dataset, column: str, mask: str) -> tuple[np.ndarray, np.ndarray] | None:
     """
     Mean and standard deviation `(D,)` float32 of each column of features, over real steps; None where there are none.
@@ -44,7 +51,7 @@ def column_statistics(rows: Dataset, column: str, mask: str) -> tuple[np.ndarray
     steps: list[np.ndarray] = []
     room = _STEPS
     # A few rows tell how many may be looked at.
-    step = max(len(part) * _mean_length(part, column) // _STEPS, 1)
+    step = max(len(part) * mean_length(part, column) // _STEPS, 1)
     for number in range(0, len(part), step):
         row = part[number]
         if np.ndim(row[column]) < 2:  # a row that lacks the modality
@@ -70,7 +77,8 @@ def column_statistics(rows: Dataset, column: str, mask: str) -> tuple[np.ndarray
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def _mean_length(rows: Dataset, column: str) -> int:
+def mean_length(rows: Dataset, column: str) -> int:
+    """Steps of a row of features, the mean of some rows that hold any; of layers tapped, all count."""
     some = [rows[number][column] for number in range(0, len(rows), max(len(rows) // 16, 1))]
     lengths = [np.size(value) // np.shape(value)[-1] for value in some if np.ndim(value) > 1 and np.size(value)]
     return int(np.mean(lengths)) if lengths else 1
@@ -85,4 +93,4 @@ def label_statistics(rows: Dataset) -> dict[str, Any]:
     return {"label_mean": mean.tolist(), "label_std": np.where(std > 1e-8, std, 1.0).tolist()}
 
 
-__all__ = ["column_statistics", "label_statistics", "standardise_features"]
+__all__ = ["column_statistics", "feature_spreads", "label_statistics", "mean_length", "standardise_features"]
