@@ -34,6 +34,7 @@ from .arguments import (
     parse_args,
     used_arguments,
 )
+from .baselines import compare, comparison, joint_kept, own_evidence, preferred
 from .build import build_model, build_processor, label_fault, load_processor
 from .data import LoadedData, fill_flow, load_data
 from .length import fit_length
@@ -84,6 +85,7 @@ def run_training(
         print(plan(data.title, datasets, carved.found, columns, model, training_args, length), flush=True)
 
     metrics: dict[str, float] = {}
+    evidence: dict[str, dict[str, float]] = {}
     if training_args.do_train:
         warn_without_alignment(model, model_args.pretrain_epochs, model_args.model_name_or_path is None)
         if model_args.pretrain_epochs and training_args.resume_from_checkpoint is None:
@@ -97,17 +99,43 @@ def run_training(
         (training_args.do_predict, "test", "test"),
     ):
         if wanted and split in datasets:
-            measured = trainer.predict(datasets[split], metric_key_prefix=prefix).metrics
-            metrics |= report(trainer, prefix, {**measured, f"{prefix}_samples": len(datasets[split])})
+            found = trainer.predict(datasets[split], joint_kept(model.config), prefix)
+            metrics |= report(trainer, prefix, {**found.metrics, f"{prefix}_samples": len(datasets[split])})
+            evidence[split] = own_evidence(found, model.config, trainer.compute_metrics, best_metric(labels))
     trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record
     if trainer.is_world_process_zero():
         entry = record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)
+        entry |= _compared(datasets, columns, labels, trainer, metrics, evidence)
         write_json(Path(training_args.output_dir) / RUN_FILE, entry, plain)
         write_model_card(training_args.output_dir)
+        print(comparison(entry), end="", flush=True)
         print(outcome(training_args.output_dir, columns), flush=True)
     if training_args.push_to_hub:
         trainer.push_to_hub()
     return metrics
+
+
+def _compared(
+    datasets: dict[str, Any],
+    columns: dict[str, str],
+    labels: LabelKind,
+    trainer: CLCRTrainer,
+    metrics: dict[str, float],
+    evidence: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    """What the record keeps of the comparisons with baselines and with the model's own evidence. No other process
+    waits for it."""
+    metric, args = best_metric(labels), trainer.args
+    measured = {
+        split: metrics[f"{prefix}_{metric}"]
+        for split, prefix in (("validation", "eval"), ("test", "test"))
+        if f"{prefix}_{metric}" in metrics
+    }
+    found: dict[str, Any] = {"evidence": preferred(metric, evidence)}
+    if args.do_train and getattr(args, "baselines", False) and measured:
+        rows = {split: datasets[split].rows for split in ("train", *measured)}
+        found["baselines"] = compare(rows, columns, labels, trainer.compute_metrics, metric, measured)
+    return {name: value for name, value in found.items() if value}
 
 
 def _division(args: CLCRTrainingArguments) -> tuple[tuple[int, int], Callable[[], None] | None]:

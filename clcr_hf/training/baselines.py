@@ -1,0 +1,307 @@
+"""What a trained model is measured against: a constant, a linear model on mean features, and its own evidence alone.
+
+The linear model is scikit-learn's ridge or logistic regression on the mean over time of each column of ready-made
+features; the strength of its penalty is chosen inside the training data. What a modality holds raw (text, frames, sound)
+and token ids it cannot read.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from transformers.trainer_utils import EvalPrediction, PredictionOutput
+
+from ..configuration_clcr import CLCRConfig
+from ..data.labels import LabelKind, feature_shapes
+from ..modalities import FEATURES_END, modality
+
+Measure = Callable[[EvalPrediction], dict[str, float]]
+_ROWS, _CELLS = 10_000, 4_000_000  # most lines and numbers of the training data that are read
+_FOLDS = 3
+_PENALTIES, _INVERSE_PENALTIES = np.logspace(-2, 5, 15), np.logspace(-4, 1, 6)
+_IGNORED = -100  # a segment without a label
+
+
+class Baselines:
+    """
+    A constant and a linear model, learned from the training split.
+
+    Args:
+        train: the training split, columns as the loaders in `clcr_hf.data` state them. Rows without a label and scores
+            that are NaN do not count.
+        columns: the column that each modality is read from.
+        labels: what the labels are.
+
+    Attributes:
+        constant, linear: what they are called; `linear` is None where no modality is ready-made features.
+        reads: the modalities that the linear model reads.
+        rows, total: of the training split, how many rows were read and how many there are.
+    """
+
+    def __init__(self, train: Dataset, columns: Mapping[str, str], labels: LabelKind):
+        shapes = feature_shapes(train)
+        self.labels, self.total = labels, len(train)
+        self.reads = [name for name, column in columns.items() if column.endswith(FEATURES_END) and name in shapes]
+        # (D,), (T, D) or (L, T, D): a number for each column of each level.
+        self._widths = {name: int(np.prod((*shapes[name][:-2], shapes[name][-1]))) for name in self.reads}
+        train = _evenly(train, self._most(train))
+        self.rows = len(train)
+        target, counts = self._targets(train)
+        known = target >= 0 if self._single else ~np.isnan(target)
+        self._constant = self._answer_without_input(target, known)
+        self._models: list[Callable[[np.ndarray], np.ndarray]] = []
+        if self.reads:
+            inputs = self._means(train, counts).astype(np.float64)
+            self._models = [
+                self._fit(inputs[kept], each[kept], constant)
+                for each, kept, constant in zip(target.T, known.T, self._constants, strict=True)
+            ]
+        scores = labels.problem_type == "regression"
+        several = labels.problem_type == "multi_label_classification"
+        self.constant = "the median" if scores else "the labels' shares" if several else "the commonest class"
+        self.linear = ("ridge" if scores else "logistic") + " regression" if self._models else None
+
+    def answers(self, rows: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """
+        What each answers to all rows, and the labels.
+
+        Returns:
+            `{"constant": ..., "linear": ...}`, as a model's logits: scores `(N, K)`, logarithms of probabilities
+            `(N, C)`, log-odds of several labels `(N, C)`, or `(N, G, C)` of segments, rows of fewer filled up; and
+            labels as the collator batches them.
+        """
+        target, counts = self._targets(rows)
+        found = {"constant": np.repeat(self._constant, len(target), axis=0)}
+        if self._models:
+            inputs = self._means(rows, counts)
+            found["linear"] = np.concatenate([model(inputs) for model in self._models], axis=1)
+        if not self.labels.per_segment:
+            return found, target[:, 0] if target.shape[1] == 1 else target
+        return {name: _padded(value, counts, 0.0) for name, value in found.items()}, _padded(target[:, 0], counts, _IGNORED)
+
+    @property
+    def _single(self) -> bool:
+        """Whether one class is right."""
+        return self.labels.problem_type == "single_label_classification"
+
+    @property
+    def _constants(self) -> list[np.ndarray]:
+        """The constant answer `(1, ...)` of each model."""
+        return [self._constant] if self._single else list(self._constant.T[:, None])
+
+    def _most(self, train: Dataset) -> int:
+        """How many rows are read."""
+        lines = len(train["labels"][0]) if self.labels.per_segment and len(train) else 1
+        width = sum(self._widths.values()) + len(self.reads)
+        return max(min(_ROWS, _CELLS // max(width, 1)) // max(lines, 1), 1)
+
+    def _targets(self, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Labels `(lines, K)`, unknown ones NaN or -100, and the number of lines, which are segments, of each row."""
+        if self.labels.per_segment:
+            parts = [np.asarray(each, dtype=np.int64) for each in rows["labels"][:]]
+            return np.concatenate([*parts, np.zeros(0, np.int64)])[:, None], np.array(list(map(len, parts)), dtype=int)
+        column = "label" if "label" in rows.column_names else "labels"
+        width = 1 if self._single else self.labels.num_labels
+        nothing = np.nan if width == 1 else [np.nan] * width
+        values = [nothing if each is None else each for each in rows[column][:]]
+        return np.asarray(values, dtype=np.float64).reshape(-1, width), np.ones(len(values), dtype=int)
+
+    def _means(self, rows: Dataset, counts: np.ndarray) -> np.ndarray:
+        """`(lines, sum of widths + modalities)` float32: means over time, NaN where a modality is missing, and after
+        those of each modality whether it is there."""
+        names = [modality(name) for name in self.reads]
+        wanted = [column for each in names for column in (each.features, each.mask) if column in rows.column_names]
+        part = rows.select_columns(wanted).with_format("numpy")
+        lines = []
+        for number, count in enumerate(counts):
+            row = part[number]
+            found = [
+                _mean_over_time(row.get(each.features), row.get(each.mask), count, width)
+                for each, width in zip(names, self._widths.values(), strict=True)
+            ]
+            lines.append(np.hstack(found))
+        return np.concatenate([*lines, np.zeros((0, sum(self._widths.values()) + len(names)), np.float32)])
+
+    def _answer_without_input(self, target: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """`(1, K)` or `(1, C)`."""
+        each = [target[kept, number] for number, kept in enumerate(known.T)]
+        if self._single:
+            return _log(np.bincount(each[0].astype(int), minlength=self.labels.num_labels) / max(len(each[0]), 1))[None]
+        if self.labels.problem_type == "regression":
+            return np.array([[np.median(values) if len(values) else 0.0 for values in each]])
+        shares = np.array([(values > 0.5).mean() if len(values) else 0.0 for values in each])
+        return (_log(shares) - _log(1 - shares))[None]
+
+    def _fit(self, inputs: np.ndarray, target: np.ndarray, constant: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """A function from inputs `(N, F)` to answers `(N, 1)`, or `(N, C)` where one class is right; the constant where
+        nothing can be learned."""
+
+        def nothing(inputs: np.ndarray) -> np.ndarray:
+            return np.repeat(constant, len(inputs), axis=0)
+
+        if self.labels.problem_type == "regression":
+            if len(target) < 2:
+                return nothing
+            ridge = make_pipeline(*_scaling(), RidgeCV(_PENALTIES)).fit(inputs, target)
+            return lambda inputs: ridge.predict(inputs)[:, None]
+        classes = (target if self._single else target > 0.5).astype(int)
+        # A class needs an example in each fold.
+        common = np.flatnonzero(np.bincount(classes) >= _FOLDS) if len(classes) else []
+        if len(common) < 2:
+            return nothing
+        kept = np.isin(classes, common)
+        model = _logistic(inputs[kept], classes[kept])
+        if not self._single:
+            return lambda inputs: model.decision_function(inputs)[:, None]
+
+        def logits(inputs: np.ndarray) -> np.ndarray:
+            found = np.full((len(inputs), constant.shape[1]), _log(np.zeros(())))
+            found[:, common] = np.maximum(model.predict_log_proba(inputs), found[0, 0])
+            return found
+
+        return logits
+
+
+def _scaling() -> list[Any]:
+    """Columns of mean 0 and spread 1; what is missing counts as the mean."""
+    return [StandardScaler(), FunctionTransformer(np.nan_to_num)]
+
+
+def _logistic(inputs: np.ndarray, classes: np.ndarray) -> Any:
+    search = GridSearchCV(
+        LogisticRegression(), {"C": _INVERSE_PENALTIES}, cv=StratifiedKFold(_FOLDS), scoring="neg_log_loss"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of penalties too weak to be chosen
+        # Turned, which the penalty does not notice, there are no more columns than rows.
+        return make_pipeline(*_scaling(), PCA(), search).fit(inputs, classes)
+
+
+def _mean_over_time(value: Any, mask: Any, count: int, width: int) -> np.ndarray:
+    """`(count, width + 1)` float32: means of the real steps of each of `count` equal stretches, and 1; a stretch without
+    any NaN and 0."""
+    found = np.full((count, width + 1), np.nan, dtype=np.float32)
+    found[:, -1] = 0
+    if value is None or not np.size(value):
+        return found
+    steps = np.asarray(value, dtype=np.float64)
+    steps = steps[None] if steps.ndim == 1 else steps
+    real = np.ones(steps.shape[-2], dtype=bool) if not np.ndim(mask) else np.asarray(mask, dtype=bool)
+    length = len(real)
+    for each in range(count):
+        inside = slice(each * length // count, -(-(each + 1) * length // count))
+        kept = steps[..., inside, :][..., real[inside], :]
+        if kept.shape[-2]:
+            found[each] = [*kept.mean(axis=-2).ravel(), 1]
+    return found
+
+
+def _evenly(rows: Dataset, most: int) -> Dataset:
+    """At most so many rows, spread over all."""
+    return rows if len(rows) <= most else rows.select(np.linspace(0, len(rows) - 1, most).astype(int))
+
+
+def _log(shares: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(shares, 1e-12))
+
+
+def _padded(values: np.ndarray, counts: Sequence[int], fill: float) -> np.ndarray:
+    """Lines as `(rows, most of a row, ...)`."""
+    found = np.full((len(counts), max(counts, default=0), *values.shape[1:]), fill, dtype=values.dtype)
+    found[np.arange(found.shape[1]) < np.asarray(counts)[:, None]] = values
+    return found
+
+
+# -- the comparison of a run ------------------------------------------------------------------------------------------
+
+
+def compare(
+    datasets: Mapping[str, Dataset],
+    columns: Mapping[str, str],
+    labels: LabelKind,
+    measure: Measure,
+    metric: str,
+    measured: Mapping[str, float],
+) -> dict[str, Any]:
+    """
+    The metric of the baselines beside that of the model, by split, as the record of a run keeps it.
+
+    Args:
+        datasets: the rows of each split, `train` among them. columns, labels: as of [`Baselines`].
+        measure: metrics of logits and labels. metric: the one that is compared.
+        measured: the metric of the model on each split that is compared.
+    """
+    baselines = Baselines(datasets["train"], columns, labels)
+    figures = {}
+    for split, value in measured.items():
+        answers, truth = baselines.answers(datasets[split])
+        found = {name: measure(EvalPrediction(logits, truth))[metric] for name, logits in answers.items()}
+        figures[split] = {"model": value, **found}
+    names = ("constant", "linear", "reads", "rows", "total")
+    return {"metric": metric, **{name: getattr(baselines, name) for name in names}, "figures": figures}
+
+
+def joint_kept(config: CLCRConfig) -> list[str]:
+    """What evaluation leaves out of a model's output, so that [`own_evidence`] can be told."""
+    return [name for name in config.keys_to_ignore_at_inference if name != "joint_logits"]
+
+
+def own_evidence(found: PredictionOutput, config: CLCRConfig, measure: Measure, metric: str) -> dict[str, float]:
+    """The metric of the whole model and of the sum of its own evidence alone; empty where it has no two such answers.
+
+    Args:
+        found: of `trainer.predict(..., ignore_keys=joint_kept(config))`.
+    """
+    if not (config.unimodal_evidence and config.use_joint_path) or not isinstance(found.predictions, tuple):
+        return {}
+    whole, joint = found.predictions[:2]
+    answers = {"whole": whole, "own": whole - joint}
+    return {name: measure(EvalPrediction(logits, found.label_ids))[metric] for name, logits in answers.items()}
+
+
+def comparison(record: Mapping[str, Any]) -> str:
+    """The comparisons in the record of a run, a line each, as the run says them; empty where there are none."""
+    lines = []
+    if baselines := record.get("baselines"):
+        split, figures = list(baselines["figures"].items())[-1]
+        metric, linear = baselines["metric"], baselines["linear"]
+        named = {"constant": baselines["constant"], "linear": f"{linear} on means of {', '.join(baselines['reads'])}"}
+        parts = [f"{name} {figures[each]:.4g}" for each, name in named.items() if each in figures]
+        worse = [baselines[each] for each in named if _beats(metric, figures.get(each), figures["model"])]
+        notes = [] if linear else ["no modality is ready-made features, which a linear model could read"]
+        if baselines["rows"] < baselines["total"]:
+            notes.append(f"they read {baselines['rows']:,} of {baselines['total']:,} training rows")
+        notes += [f"the model is worse than {' and '.join(worse)}"] if worse else []
+        text = f"compare: {metric} on {split}: this model {figures['model']:.4g}, {', '.join(parts)}"
+        lines.append("; ".join([text, *notes]))
+    if evidence := record.get("evidence"):
+        figures, own = evidence["figures"]["validation"], evidence["preferred"] == "own"
+        choice = "the modalities' own evidence alone" if own else "the whole model"
+        values = f"{evidence['metric']} of the whole {figures['whole']:.4g}, of its own evidence {figures['own']:.4g}"
+        advice = "; --config_overrides use_joint_path=False trains that" if own else ""
+        lines.append(f"compare: validation prefers {choice} ({values}){advice}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def preferred(metric: str, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What the record keeps of [`own_evidence`] by split: which of the two validation prefers, the whole where they are
+    equal; empty without validation."""
+    if not figures.get("validation"):
+        return {}
+    whole, own = figures["validation"]["whole"], figures["validation"]["own"]
+    return {"metric": metric, "preferred": "own" if _beats(metric, own, whole) else "whole", "figures": dict(figures)}
+
+
+def _beats(metric: str, one: float | None, other: float) -> bool:
+    return one is not None and (one < other if metric == "mae" else one > other)
+
+
+__all__ = ["Baselines", "compare", "comparison", "joint_kept", "own_evidence", "preferred"]
