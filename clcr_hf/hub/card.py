@@ -75,6 +75,7 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         inputs=[modality(name).inputs[0] if column in RAW_COLUMNS else column for name, column in columns.items()],
         split=split,
         results={_named(key)[0]: f"{value:.4f}" if math.isfinite(value) else None for key, value in figures.items()},
+        compared=_compared(run, split),
         settings=run["settings"],
         command=run["command"],
         emissions=read_emissions(facts.folder),
@@ -325,6 +326,26 @@ def _named(key: str) -> tuple[str, str]:
         return name, kind
     name, kind = known[metric]  # of one score of several
     return f"{name}, {score}", kind
+
+
+def _compared(run: dict[str, Any], split: str) -> list[str]:
+    """Sentences on what the run measured beside the model: baselines on the same split, and its own evidence alone."""
+    lines = []
+    found, evidence = run.get("baselines") or {}, run.get("evidence")
+    if split in found.get("figures", {}):
+        figures, name = found["figures"][split], _named(found["metric"])[0]
+        text = "Beside it, learned from the same training split, by "
+        text += f"{name}: {found['constant']} {figures['constant']:.4f}"
+        if found["linear"]:
+            text += f", {found['linear']} on mean features of {', '.join(found['reads'])} {figures['linear']:.4f}"
+        lines.append(f"{text} (this model {figures['model']:.4f}).")
+    if evidence:
+        figures, name = evidence["figures"]["validation"], _named(evidence["metric"])[0]
+        lines.append(
+            f"On validation the sum of the modalities' own evidence, without the fusion, has {name} "
+            f"{figures['own']:.4f}, the whole model {figures['whole']:.4f}."
+        )
+    return lines
 
 
 def _weights_fields(facts: _Facts) -> dict[str, Any]:

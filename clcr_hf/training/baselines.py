@@ -1,12 +1,12 @@
 """What a trained model is measured against: a constant, a linear model on mean features, and its own evidence alone.
 
 The linear model is scikit-learn's ridge or logistic regression on the mean over time of each column of ready-made
-features; the strength of its penalty is chosen inside the training data. What a modality holds raw (text, frames, sound)
-and token ids it cannot read.
+features; the strength of its penalty is chosen inside the training data. It reads no token ids, and nothing raw (text,
+frames, sound).
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,9 @@ class Baselines:
             found["linear"] = np.concatenate([model(inputs) for model in self._models], axis=1)
         if not self.labels.per_segment:
             return found, target[:, 0] if target.shape[1] == 1 else target
-        return {name: _padded(value, counts, 0.0) for name, value in found.items()}, _padded(target[:, 0], counts, _IGNORED)
+        return {name: _padded(value, counts, 0.0) for name, value in found.items()}, _padded(
+            target[:, 0], counts, _IGNORED
+        )
 
     @property
     def _single(self) -> bool:
@@ -154,7 +156,7 @@ class Baselines:
             return lambda inputs: ridge.predict(inputs)[:, None]
         classes = (target if self._single else target > 0.5).astype(int)
         # A class needs an example in each fold.
-        common = np.flatnonzero(np.bincount(classes) >= _FOLDS) if len(classes) else []
+        common = np.flatnonzero(np.bincount(classes) >= _FOLDS)
         if len(common) < 2:
             return nothing
         kept = np.isin(classes, common)
@@ -186,8 +188,8 @@ def _logistic(inputs: np.ndarray, classes: np.ndarray) -> Any:
 
 
 def _mean_over_time(value: Any, mask: Any, count: int, width: int) -> np.ndarray:
-    """`(count, width + 1)` float32: means of the real steps of each of `count` equal stretches, and 1; a stretch without
-    any NaN and 0."""
+    """`(count, width + 1)` float32: means of the real steps of each of `count` equal stretches, and 1; NaN and 0 for a
+    stretch without any."""
     found = np.full((count, width + 1), np.nan, dtype=np.float32)
     found[:, -1] = 0
     if value is None or not np.size(value):
@@ -213,10 +215,10 @@ def _log(shares: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(shares, 1e-12))
 
 
-def _padded(values: np.ndarray, counts: Sequence[int], fill: float) -> np.ndarray:
+def _padded(values: np.ndarray, counts: np.ndarray, fill: float) -> np.ndarray:
     """Lines as `(rows, most of a row, ...)`."""
-    found = np.full((len(counts), max(counts, default=0), *values.shape[1:]), fill, dtype=values.dtype)
-    found[np.arange(found.shape[1]) < np.asarray(counts)[:, None]] = values
+    found = np.full((len(counts), counts.max(initial=0), *values.shape[1:]), fill, dtype=values.dtype)
+    found[np.arange(found.shape[1]) < counts[:, None]] = values
     return found
 
 
@@ -286,7 +288,7 @@ def comparison(record: Mapping[str, Any]) -> str:
         figures, own = evidence["figures"]["validation"], evidence["preferred"] == "own"
         choice = "the modalities' own evidence alone" if own else "the whole model"
         values = f"{evidence['metric']} of the whole {figures['whole']:.4g}, of its own evidence {figures['own']:.4g}"
-        advice = "; --config_overrides use_joint_path=False trains that" if own else ""
+        advice = "; --config_overrides use_joint_path=false trains that" if own else ""
         lines.append(f"compare: validation prefers {choice} ({values}){advice}")
     return "".join(f"{line}\n" for line in lines)
 
