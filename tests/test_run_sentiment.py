@@ -113,9 +113,10 @@ def test_saved_model_measures_the_same_again(trained, corpus):
 
 def test_two_processes_train_one_model(corpus, tmp_path):
     command = [*launcher("torchrun"), "--nproc_per_node", "2", "--master_port", "29581"]
-    run(*command, str(SCRIPT), "--dataset_dir", str(corpus), "--output_dir", str(tmp_path), *SMALL)
+    said = run(*command, str(SCRIPT), "--dataset_dir", str(corpus), "--output_dir", str(tmp_path), *SMALL)
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["settings"]["processes"] == 2
+    assert said.count("compare: mae on test") == 1 and record["baselines"]["linear"] is None
     assert record["settings"]["batch size"] == 8
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.modalities == record["modalities"]
 
