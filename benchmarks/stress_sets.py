@@ -36,6 +36,8 @@ from clcr_hf.training.rows import prepare
 from clcr_hf.training.run import build_trainer, choose_columns, run_training
 
 TEST_ROWS = 1000
+# None of it changes the model.
+QUIET = {"do_predict": False, "baselines": False, "disable_tqdm": True, "use_cpu": True, "report_to": "none"}
 QUICK = ("mixed units", "classes 1 to 20", "sixty rows")
 
 
@@ -147,7 +149,7 @@ def run(name: str, seed: int, extra: Sequence[str] = (), test_rows: int = TEST_R
         table, output = Path(folder) / "set.parquet", str(Path(folder) / "model")
         write(draw(name, test_rows), table)
         words = ["--data_file", str(table), "--output_dir", output, "--seed", str(seed), *extra]
-        words += ["--baselines", "False", "--disable_tqdm", "True", "--use_cpu", "True", "--report_to", "none"]
+        words += [f"--{name}={value}" for name, value in QUIET.items()]
         model_args, data_args, training_args = parse_args(words)
         run_training(model_args, data_args, training_args)
         data = load_data(data_args)

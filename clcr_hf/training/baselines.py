@@ -203,6 +203,7 @@ def _mean_over_time(value: Any, mask: Any, count: int, width: int) -> np.ndarray
         kept = steps[..., inside, :][..., real[inside], :]
         if kept.shape[-2]:
             found[each] = [*kept.mean(axis=-2).ravel(), 1]
+    found[~np.isfinite(found)] = np.nan
     return found
 
 
