@@ -346,6 +346,8 @@ class RunArguments(CLCRTrainingArguments):
         dataloader_pin_memory: Pin the batches' memory; of use with a GPU only.
         early_stopping_patience: Stop after so many measurements without improvement; 0 never.
         small_validation: With fewer validation rows than this the last state is kept, not the best measured one.
+        calibrate: After training, find on validation the temperature of probabilities, the thresholds of several
+            labels and the intervals of scores, and keep them with the model.
     """
 
     output_dir: str = "runs/talking_faces"
@@ -368,6 +370,7 @@ class RunArguments(CLCRTrainingArguments):
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
     early_stopping_patience: int = 8
     small_validation: int = 100
+    calibrate: bool = True
 
     def __post_init__(self) -> None:
         if not self.dataloader_num_workers:  # a recipe's workers live on; without any, PyTorch takes that for a fault
