@@ -334,10 +334,11 @@ class CLCRConfig(PreTrainedConfig):
         for field in fields:
             if getattr(self, field) is not None:
                 setattr(self, field, _as_modality_config(field, getattr(self, field)))
-        # Plain dicts, so that the JSON form needs no special care; `modality_config` makes objects of them.
+        # Plain dicts, so that the JSON form needs no special care; `modality_config` makes objects of them. By name, as
+        # JSON has them: weights are told apart by a modality's number.
         self.extra_configs = {
             name: _as_modality_config(f"extra_configs[{name!r}]", value).to_dict()
-            for name, value in (self.extra_configs or {}).items()
+            for name, value in sorted((self.extra_configs or {}).items())
         }
         if self.shared_rank is None:
             self.shared_rank = self.hidden_size // 2
