@@ -20,6 +20,8 @@ VERSION_01 = {
     "private_gate_start": 0.0,
     "private_gate_floor": 0.0,
 }
+# What training finds on validation when the weights stand.
+CALIBRATED = ("logit_temperature", "label_thresholds", "score_interval")
 _STORED = "_stored"  # marks what is read from a file, for `__post_init__`
 
 
@@ -204,6 +206,14 @@ class CLCRConfig(PreTrainedConfig):
         focal_gamma (`float`, defaults to 0.0):
             Focal loss: each row's cross-entropy times `(1 - p)^gamma`, `p` the probability given to the truth.
         label_smoothing (`float`, defaults to 0.0): Of the cross-entropy.
+        logit_temperature (`float`, *optional*):
+            Probabilities are those of `logits / logit_temperature` ([`~clcr_hf.objective.probabilities`]); the model's
+            own logits stay as they are. Ours, as the next three; training finds them on validation. None: 1.
+        label_thresholds (`list[float]`, *optional*):
+            Of several labels a row: the probability above which each holds. None: 0.5.
+        score_interval (`list[float]`, *optional*):
+            Of a regression: half the width of each score's interval, in the data's units. None: no interval is given.
+        interval_coverage (`float`, defaults to 0.9): Share of true scores that these intervals should hold.
         label_scale (`"sentiment"`, `"auto"` or `None`, defaults to `"auto"`):
             What a regression's score means. `"sentiment"`: from negative over neutral to positive, symmetric around 0;
             it is measured by the accuracies of that literature and put into these words. `None`: a number. `"auto"`
@@ -270,6 +280,10 @@ class CLCRConfig(PreTrainedConfig):
     label_mean: float | int | list | None = None
     label_std: float | int | list | None = None
     class_weights: list | None = None
+    logit_temperature: float | int | None = None
+    label_thresholds: list | None = None
+    score_interval: list | None = None
+    interval_coverage: float = 0.9
     focal_gamma: float | int = 0.0
     label_scale: Literal["sentiment", "auto"] | None = "auto"
     label_range: list | str | None = "auto"
@@ -320,10 +334,11 @@ class CLCRConfig(PreTrainedConfig):
         for field in fields:
             if getattr(self, field) is not None:
                 setattr(self, field, _as_modality_config(field, getattr(self, field)))
-        # Plain dicts, so that the JSON form needs no special care; `modality_config` makes objects of them.
+        # Plain dicts, so that the JSON form needs no special care; `modality_config` makes objects of them. By name, as
+        # JSON has them: weights are told apart by a modality's number.
         self.extra_configs = {
             name: _as_modality_config(f"extra_configs[{name!r}]", value).to_dict()
-            for name, value in (self.extra_configs or {}).items()
+            for name, value in sorted((self.extra_configs or {}).items())
         }
         if self.shared_rank is None:
             self.shared_rank = self.hidden_size // 2
@@ -381,7 +396,7 @@ class CLCRConfig(PreTrainedConfig):
         count = kwargs.get("num_labels", len(kwargs["id2label"]) if kwargs.get("id2label") else None)
         if count is not None and count != (2 if stored is None else len(stored)):
             old = ["id2label", "label2id", "problem_type", "label_scale", "label_range"]
-            old += ["label_mean", "label_std", "class_weights"]
+            old += ["label_mean", "label_std", "class_weights", *CALIBRATED]
             config_dict = {name: value for name, value in config_dict.items() if name not in old}
             names = {name: kwargs.pop(name) for name in (*old, "num_labels") if name in kwargs}
             if names.get("id2label"):
@@ -527,12 +542,15 @@ class CLCRConfig(PreTrainedConfig):
             raise ValueError("`use_joint_path=False` leaves no answer without `unimodal_evidence=True`")
 
     def validate_label_statistics(self):
-        """One centre and one positive spread a score; one weight a class."""
-        for name in ("label_mean", "label_std", "class_weights"):
+        """One centre and one positive spread a score; one weight a class; what was calibrated likewise."""
+        for name in ("label_mean", "label_std", "class_weights", "label_thresholds", "score_interval"):
             value = getattr(self, name)
             if isinstance(value, list) and len(value) != self.num_labels:
                 raise ValueError(f"`{name}` must hold one number for each of {self.num_labels} labels, got {value}")
-        for name in ("label_std", "class_weights"):
+        _check(self, ("label_thresholds",), lambda limits: all(0 < limit < 1 for limit in limits), "lie in (0, 1)")
+        _check(self, ("score_interval",), lambda widths: min(widths) >= 0, "not be negative")
+        _check(self, ("interval_coverage",), lambda share: 0 < share < 1, "lie in (0, 1)")
+        for name in ("label_std", "class_weights", "logit_temperature"):
             value = getattr(self, name)
             if value is not None and min(value if isinstance(value, list) else [value]) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {value}")

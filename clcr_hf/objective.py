@@ -95,6 +95,21 @@ def _class_losses(
     return losses, weights
 
 
+def probabilities(config: CLCRConfig, logits: torch.Tensor) -> torch.Tensor:
+    """What a classification answers: calibrated probabilities `(..., C)` float32 of `logits (..., C)` divided by
+    `config.logit_temperature`, each label's own where a row has several, else summing to 1."""
+    logits = logits.float() / (config.logit_temperature or 1.0)
+    return logits.sigmoid() if config.effective_problem_type == "multi_label_classification" else logits.softmax(-1)
+
+
+def labels_that_hold(config: CLCRConfig, probabilities: torch.Tensor) -> torch.Tensor:
+    """Which of several labels a row has, bool `(..., C)`: those of a probability above `config.label_thresholds`, or
+    above 0.5 where none were found."""
+    # float64: between two neighbouring float32 lies a threshold.
+    limits = torch.tensor(config.label_thresholds or 0.5, dtype=torch.float64, device=probabilities.device)
+    return probabilities.double() > limits
+
+
 def weighted_mean(losses: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Mean of `losses (..., N)` by `weights (..., N)`; a batch without any weight gives 0 and not NaN."""
     total = weights.sum(dim=-1)

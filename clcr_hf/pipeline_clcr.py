@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .collator import CLCRDataCollator
 from .modalities import modality
 from .modeling_clcr import CLCRPreTrainedModel
+from .objective import labels_that_hold, probabilities
 from .pipeline_inputs import SampleReader
 from .pipeline_windows import SampleWindows, placed, segment_place
 from .samples import is_file
@@ -62,9 +63,12 @@ class CLCRPipeline(Pipeline):
 
     - regression: `score` (float, kept in `score_range`) and `label`: on the scale of sentiment (`config.label_scale`)
       `"negative"`, `"neutral"` (within a sixth of the half range around its middle: [-0.5, 0.5] for [-3, 3]) or
-      `"positive"`; on no scale, or without a range, the name of the output. Several outputs: `scores` by name;
+      `"positive"`; on no scale, or without a range, the name of the output. Several outputs: `scores` by name. Where
+      training found how wide it is (`config.score_interval`), `interval`, `[low, high]` in the same range that should
+      hold the true score in nine of ten cases (`config.interval_coverage`); of several outputs `intervals` by name;
     - one label: `label`, `score` (its probability) and `probabilities` (all labels);
-    - several labels: `label` and `score` of the likeliest, `labels` (those above 0.5) and `probabilities`;
+    - several labels: `label` and `score` of the likeliest, `labels` (those above `config.label_thresholds`, or 0.5) and
+      `probabilities`. Probabilities are calibrated where training found a `config.logit_temperature`;
     - a label a segment ([`CLCRForTokenClassification`]): `segments`, a list of dicts with `start` and `end` in seconds
       (`index` where the length is not known, as with features) and `label` and `score` as above;
     - with `on_error="skip"`, for an input that cannot be read: `error`, the reason.
@@ -303,21 +307,28 @@ class CLCRPipeline(Pipeline):
             ranges = config.score_ranges() if isinstance(score_range, str) else [score_range] * len(names)
             limits = [(-np.inf, np.inf) if pair is None else pair for pair in ranges]
             scores = [min(max(x, low), high) for x, (low, high) in zip(logits.tolist(), limits, strict=True)]
+            spans = [
+                [max(score - width, low), min(score + width, high)]
+                for score, width, (low, high) in zip(scores, config.score_interval or (), limits, strict=False)
+            ]
             if len(scores) > 1:
-                return {"scores": dict(zip(names, scores, strict=True))}
+                found = {"scores": scores, **({"intervals": spans} if spans else {})}
+                return {key: dict(zip(names, values, strict=True)) for key, values in found.items()}
             label = names[0]
             if config.label_scale == "sentiment" and ranges[0] is not None:
                 low, high = limits[0]
                 side = round(3 * (2 * scores[0] - low - high) / (high - low))
                 label = ("neutral", "positive", "negative")[int(np.sign(side))]
-            return {"label": label, "score": scores[0]}
-        several = problem == "multi_label_classification"
-        values = (logits.sigmoid() if several else logits.softmax(-1)).tolist()
-        probabilities = dict(zip(names, values, strict=True))
-        ranked = sorted(names, key=probabilities.__getitem__, reverse=True)
-        shown = probabilities if top_k is None else {name: probabilities[name] for name in ranked[:top_k]}
-        result = {"label": ranked[0], "score": probabilities[ranked[0]], "probabilities": shown}
-        return {**result, "labels": [name for name in names if probabilities[name] > 0.5]} if several else result
+            return {"label": label, "score": scores[0], **({"interval": spans[0]} if spans else {})}
+        values = probabilities(config, logits)
+        likely = dict(zip(names, values.tolist(), strict=True))
+        ranked = sorted(names, key=likely.__getitem__, reverse=True)
+        shown = likely if top_k is None else {name: likely[name] for name in ranked[:top_k]}
+        result = {"label": ranked[0], "score": likely[ranked[0]], "probabilities": shown}
+        if problem == "multi_label_classification":
+            holding = labels_that_hold(config, values).tolist()
+            result["labels"] = [name for name, holds in zip(names, holding, strict=True) if holds]
+        return result
 
     def _explain(
         self, outputs: Any, inputs: dict[str, torch.Tensor], row: int, sample: dict[str, Any], real: dict[str, int]

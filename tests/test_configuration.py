@@ -3,11 +3,12 @@
 import copy
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from model_utils import TINY_BERT, tiny_config
 from transformers import AutoConfig, BertConfig
 
-from clcr_hf import CLCRConfig, CLCRModalityConfig
+from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRModalityConfig
 
 
 def test_default_is_mosei():
@@ -39,6 +40,18 @@ def test_left_out_modalities_stay_out(tmp_path):
     config = CLCRConfig(vision_config={"feature_size": 3}, audio_config={"feature_size": 3})
     config.save_pretrained(tmp_path)
     assert CLCRConfig.from_pretrained(tmp_path).modalities == ["vision", "audio"]
+
+
+def test_own_modalities_in_any_order_are_saved_as_they_learned(tmp_path):
+    torch.manual_seed(0)
+    own = {"voice": {"feature_size": 3}, "gaze": {"feature_size": 4}}
+    config = CLCRConfig(extra_configs=own, hidden_size=16, num_attention_heads=2, num_labels=3)
+    model = CLCRForSequenceClassification(config).eval()
+    inputs = {f"{name}_features": torch.randn(2, 5, part["feature_size"]) for name, part in own.items()}
+    model.save_pretrained(tmp_path)
+    again = CLCRForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert again.config.modalities == config.modalities
+    torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits)
 
 
 def test_parts_given_as_objects_equal_parts_given_as_dicts():

@@ -151,7 +151,7 @@ def test_every_kind_of_answer_is_drawn_and_compared():
     other = {"label": "sad", "score": 0.6, "probabilities": {"glad": 0.4, "sad": 0.6}}
     assert words(draw_answer(one)).startswith("Answer glad") and change(one, other)[1] == pytest.approx(-0.3)
     assert "glad, sad" in words(draw_answer({**one, "labels": ["glad", "sad"]}))
-    assert "none above 0.5" in words(draw_answer({**one, "labels": []}))
+    assert "none above its threshold" in words(draw_answer({**one, "labels": []}))
     several = {"scores": {"joy": 1.0, "fear": 0.5}}
     assert "+1.00" in words(draw_answer(several))
     assert change(several, {"scores": {"joy": 0.5, "fear": 1.75}}) == ("largest change of a score", 1.25)

@@ -122,7 +122,8 @@ def print_result(console: Console, result: dict[str, Any], top: int) -> None:
         _print_tokens(console, result["tokens"], top)
         return
     if "score" in result:
-        console.print(f"[bold]score[/bold] {result['score']:+.3f}   [bold]label[/bold] {result['label']}")
+        span = " ({:+.3f} to {:+.3f})".format(*result["interval"]) if "interval" in result else ""
+        console.print(f"[bold]score[/bold] {result['score']:+.3f}{span}   [bold]label[/bold] {result['label']}")
     for name, value in result.get("probabilities", result.get("scores", {})).items():
         console.print(f"  {name:<16} {value:.3f}")
     levels = {f"level {level}": weight for level, weight in enumerate(result["level_weights"], start=1)}

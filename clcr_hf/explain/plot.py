@@ -277,9 +277,10 @@ def _answer(result: Mapping[str, Any]) -> str:
     if "scores" in result:
         return ", ".join(f"{name} {value:+.2f}" for name, value in result["scores"].items())
     if "probabilities" in result:
-        named = ", ".join(result["labels"]) or "no label above 0.5" if "labels" in result else result["label"]
+        named = ", ".join(result["labels"]) or "no label above its threshold" if "labels" in result else result["label"]
         return f"{named} (likeliest: {result['label']}, {result['score']:.2f})"
-    return f"score {result['score']:+.2f}: {result['label']}"
+    span = " ({:+.2f} to {:+.2f})".format(*result["interval"]) if "interval" in result else ""
+    return f"score {result['score']:+.2f}{span}: {result['label']}"
 
 
 def _strip_height(tokens: Sequence[Mapping[str, Any]]) -> float:

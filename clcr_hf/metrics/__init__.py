@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METRICS",
     "classification_metrics",
+    "expected_calibration_error",
     "load_metric",
     "regression_metrics",
     "score_metrics",
@@ -146,13 +147,17 @@ def score_metrics(
 
 
 def classification_metrics(
-    predictions: ArrayLike, references: ArrayLike, scores: ArrayLike | None = None
+    predictions: ArrayLike,
+    references: ArrayLike,
+    scores: ArrayLike | None = None,
+    probabilities: ArrayLike | None = None,
 ) -> dict[str, float]:
     """Metrics of classes, one a sample or several (multi-label).
 
     Args:
         predictions, references: (N,) class numbers, or (N, C) of 0 and 1 for multi-label.
         scores: (N, C) real, higher = more likely (logits or probabilities); gives `map`.
+        probabilities: (N, C) in [0, 1]; gives `ece`.
 
     Returns:
         accuracy: share of samples right; for multi-label, share of the N * C decisions.
@@ -162,6 +167,7 @@ def classification_metrics(
             the references (as MOSEI's emotions are reported).
         map: mean over the classes that have a reference of scikit-learn's `average_precision_score` (samples of equal
             score enter together); 0.0 where none has one. Only with `scores`.
+        ece: `expected_calibration_error`. Only with `probabilities`.
 
     Raises:
         ValueError: no samples, shapes that differ, values that are no classes, scores not finite.
@@ -180,7 +186,38 @@ def classification_metrics(
         result["macro_f1"] = f1_score(true, pred, average="macro")
     if scores is not None:
         result["map"] = _mean_average_precision(np.asarray(scores, dtype=np.float64), true)
+    if probabilities is not None:
+        result["ece"] = expected_calibration_error(probabilities, true)
     return result
+
+
+def expected_calibration_error(probabilities: ArrayLike, references: ArrayLike, bins: int = 15) -> float:
+    """How far probabilities are from how often they come true (Guo et al. 2017, equation 3).
+
+    Args:
+        probabilities: (N, C) in [0, 1].
+        references: (N,) class numbers: the probability of the likeliest class against how often it is the right one;
+            or (N, C) of 0 and 1 for multi-label: each of the N * C against how often its label holds.
+        bins: of equal width over [0, 1]; a probability on a border belongs to the lower one.
+
+    Returns:
+        Mean over the probabilities of the distance, in their bin, of mean probability and share that came true; in
+        [0, 1], 0 is best. Few samples alone make it larger than 0.
+
+    Raises:
+        ValueError: no samples, shapes that differ, values that are no classes or no probabilities.
+    """
+    stated, true = np.asarray(probabilities, dtype=np.float64), _classes("references", references)
+    if stated.ndim != 2 or true.shape not in (stated.shape, stated.shape[:1]):
+        raise ValueError(f"probabilities have shape {stated.shape}, references {true.shape}; wanted (N, C) and (N,)")
+    if not ((stated >= 0) & (stated <= 1)).all():
+        raise ValueError("probabilities must lie in [0, 1]")
+    if true.ndim == 1:
+        stated, right = stated.max(axis=1), stated.argmax(axis=1) == true
+    else:
+        stated, right = stated.ravel(), true.ravel() == 1
+    places = np.maximum(np.ceil(stated * bins).astype(int) - 1, 0)
+    return float(np.abs(np.bincount(places, right - stated)).sum() / len(stated))
 
 
 def segment_metrics(

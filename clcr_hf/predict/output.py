@@ -18,6 +18,7 @@ _BATCH_ROWS = 1024
 # Parts of an answer that are dicts, and how the columns of their entries begin.
 _BY_NAME = {name: name.removesuffix("s") for name in ("scores", "modality_weights", "private_gates")}
 _BY_NAME["probabilities"] = "probability"
+_SIDES = ("low", "high")
 
 
 # -- columns and rows --------------------------------------------------------------------------------------------------
@@ -39,6 +40,9 @@ def column_types(config: Any, *, per_segment: bool = False, windows: bool = Fals
         columns |= {f"score_{name}": float for name in names}
     else:
         columns |= {"score": float, "label": str}
+    if problem == "regression" and config.score_interval:
+        ends = [""] if config.num_labels == 1 else [f"_{name}" for name in names]
+        columns |= {f"interval_{side}{end}": float for end in ends for side in _SIDES}
     if problem == "multi_label_classification":
         columns["labels"] = str
     if problem != "regression":
@@ -65,6 +69,13 @@ def result_rows(name: str, path: str | None, result: Mapping[str, Any]) -> list[
 
 def _flat(result: Mapping[str, Any]) -> Row:
     row = {key: result[key] for key in ("score", "label", "error") if key in result}
+    spans = {f"_{name}": span for name, span in result.get("intervals", {}).items()}
+    spans |= {"": result["interval"]} if "interval" in result else {}
+    row |= {
+        f"interval_{side}{end}": value
+        for end, span in spans.items()
+        for side, value in zip(_SIDES, span, strict=True)
+    }
     if "labels" in result:
         row["labels"] = "|".join(result["labels"])
     row |= {f"level_weight_{level}": weight for level, weight in enumerate(result.get("level_weights", ()), 1)}

@@ -347,6 +347,8 @@ class RunArguments(CLCRTrainingArguments):
         early_stopping_patience: Stop after so many measurements without improvement; 0 never.
         small_validation: With fewer validation rows than this the last state is kept, not the best measured one.
         baselines: At the end, measure a constant and a linear model on mean features beside the model.
+        calibrate: After training, find on validation the temperature of probabilities, the thresholds of several
+            labels and the intervals of scores, and keep them with the model.
     """
 
     output_dir: str = "runs/talking_faces"
@@ -370,6 +372,7 @@ class RunArguments(CLCRTrainingArguments):
     early_stopping_patience: int = 8
     small_validation: int = 100
     baselines: bool = True
+    calibrate: bool = True
 
     def __post_init__(self) -> None:
         if not self.dataloader_num_workers:  # a recipe's workers live on; without any, PyTorch takes that for a fault

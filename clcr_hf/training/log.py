@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +67,22 @@ def plan(
     kind, names = model.config.problem_type or "regression", list(map(str, model.config.id2label.values()))
     if kind == "regression" and len(names) == 1:
         names = []
-    shown = ", ".join(names[:_NAMED]) + f", ... ({len(names)})" * (len(names) > _NAMED)
     lines = {
         "data": f"{title}: {', '.join(counts)}",
         "carved": "; ".join(text for name, text in carved.items() if name in datasets),
         "inputs": ", ".join(f"{name} from {column}" for name, column in columns.items()),
-        "labels": kind.replace("_", " ") + f": {shown}" * bool(names),
+        "labels": kind.replace("_", " ") + f": {listed(names)}" * bool(names),
         "model": f"{type(model).__name__}, {weights:,} parameters{frozen}",
         "length": length if args.do_train else "",
         "device": f"{args.device}" + f", {args.world_size} processes" * (args.world_size > 1),
         "output": f"{args.output_dir}",
     }
     return "\n".join(f"{name + ':':<9}{text}" for name, text in lines.items() if text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first dozen names, and how many there are."""
+    return ", ".join(names[:_NAMED]) + f", ... ({len(names)})" * (len(names) > _NAMED)
 
 
 def outcome(folder: str, columns: Mapping[str, str]) -> str:
@@ -131,4 +135,4 @@ def shorten_log(trainer: Trainer) -> None:
             trainer.add_callback(brief)
 
 
-__all__ = ["CarvedSplits", "outcome", "plan", "short", "shorten_log"]
+__all__ = ["CarvedSplits", "listed", "outcome", "plan", "short", "shorten_log"]

@@ -21,8 +21,9 @@ from ..data.talking_faces.source import corpus_folder
 from ..faces import allow_detector, find_detector
 from ..hub.card import write_model_card
 from ..hub.run_folder import RUN_FILE, read_run
-from ..metrics import classification_metrics, score_metrics, segment_metrics
+from ..metrics import classification_metrics, expected_calibration_error, score_metrics, segment_metrics
 from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
+from ..objective import labels_that_hold, probabilities
 from ..processing_clcr import CLCRProcessor
 from .alignment_stage import align, warn_without_alignment
 from .arguments import (
@@ -36,6 +37,7 @@ from .arguments import (
 )
 from .baselines import compare, comparison, joint_kept, own_evidence, preferred
 from .build import build_model, build_processor, label_fault, load_processor
+from .calibration import calibrate, counted
 from .data import LoadedData, fill_flow, load_data
 from .length import fit_length
 from .log import CarvedSplits, outcome, plan
@@ -59,7 +61,7 @@ def run_training(
     `run.json` (seed, versions, command, settings, metrics), `all_results.json` and one JSON a split.
 
     Returns:
-        All metrics, prefixed with `train_`, `eval_` (validation) or `test_`.
+        All metrics, prefixed with `train_`, `eval_` (validation), `test_` or `calibration_` (see [`calibrate`]).
 
     Raises:
         ValueError, DataFormatError: arguments or data that do not fit together; the message says which.
@@ -94,6 +96,8 @@ def run_training(
         result = trainer.train(resume_from_checkpoint=_checkpoint(training_args))
         metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
         trainer.save_state()
+        if getattr(training_args, "calibrate", False):
+            metrics |= calibrate(trainer, datasets.get("validation"))
     for wanted, split, prefix in (
         (training_args.do_eval, "validation", "eval"),
         (training_args.do_predict, "test", "test"),
@@ -295,7 +299,8 @@ def metrics_of(model: PreTrainedModel) -> Callable[[EvalPrediction], dict[str, f
     config = model.config
     names = [config.id2label[index] for index in range(config.num_labels)]
     per_segment = isinstance(model, CLCRForTokenClassification)
-    return metrics_function(config.effective_problem_type, per_segment, config.label_scale, config.label_range, names)
+    problem = config.effective_problem_type
+    return metrics_function(problem, per_segment, config.label_scale, config.label_range, names, config)
 
 
 def metrics_function(
@@ -304,9 +309,12 @@ def metrics_function(
     label_scale: str | None = "sentiment",
     label_range: Sequence[Any] | None = None,
     names: Sequence[str] | None = None,
+    config: CLCRConfig | None = None,
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """`compute_metrics` of Trainer for labels of this kind; see `clcr_hf.metrics`, of scores `score_metrics` there.
-    With `batch_eval_metrics` it is called batch by batch, and at the last gives the metrics of all."""
+    With `batch_eval_metrics` it is called batch by batch, and at the last gives the metrics of all. What `config` holds
+    of temperature and thresholds at that time is applied."""
+    calibrated = CLCRConfig(problem_type=problem_type) if config is None else config
     batches: list[tuple[np.ndarray, np.ndarray]] = []
 
     def compute(prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
@@ -321,11 +329,16 @@ def metrics_function(
     def measure(logits: Any, labels: Any) -> dict[str, float]:
         if problem_type == "regression":
             return score_metrics(logits, labels, label_scale=label_scale, label_range=label_range, names=names)
-        if problem_type == "multi_label_classification":
-            return classification_metrics((logits > 0).astype(int), labels, logits)
         if per_segment:
-            return segment_metrics([clip.argmax(-1) for clip in logits], labels)
-        return classification_metrics(logits.argmax(-1), labels, logits)
+            found = segment_metrics([clip.argmax(-1) for clip in logits], labels)
+            flat, true = counted(logits, labels)
+            stated = probabilities(calibrated, torch.from_numpy(flat))
+            return {**found, "segment_ece": expected_calibration_error(stated.numpy(), true)}
+        stated = probabilities(calibrated, torch.as_tensor(logits))
+        if problem_type == "multi_label_classification":
+            holding = labels_that_hold(calibrated, stated).int().numpy()
+            return classification_metrics(holding, labels, logits, stated.numpy())
+        return classification_metrics(logits.argmax(-1), labels, logits, stated.numpy())
 
     return compute
 

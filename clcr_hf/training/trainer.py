@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 from ..configuration_clcr import CLCRConfig
 from ..data.options import did_you_mean
 from ..objective import total_loss
+from .calibration import forget_calibration
 from .log import shorten_log
 
 logger = logging.getLogger("clcr_hf.training")
@@ -121,6 +122,12 @@ class CLCRTrainer(Trainer):
                 self.model.get_input_embeddings()
             except NotImplementedError as error:
                 raise ValueError(f"neftune_noise_alpha adds noise to the embeddings of words. {error}") from error
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers'; what was calibrated for the weights before is forgotten, for it does not hold after."""
+        if isinstance(getattr(self.model, "config", None), CLCRConfig):
+            forget_calibration(self.model.config)
+        return super().train(*args, **kwargs)
 
     def compute_loss(
         self,

@@ -11,7 +11,7 @@ _MULTILABEL = "multilabel"
 
 
 class MultimodalClassification(evaluate.Metric):
-    """`compute(predictions=, references=, scores=None)`; see `clcr_hf.metrics.classification_metrics`.
+    """`compute(predictions=, references=, scores=None, probabilities=None)`, as `classification_metrics` takes them.
 
     `evaluate.load(path, "multilabel")` takes (N, C) of 0 and 1 for predictions and references.
     """
@@ -27,5 +27,7 @@ class MultimodalClassification(evaluate.Metric):
             features=datasets.Features({"predictions": kind, "references": kind}),
         )
 
-    def _compute(self, predictions: Any, references: Any, scores: Any = None) -> dict[str, float]:
-        return classification_metrics(predictions, references, scores)
+    def _compute(
+        self, predictions: Any, references: Any, scores: Any = None, probabilities: Any = None
+    ) -> dict[str, float]:
+        return classification_metrics(predictions, references, scores, probabilities)
