@@ -72,9 +72,10 @@ class CLCRPipeline(Pipeline):
     Parameters, of the pipeline or of a call:
 
     - `return_explanation` (bool): adds `level_weights` (one float a level, shallow first), `modality_weights` and
-      `private_gates` (by modality), and `modality_logits` where the model has evidence of each modality by itself (by
-      modality a number, of several labels a number each; they add up to the answer's logits with the joint part and the
-      bias), in each segment where there are segments; and `tokens`: by modality a list of dicts
+      `private_gates` (by modality); where the model has evidence of each modality by itself, `modality_logits` (by
+      modality), `joint_logits` and `logit_bias` (a number each, of several labels one a label), which add up to the
+      answer's logits, or to a score before `score_range`; all these in each segment where there are segments; and
+      `tokens`: by modality a list of dicts
       with `budget` (one float a level, how much of the token was exchanged), and `token` (text), `time` in seconds
       (frames, audio) or `index` (features);
     - `window`, `every` (seconds, of a call): see above; each is as long as the other by default;
@@ -354,10 +355,14 @@ class CLCRPipeline(Pipeline):
         }
         if own:
             labels = [config.id2label[number] for number in range(config.num_labels)]
-            found["modality_logits"] = {
-                name: values[0] if len(values) == 1 else dict(zip(labels, values, strict=True))
-                for name, values in zip(config.modalities, own, strict=True)
-            }
+
+            def named(values: list[float]) -> Any:
+                return values[0] if len(values) == 1 else dict(zip(labels, values, strict=True))
+
+            parts = zip(config.modalities, own, strict=True)
+            found["modality_logits"] = {name: named(values) for name, values in parts}
+            found["joint_logits"] = named(of(outputs.joint_logits))
+            found["logit_bias"] = named(self.model.logit_bias().float().tolist())
         return found
 
     def _describe_tokens(
