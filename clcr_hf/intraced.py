@@ -276,9 +276,10 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         return self._folded
 
     def _state(self) -> tuple[Any, ...] | None:
-        """Which weights these are, and how often each was written to; None where torch does not count."""
+        """Which weights these are, and how often each was written to; None where torch does not count, or where some
+        lie elsewhere until they are asked (`device_map`)."""
         weights = [self.raw_shared, self.qkv.weight, self.qkv.bias, *([self.raw_private] if self.has_private else [])]
-        if any(weight.is_inference() for weight in weights):
+        if any(weight.is_inference() or weight.is_meta for weight in weights):
             return None
         return tuple((id(each), each.data_ptr(), each._version, each.dtype, each.device) for each in weights)
 
