@@ -34,6 +34,8 @@ class ExchangeOutput(NamedTuple):
         budget: `(B, L, M)` float32, tokens allowed.
         agreement: `(B, L, S)` float32, how well each token fits those of other modalities; `None` where not measured.
         attentions: `L` tensors `(B, heads, S, S)`, when asked for.
+        scale: `gamma_l (L,)`; `None` where it is not learned. Handed on, since a sharded or offloaded weight is there
+            during the call alone.
     """
 
     shared: torch.Tensor
@@ -45,6 +47,7 @@ class ExchangeOutput(NamedTuple):
     budget: torch.Tensor
     agreement: torch.Tensor | None
     attentions: tuple[torch.Tensor, ...] | None
+    scale: torch.Tensor | None
 
 
 def eager_attention_forward(
@@ -316,8 +319,9 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         if qkv is not None:
             exchanged, attentions = self.exchange(qkv, mask, lengths, activations, output_attentions)
             shared = coordinates + exchanged
+        scale = self.agreement_scale.clone() if self.config.has_agreement_scale else None
         return ExchangeOutput(
-            shared, coordinates, shared_basis, private_bases, activations, slack, budget, agreed, attentions
+            shared, coordinates, shared_basis, private_bases, activations, slack, budget, agreed, attentions, scale
         )
 
     @staticmethod

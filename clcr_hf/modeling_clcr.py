@@ -44,9 +44,8 @@ class CLCRPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("text", "image", "video", "audio")
     supports_gradient_checkpointing = True
-    # What modules hand on is put together between them, so that all run on one device; what does not fit there is
-    # offloaded and fetched module by module.
-    _no_split_modules = ("CLCRModel", "SemanticHierarchyEncoder", "IntraLevelExchange", "InterLevelAggregation")
+    # What modules hand on is put together between them: all runs on one device, to which what is offloaded is fetched.
+    _no_split_modules = ("CLCRModel", "IntraLevelExchange")
     _supports_sdpa = True
     _supports_attention_backend = True
     # A forward with **kwargs makes Trainer believe that the loss takes `num_items_in_batch`, which ours does not.
@@ -333,7 +332,7 @@ class CLCRModel(CLCRPreTrainedModel):
     def _align(self, encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:
         return alignment_loss(
             exchanged.before,
-            self.exchange.scale(),
+            self.exchange.scale() if exchanged.scale is None else exchanged.scale,
             encoded.membership,
             encoded.lengths,
             self.config.alignment_negatives,
