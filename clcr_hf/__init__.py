@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         CLCRTokenClassifierOutput,
     )
     from .pipeline_clcr import CLCRPipeline
+    from .pipeline_features import CLCRFeaturePipeline
     from .processing_clcr import CLCRProcessor
     from .training.trainer import CLCRTrainer, CLCRTrainingArguments
 
@@ -38,6 +39,7 @@ _HOME_OF = {  # all other names of `__all__` live in modeling_clcr
     "CLCRConfig": "configuration_clcr",
     "CLCRFeatureExtractor": "feature_extraction_clcr",
     "CLCRModalityConfig": "configuration_clcr",
+    "CLCRFeaturePipeline": "pipeline_features",
     "CLCRPipeline": "pipeline_clcr",
     "CLCRProcessor": "processing_clcr",
     "CLCRTrainer": "training.trainer",
@@ -78,8 +80,10 @@ def _register_models() -> None:
 
 def _register_pipeline() -> None:
     from .pipeline_clcr import register
+    from .pipeline_features import register as register_features
 
     register()
+    register_features()
 
 
 class _Registration(MetaPathFinder):
@@ -132,6 +136,7 @@ class _Registration(MetaPathFinder):
 __all__ = [
     "CLCRConfig",
     "CLCRFeatureExtractor",
+    "CLCRFeaturePipeline",
     "CLCRForPreTraining",
     "CLCRForSequenceClassification",
     "CLCRForTokenClassification",

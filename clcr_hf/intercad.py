@@ -64,7 +64,7 @@ class InterLevelAggregation(nn.Module):
             self.context_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
             self.scorer = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), nn.Linear(width, 1, bias=False))
             if config.uses_level_evidence:
-                self.evidence_gain = nn.Parameter(torch.empty(()))
+                self.evidence_gain = nn.Parameter(torch.empty(1))  # a scalar could not be sharded
         self.reset_anchors()
         if self.learned:
             self.value = nn.Linear(width, width)

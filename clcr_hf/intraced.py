@@ -34,6 +34,8 @@ class ExchangeOutput(NamedTuple):
         budget: `(B, L, M)` float32, tokens allowed.
         agreement: `(B, L, S)` float32, how well each token fits those of other modalities; `None` where not measured.
         attentions: `L` tensors `(B, heads, S, S)`, when asked for.
+        scale: `gamma_l (L,)`; `None` where it is not learned. Handed on, since a sharded or offloaded weight is there
+            during the call alone.
     """
 
     shared: torch.Tensor
@@ -45,6 +47,7 @@ class ExchangeOutput(NamedTuple):
     budget: torch.Tensor
     agreement: torch.Tensor | None
     attentions: tuple[torch.Tensor, ...] | None
+    scale: torch.Tensor | None
 
 
 def eager_attention_forward(
@@ -276,9 +279,10 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         return self._folded
 
     def _state(self) -> tuple[Any, ...] | None:
-        """Which weights these are, and how often each was written to; None where torch does not count."""
+        """Which weights these are, and how often each was written to; None where torch does not count, or where some
+        lie elsewhere until they are asked (`device_map`)."""
         weights = [self.raw_shared, self.qkv.weight, self.qkv.bias, *([self.raw_private] if self.has_private else [])]
-        if any(weight.is_inference() for weight in weights):
+        if any(weight.is_inference() or weight.is_meta for weight in weights):
             return None
         return tuple((id(each), each.data_ptr(), each._version, each.dtype, each.device) for each in weights)
 
@@ -315,8 +319,9 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         if qkv is not None:
             exchanged, attentions = self.exchange(qkv, mask, lengths, activations, output_attentions)
             shared = coordinates + exchanged
+        scale = self.agreement_scale.clone() if self.config.has_agreement_scale else None
         return ExchangeOutput(
-            shared, coordinates, shared_basis, private_bases, activations, slack, budget, agreed, attentions
+            shared, coordinates, shared_basis, private_bases, activations, slack, budget, agreed, attentions, scale
         )
 
     @staticmethod

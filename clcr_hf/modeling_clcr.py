@@ -44,6 +44,8 @@ class CLCRPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("text", "image", "video", "audio")
     supports_gradient_checkpointing = True
+    # What modules hand on is put together between them: all runs on one device, to which what is offloaded is fetched.
+    _no_split_modules = ("CLCRModel", "IntraLevelExchange")
     _supports_sdpa = True
     _supports_attention_backend = True
     # A forward with **kwargs makes Trainer believe that the loss takes `num_items_in_batch`, which ours does not.
@@ -330,7 +332,7 @@ class CLCRModel(CLCRPreTrainedModel):
     def _align(self, encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:
         return alignment_loss(
             exchanged.before,
-            self.exchange.scale(),
+            self.exchange.scale() if exchanged.scale is None else exchanged.scale,
             encoded.membership,
             encoded.lengths,
             self.config.alignment_negatives,
@@ -348,6 +350,17 @@ class CLCRModel(CLCRPreTrainedModel):
         kept = torch.where(kept.any(dim=-1, keepdim=True), kept, present)
         encoded.membership = encoded.membership & kept[..., None]
         encoded.tokens = encoded.tokens * encoded.mask[:, None, :, None].to(encoded.tokens.dtype)
+
+
+def _fetched(module: nn.Module, name: str) -> torch.Tensor:
+    """A weight that is read outside its module's own call, from where `device_map` has offloaded it to."""
+    weight = getattr(module, name)
+    if not weight.is_meta:
+        return weight
+    from accelerate.utils import align_module_device
+
+    with align_module_device(module):
+        return getattr(module, name)
 
 
 class CLCRClassificationHead(nn.Module):
@@ -386,12 +399,12 @@ class CLCRClassificationHead(nn.Module):
 
     def bias(self) -> torch.Tensor:
         """`(num_labels,)`, the answer to nothing."""
-        return self.out_proj.bias if self.has_joint else self.own_bias
+        return _fetched(self.out_proj, "bias") if self.has_joint else _fetched(self, "own_bias")
 
     def joint(self, pooled: torch.Tensor) -> torch.Tensor:
         """`(..., pooled_size)` to `(..., num_labels)`, without the bias."""
         hidden_states = self.activation(self.dense(self.dropout(pooled)))
-        return nn.functional.linear(self.dropout(hidden_states), self.out_proj.weight)
+        return nn.functional.linear(self.dropout(hidden_states), _fetched(self.out_proj, "weight"))
 
     def forward(
         self, pooled: torch.Tensor | None, statistics: torch.Tensor | None

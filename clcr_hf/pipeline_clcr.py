@@ -76,9 +76,10 @@ class CLCRPipeline(Pipeline):
     Parameters, of the pipeline or of a call:
 
     - `return_explanation` (bool): adds `level_weights` (one float a level, shallow first), `modality_weights` and
-      `private_gates` (by modality), and `modality_logits` where the model has evidence of each modality by itself (by
-      modality a number, of several labels a number each; they add up to the answer's logits with the joint part and the
-      bias), in each segment where there are segments; and `tokens`: by modality a list of dicts
+      `private_gates` (by modality); where the model has evidence of each modality by itself, `modality_logits` (by
+      modality), `joint_logits` and `logit_bias` (a number each, of several labels one a label), which add up to the
+      answer's logits, or to a score before `score_range`; all these in each segment where there are segments; and
+      `tokens`: by modality a list of dicts
       with `budget` (one float a level, how much of the token was exchanged), and `token` (text), `time` in seconds
       (frames, audio) or `index` (features);
     - `window`, `every` (seconds, of a call): see above; each is as long as the other by default;
@@ -104,16 +105,26 @@ class CLCRPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.processor is None:
-            raise ValueError("CLCRPipeline needs a processor: pass processor=CLCRProcessor(...) beside the model")
-        if not hasattr(self.model, "classifier"):
             raise ValueError(
-                f"{type(self.model).__name__} has no head; load CLCRForSequenceClassification, for example"
+                f"{type(self).__name__} needs a processor: pass processor=CLCRProcessor(...) beside the model"
             )
+        self._check_model()
         self.model.eval()  # one that was just built or trained still has its dropout on
         pad = getattr(self.processor.tokenizer, "pad_token_id", None)
         self._collator = CLCRDataCollator(tokenizer_pad_id=pad or 0)
         self._reader = SampleReader(self.processor, self.model.config.modalities)
         self._same_length = _inputs_that_padding_reaches(self.model)
+
+    def _check_model(self) -> None:
+        """ValueError for a model that this pipeline cannot read with."""
+        if not hasattr(self.model, "classifier"):
+            raise ValueError(
+                f"{type(self.model).__name__} has no head; load CLCRForSequenceClassification, for example"
+            )
+
+    def _parameters(self) -> dict[str, tuple[Any, str, tuple[int, ...]]]:
+        """What the pipeline takes; see `PARAMETERS`."""
+        return PARAMETERS
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Saves model and processor. (transformers' own would leave the processor out and ask for remote code.)"""
@@ -202,12 +213,13 @@ class CLCRPipeline(Pipeline):
                 yield self.postprocess({"outputs": [output]}, **postprocess_params)
 
     def _sanitize_parameters(self, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        unknown = sorted(set(given) - set(_PARAMETERS))
+        known = self._parameters()
+        unknown = sorted(set(given) - set(known))
         if unknown:
-            raise ValueError(f"CLCRPipeline has no parameter {unknown}; it takes {', '.join(sorted(_PARAMETERS))}")
+            raise ValueError(f"{type(self).__name__} has no parameter {unknown}; it takes {', '.join(sorted(known))}")
         steps: tuple[dict[str, Any], ...] = ({}, {}, {})
         for name, value in given.items():
-            check, wanted, places = _PARAMETERS[name]
+            check, wanted, places = known[name]
             if not check(value):
                 raise ValueError(f"{name} must be {wanted}, got {repr(value)[:60]}")
             for place in places:
@@ -229,9 +241,7 @@ class CLCRPipeline(Pipeline):
                 raise ValueError(f"the input cannot be read: {error}") from error
             raise
 
-    def _forward(
-        self, model_inputs: dict[str, Any], return_explanation: bool = False, on_error: str = "raise"
-    ) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], on_error: str = "raise", **options: Any) -> dict[str, Any]:
         """Of each sample its `logits (C,)` or `(G, C)`, times and explanation, made in batches in which padding changes
         nothing; errors are passed on."""
         samples = model_inputs["samples"]
@@ -242,32 +252,39 @@ class CLCRPipeline(Pipeline):
                 shapes = tuple(np.shape(sample["arrays"].get(name)) for name in self._same_length)
                 alike.setdefault(shapes, []).append(place)
         for places in alike.values():
-            made = self._run_or_skip([samples[place] for place in places], return_explanation, on_error)
+            made = self._run_or_skip([samples[place] for place in places], on_error, options)
             for place, output in zip(places, made, strict=True):
                 outputs[place] = output
         return {"outputs": outputs}
 
-    def _run_or_skip(self, samples: list[dict[str, Any]], explain: bool, on_error: str) -> list[dict[str, Any]]:
+    def _run_or_skip(
+        self, samples: list[dict[str, Any]], on_error: str, options: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         try:
-            return self._run_batch(samples, explain)
+            return self._run_batch(samples, **options)
         except Exception as error:
             if on_error == "raise":
                 raise
             if len(samples) == 1:
                 return [{"error": _reason(error)}]
-        return [output for sample in samples for output in self._run_or_skip([sample], explain, on_error)]
+        return [output for sample in samples for output in self._run_or_skip([sample], on_error, options)]
 
-    def _run_batch(self, samples: list[dict[str, Any]], explain: bool) -> list[dict[str, Any]]:
+    def _model_inputs(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The samples as one batch, where the model is."""
         inputs = self._collator([sample["arrays"] for sample in samples])
         floats = {"dtype": self.model.dtype}
-        inputs = {
+        return {
             name: value.to(self.device, **(floats if value.is_floating_point() else {}))
             for name, value in inputs.items()
         }
+
+    def _run_batch(self, samples: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
+        """What the model says of some samples: of each its `cut`, and what `_result` reads."""
+        inputs, explain = self._model_inputs(samples), options.get("return_explanation", False)
         one_a_step = self.model.per_segment and self.model.config.num_segments is None
         outputs = self.model(**inputs, output_hidden_states=explain or one_a_step)
         logits = outputs.logits.float().cpu()
-        counts = _real_tokens(outputs) if explain or one_a_step else {}
+        counts = real_tokens(outputs) if explain or one_a_step else {}
         made = []
         for row, sample in enumerate(samples):
             own, real = logits[row], {name: count[row] for name, count in counts.items()}
@@ -279,15 +296,17 @@ class CLCRPipeline(Pipeline):
 
     # -- results -------------------------------------------------------------------------------------------------
 
-    def postprocess(
-        self, model_outputs: dict[str, Any], top_k: int | None = None, score_range: Any = "default"
-    ) -> dict[str, Any]:
+    def postprocess(self, model_outputs: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Plain Python numbers and strings for one sample."""
         (output,) = model_outputs["outputs"]
         if "error" in output:
             return output
+        return {**self._result(output, **options), **_what_was_cut(output)}
+
+    def _result(self, output: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """What was found of one sample, for people."""
+        top_k, score_range = options.get("top_k"), options.get("score_range", "default")
         logits, explanation = output["logits"], dict(output["explanation"] or {})
-        explanation |= _what_was_cut(output)
         if logits.dim() == 1:
             return {**self._read_logits(logits, top_k, score_range), **explanation}
         weights = explanation.pop("segments", [{}] * len(logits))[: len(logits)]
@@ -365,10 +384,14 @@ class CLCRPipeline(Pipeline):
         }
         if own:
             labels = [config.id2label[number] for number in range(config.num_labels)]
-            found["modality_logits"] = {
-                name: values[0] if len(values) == 1 else dict(zip(labels, values, strict=True))
-                for name, values in zip(config.modalities, own, strict=True)
-            }
+
+            def named(values: list[float]) -> Any:
+                return values[0] if len(values) == 1 else dict(zip(labels, values, strict=True))
+
+            parts = zip(config.modalities, own, strict=True)
+            found["modality_logits"] = {name: named(values) for name, values in parts}
+            found["joint_logits"] = named(of(outputs.joint_logits))
+            found["logit_bias"] = named(self.model.logit_bias().float().tolist())
         return found
 
     def _describe_tokens(
@@ -427,7 +450,7 @@ def _inputs_that_padding_reaches(model: Any) -> list[str]:
     return names
 
 
-def _real_tokens(outputs: Any) -> dict[str, list[int]]:
+def real_tokens(outputs: Any) -> dict[str, list[int]]:
     """Of each modality, how many tokens of each sample are no padding: padding is exactly zero before the exchange."""
     if outputs.token_budgets is None:  # no joint path: no token is exchanged
         return {}
@@ -450,7 +473,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_flag(value: Any) -> bool:
+def is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
@@ -468,12 +491,12 @@ def _is_range(value: Any) -> bool:
 
 
 # Of each parameter: its check, what it must be, and the steps (0 reading, 1 model, 2 result) that take it.
-_PARAMETERS: dict[str, tuple[Any, str, tuple[int, ...]]] = {
-    "return_explanation": (_is_flag, "true or false", (1,)),
+PARAMETERS: dict[str, tuple[Any, str, tuple[int, ...]]] = {
+    "return_explanation": (is_flag, "true or false", (1,)),
     "top_k": (_is_count, "a whole number of at least 1", (2,)),
     "score_range": (_is_range, "two rising numbers or None", (2,)),
     "on_error": (lambda value: value in _ON_ERROR, "'raise' or 'skip'", (0, 1)),
-    "local_files": (_is_flag, "true or false", (0,)),
+    "local_files": (is_flag, "true or false", (0,)),
     "max_bytes": (_is_count, "a whole number of at least 1", (0,)),
     "timeout": (_is_positive, "a positive number of seconds", (0,)),
     "max_seconds": (_is_positive, "a positive number of seconds", (0,)),

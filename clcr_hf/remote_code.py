@@ -16,7 +16,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 def auto_classes() -> dict[str, type]:
     """
-    The class behind each Auto class of transformers, and the pipeline by its task.
+    The class behind each Auto class of transformers, and the pipelines by their tasks.
 
     transformers reads the import lines below as text and fetches their files with any one of them, so that the code
     arrives whole and can be published again from where it arrived.
@@ -30,6 +30,8 @@ def auto_classes() -> dict[str, type]:
         CLCRModel,
     )
     from .pipeline_clcr import TASK, CLCRPipeline
+    from .pipeline_features import TASK as FEATURES
+    from .pipeline_features import CLCRFeaturePipeline
     from .processing_clcr import CLCRProcessor
 
     return {
@@ -41,17 +43,19 @@ def auto_classes() -> dict[str, type]:
         "AutoFeatureExtractor": CLCRFeatureExtractor,
         "AutoProcessor": CLCRProcessor,
         TASK: CLCRPipeline,
+        FEATURES: CLCRFeaturePipeline,
     }
 
 
 def _references(architecture: str | None) -> tuple[dict[str, str], dict[str, Any]]:
-    """`auto_map` and `custom_pipelines` of `config.json`: classes as `file.Class`, the pipeline with the Auto class of
-    the model's own head."""
+    """`auto_map` and `custom_pipelines` of `config.json`: classes as `file.Class`, the pipelines with the Auto class of
+    the model's own head, or of none."""
     names = {key: f"{each.__module__.split('.')[-1]}.{each.__name__}" for key, each in auto_classes().items()}
-    task = next(key for key in names if not key.startswith("Auto"))
     own = next((key for key, name in names.items() if name.split(".")[-1] == architecture), None)
-    pipeline = {"impl": names.pop(task), "pt": [own or "AutoModelForSequenceClassification"], "type": "multimodal"}
-    return names, {task: pipeline}
+    answering, features = (key for key in names if not key.startswith("Auto"))
+    loaders = {answering: own or "AutoModelForSequenceClassification", features: "AutoModel"}
+    pipelines = {task: {"impl": names.pop(task), "pt": [auto], "type": "multimodal"} for task, auto in loaders.items()}
+    return names, pipelines
 
 
 def remote_code_files() -> list[Path]:

@@ -136,6 +136,17 @@ def test_drawings_tell_the_same_in_words():
     assert "2.0 s" in words(reasons)
 
 
+def test_the_page_says_what_each_modality_adds():
+    own = {"modality_logits": {"text": 0.0, "audio": -0.75}, "joint_logits": 0.5, "logit_bias": 1.5}
+    result = {"score": 1.25, "label": "positive", **WEIGHTS, "tokens": {"audio": AUDIO}}
+    _, reasons = draw_reading(Decision({**result, **own}, {}, 2.0))
+    assert "they are the score Audio -0.750 Joint path +0.500 Bias (no input) +1.500 Sum +1.250" in words(reasons)
+    assert "adds by itself" not in draw_reading(Decision(result, {}, 2.0))[1]  # no such evidence, no section
+    without = {"level_weights": [], "modality_weights": {}, "private_gates": {}, "tokens": {}, "score": 1.25}
+    _, reasons = draw_reading(Decision({**result, **own, **without}, {}, 2.0))  # without a joint path
+    assert "Audio -0.750" in words(reasons) and "What decided" not in reasons and "let across" not in reasons
+
+
 def test_text_from_outside_stays_text():
     hostile = "<img src=x onerror=alert(1)>\"'&"
     tokens = {"text": [{"token": hostile, "budget": [0.5]}], hostile: [{"index": 0, "budget": [0.5]}]}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from transformers import pipeline, set_seed
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClassification, CLCRPipeline, CLCRProcessor
 from clcr_hf.cli.main import main
 from clcr_hf.data.talking_faces.render import generate_talking_faces
-from clcr_hf.explain.decision import Decision, change, explain, leave_out, token_spans
+from clcr_hf.explain.decision import BIAS, JOINT, Decision, change, evidence, explain, leave_out, token_spans
 from clcr_hf.explain.plot import draw_decision, draw_mean_weights
 from clcr_hf.hub.card import write_model_card
 from clcr_hf.hub.means import add_example, build_card_figures, mean_weights
@@ -54,7 +55,10 @@ def make_pipe(processor: CLCRProcessor, head: Any = CLCRForSequenceClassificatio
         hidden_size=16,
         **{"num_labels": 1, **fields},
     )
-    return CLCRPipeline(model=head(config), processor=processor, device="cpu")
+    model = head(config)
+    for weight in model.classifier.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    return CLCRPipeline(model=model, processor=processor, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +183,56 @@ def test_segments_and_several_labels_are_explained(processor, clip, tmp_path):
     check_picture(draw_decision(explain(several, {"media": clip, "text": "a day"}), tmp_path / "labels.png"))
 
 
+@pytest.mark.parametrize("fields", [
+    {},
+    {"num_labels": 3, "problem_type": "regression"},
+    {"num_labels": 3, "problem_type": "single_label_classification"},
+    {"num_labels": 3, "problem_type": "multi_label_classification"},
+    {"num_labels": 3, "problem_type": "single_label_classification", "num_segments": 2},
+])  # fmt: skip
+def test_the_parts_add_up_to_the_answer(processor, clip, fields):
+    head = CLCRForTokenClassification if "num_segments" in fields else CLCRForSequenceClassification
+    whole = make_pipe(processor, head, **fields)(clip, return_explanation=True, top_k=3, score_range=None)
+    found = []
+    for part in whole.get("segments", [whole]):
+        what, parts = evidence(part)
+        assert set(parts) == {"vision", "audio", JOINT, BIAS}  # there is no text
+        logs = {name: np.log(value) for name, value in part.get("probabilities", {}).items()}
+        if "scores" in part:
+            expected = part["scores"][what.removeprefix("score ")]
+        elif "labels" in part:
+            expected = logs[part["label"]] - np.log1p(-part["score"])
+        else:
+            expected = logs[part["label"]] - np.mean(list(logs.values())) if logs else part["score"]
+        assert sum(parts.values()) == pytest.approx(expected, abs=1e-4)
+        found.append(sum(parts.values()))
+    assert sum(evidence(whole)[1].values()) == pytest.approx(np.mean(found))
+
+
+def test_a_model_without_own_evidence_shows_none(processor, decision, clip, tmp_path):
+    pipe = make_pipe(processor, unimodal_evidence=False)
+    other = explain(pipe, {"media": clip, "text": "a lovely day"})
+    assert other.evidence == ("", {}) and "evidence" not in mean_weights([other.result])
+    drawn = [check_picture(draw_decision(each, tmp_path / "a.png", "clip")) for each in (decision, other)]
+    assert drawn[1].shape[0] < drawn[0].shape[0]  # a row of bars less
+
+
+@pytest.mark.parametrize("head, fields", [
+    (CLCRForSequenceClassification, {}),
+    (CLCRForTokenClassification, {"num_labels": 3, "problem_type": "single_label_classification", "num_segments": 2}),
+])  # fmt: skip
+def test_a_model_without_a_joint_path_is_explained(processor, clip, tmp_path, command, head, fields):
+    pipe = make_pipe(processor, head, use_joint_path=False, **fields)
+    decision = explain(pipe, {"media": clip, "text": "a lovely day"})
+    assert set(decision.without) == set(NAMES) and JOINT not in decision.evidence[1]
+    check_picture(draw_decision(decision, tmp_path / "a.png"))
+    draw_mean_weights({"split": "test", **mean_weights([decision.result])}, tmp_path / "means.png")
+    pipe.save_pretrained(tmp_path / "model")
+    code, out, errors = command("predict", clip, "--model", str(tmp_path / "model"))
+    assert code == 0, errors
+    assert ("bias (no input)" in out) == (not fields)
+
+
 def test_features_are_explained_by_their_steps(tmp_path):
     set_seed(0)
     config = feature_config(extra_configs={"gaze": {"feature_size": 3}})
@@ -299,6 +353,9 @@ def test_the_card_shows_how_the_model_decides_on_its_own_data(trained, pipe, cor
     card = write_model_card(trained).read_text()
     assert "](how_it_decides.png)" in card and "over 2 examples of the test split" in card
     assert f"| level 1 | {measured['level_weights'][0]['mean']:.3f} ±" in card
+    sizes = np.abs([evidence(each)[1]["audio"] for each in pipe(rows, return_explanation=True)])
+    assert f"| audio, size of what it adds to the answer | {sizes.mean():.3f} ± {sizes.std():.3f} |" in card
+    assert "their sizes above\nare of the score" in card
     release = build_release(trained, tmp_path, "org/faces")
     assert (release / "how_it_decides.png").read_bytes() == (trained / "how_it_decides.png").read_bytes()
     assert "](how_it_decides.png)" in (release / "README.md").read_text()
@@ -337,6 +394,8 @@ def test_clcr_explain(trained, clip, command, tmp_path):
     code, out, _ = command("explain", clip, "--model", str(trained), "--json")
     found = json.loads(out)
     assert code == 0 and set(found["without"]) == {"vision", "audio"} and not list(tmp_path.iterdir())
+    total = sum(found["modality_logits"].values()) + found["joint_logits"] + found["logit_bias"]
+    assert found["modality_logits"]["text"] == 0 and min(max(total, -3), 3) == pytest.approx(found["score"], abs=1e-5)
     code, out, errors = command("explain", "absent.mp4", "--model", str(trained))
     assert (code, out) == (1, "") and errors.strip() == "error: absent.mp4 is not a file"
 

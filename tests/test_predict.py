@@ -111,6 +111,9 @@ def test_a_folder_becomes_a_table(model, pipe, clips, command, tmp_path):
         assert weights == pytest.approx(list(alone["modality_weights"].values()), abs=1e-5)
         levels = [float(row[f"level_weight_{level}"]) for level in (1, 2, 3)]
         assert levels == pytest.approx(alone["level_weights"], abs=1e-5)
+        assert float(row["evidence_audio"]) == pytest.approx(alone["modality_logits"]["audio"], abs=1e-5)
+        parts = [float(row[f"evidence_{part}"]) for part in ("text", "vision", "audio", "joint", "bias")]
+        assert sum(parts) == pytest.approx(alone["score"], abs=1e-4)
 
 
 def test_the_formats_hold_the_same(classes, clips, command, tmp_path):
@@ -126,6 +129,9 @@ def test_the_formats_hold_the_same(classes, clips, command, tmp_path):
         assert sum(probabilities.values()) == pytest.approx(1)
         assert line["label"] == max(probabilities, key=probabilities.__getitem__)
         assert line["score"] == probabilities[line["label"]]
+        logs = {name: np.log(value) for name, value in probabilities.items()}
+        parts = [line[f"evidence_{part}"] for part in ("text", "vision", "audio", "joint", "bias")]
+        assert sum(parts) == pytest.approx(logs[line["label"]] - np.mean(list(logs.values())), abs=1e-4)
 
 
 def test_a_table_gives_texts_ids_stretches_and_splits(model, pipe, clips, command, tmp_path):
@@ -161,6 +167,27 @@ def test_several_labels_and_segments_have_columns_of_their_own(clips, command, t
     assert [row["segment"] for row in rows] == ["0", "1", "2", "3"]
     assert all(float(row["end"]) > float(row["start"]) and row["label"] in CLASSES.values() for row in rows)
     assert all(row["probability_calm"] for row in rows)
+
+
+def test_a_timeline_is_drawn_without_a_joint_path(talk, command, tmp_path):
+    model = save_clip_model(tmp_path / "own", use_joint_path=False)
+    arguments = ("--window", "4s", "--output", "t.csv", "--output", "t.png")
+    assert command("predict", talk, "--model", model, *arguments)[0] == 0
+    assert not [name for name in rows_of(tmp_path / "t.csv")[0] if "weight" in name or "gate" in name]
+    with Image.open(tmp_path / "t.png") as image:
+        assert image.size[0] > image.size[1] > 300
+
+
+def test_several_scores_have_parts_of_their_own_and_other_models_none(clips, command, tmp_path):
+    model = save_clip_model(tmp_path / "scores", num_labels=2, problem_type="regression", id2label={0: "joy", 1: "awe"})
+    assert command("predict", clips / "c0.mp4", "--model", model, "--output", "scores.csv")[0] == 0
+    (row,) = rows_of(tmp_path / "scores.csv")
+    for name in ("joy", "awe"):
+        parts = [float(row[f"evidence_{part}_{name}"]) for part in ("text", "vision", "audio", "joint", "bias")]
+        assert sum(parts) == pytest.approx(float(row[f"score_{name}"]), abs=1e-4)
+    model = save_clip_model(tmp_path / "none", unimodal_evidence=False)
+    assert command("predict", clips / "c0.mp4", "--model", model, "--output", "none.csv")[0] == 0
+    assert not [name for name in rows_of(tmp_path / "none.csv")[0] if name.startswith("evidence")]
 
 
 def test_json_lines_go_to_the_terminal_and_no_file_is_made(model, clips, command, tmp_path):

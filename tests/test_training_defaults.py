@@ -1,6 +1,10 @@
 """What the scripts set for data that nobody tuned them to: scales of features and scores, the alignment stage."""
 
+import json
 import logging
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +13,19 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clcr_hf import CLCRForPreTraining, CLCRForTokenClassification, CLCRModel
 from clcr_hf.modeling_clcr import CLCRPreTrainedModel
-from clcr_hf.training.run import main
+from clcr_hf.training import pretraining
+from clcr_hf.training.arguments import DataArguments
+from clcr_hf.training.run import evaluate_model, main
 from clcr_hf.training.statistics import column_statistics, label_statistics
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def assert_equal(first, second):
+    """Two dicts of tensors hold the same."""
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def _rows(values: list[np.ndarray], masks: list[np.ndarray] | None = None) -> Dataset:
@@ -78,6 +92,15 @@ def table(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def unlabelled(table):
+    """The same rows without a column of labels."""
+    lines = [line.rsplit(",", 1)[0] for line in table.read_text(encoding="utf-8").splitlines()]
+    path = table.with_name("unlabelled.csv")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 FEW = ["--hidden_size", "32", "--num_train_epochs", "12", "--logging_steps", "7", "--report_to", "none"]
 
 
@@ -102,3 +125,54 @@ def test_both_stages_in_one_command(table, tmp_path, caplog):
     first, second = (CLCRPreTrainedModel.load_with_head(tmp_path / name) for name in "ab")
     assert first.config.alignment_coef == second.config.alignment_coef == 0.1
     assert not torch.equal(first.clcr.exchange.raw_shared, second.clcr.exchange.raw_shared)
+
+
+def test_the_stage_alone_needs_no_labels_and_every_head_goes_on_from_it(
+    table, unlabelled, tmp_path, caplog, monkeypatch, capsys
+):
+    words = ["--data_file", str(unlabelled), *FEW, "--use_cpu", "--num_train_epochs", "2"]
+    monkeypatch.setattr(sys, "argv", ["run_pretraining.py", *words, "--output_dir", str(tmp_path / "aligned")])
+    runpy.run_path(str(REPO / "examples/run_pretraining.py"), run_name="__main__")
+    assert "none are looked at" in capsys.readouterr().out
+    aligned = CLCRPreTrainedModel.load_with_head(tmp_path / "aligned")
+    assert isinstance(aligned, CLCRForPreTraining) and aligned.config.evidence == "agreement"
+    assert aligned.clcr.hierarchy.encoders["gaze"].scaling.std[2] > 50  # statistics of the unlabelled rows
+    record = json.loads((tmp_path / "aligned" / "pretraining.json").read_text())
+    assert record["num_examples"] == {"train": 100} and record["problem_type"] is None
+    weights = aligned.clcr.state_dict()
+    for head in (CLCRModel, CLCRForTokenClassification):
+        loaded = head.from_pretrained(tmp_path / "aligned")
+        assert_equal(weights, loaded.base_model.state_dict())
+
+    words = ["--data_file", str(table), *FEW, "--model_name_or_path", str(tmp_path / "aligned")]
+    main([*words, "--output_dir", str(tmp_path / "start"), "--do_train", "False"])  # before training starts
+    started = CLCRPreTrainedModel.load_with_head(tmp_path / "start")
+    assert_equal(weights, started.clcr.state_dict())
+    assert started.config.num_labels == 1 and started.config.label_mean[0] == pytest.approx(50, abs=5)
+    with caplog.at_level(logging.WARNING, "clcr_hf.data"):
+        metrics = main([*words, "--output_dir", str(tmp_path / "trained"), "--num_train_epochs", "2"])
+    assert "alignment stage" not in caplog.text and "its head is replaced" not in caplog.text
+    assert np.isfinite(metrics["test_mae"])
+    trained = CLCRPreTrainedModel.load_with_head(tmp_path / "trained")
+    assert not torch.equal(trained.clcr.exchange.raw_shared, weights["exchange.raw_shared"])
+
+
+def test_the_stage_does_not_look_at_labels(table, unlabelled, tmp_path):
+    """With labels, with some, or without: the same model."""
+    lines = table.read_text(encoding="utf-8").splitlines()
+    some = [line if number % 2 else line.rsplit(",", 1)[0] + "," for number, line in enumerate(lines, 1)]
+    (half := table.with_name("half.csv")).write_text("\n".join(some) + "\n", encoding="utf-8")
+    words = [*FEW, "--num_train_epochs", "1", "--evidence", "agreement"]
+    losses = [
+        pretraining.main(["--data_file", str(path), *words, "--output_dir", str(tmp_path / path.stem)])["train_loss"]
+        for path in (table, half, unlabelled)
+    ]
+    assert losses[0] == losses[1] == losses[2]
+    with pytest.raises(ValueError, match="no head"):
+        evaluate_model(str(tmp_path / "half"), DataArguments(data_file=str(table)))
+
+
+def test_one_modality_has_nothing_to_align(table, tmp_path):
+    words = [*FEW, "--num_train_epochs", "1", "--output_dir", str(tmp_path), "--modalities", "gaze"]
+    with pytest.raises(ValueError, match="two modalities or more"):
+        pretraining.main(["--data_file", str(table), *words])

@@ -12,10 +12,14 @@ from .errors import one_line
 from .model import check_model
 
 
-def run_script(**defaults: Any) -> None:
-    """What the scripts in `examples/` run: `clcr train` with other defaults, by name, and the process's arguments."""
+def run_script(*, pretraining: bool = False, **defaults: Any) -> None:
+    """What the scripts in `examples/` run: `clcr train` with other defaults, by name, and the process's arguments.
+    `pretraining`: its alignment stage alone."""
     with one_line():
-        from ..training.run import main
+        if pretraining:
+            from ..training.pretraining import main
+        else:
+            from ..training.run import main
 
         main(**defaults)
 

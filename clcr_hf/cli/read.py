@@ -126,20 +126,29 @@ def print_result(console: Console, result: dict[str, Any], top: int) -> None:
         console.print(f"[bold]score[/bold] {result['score']:+.3f}{span}   [bold]label[/bold] {result['label']}")
     for name, value in result.get("probabilities", result.get("scores", {})).items():
         console.print(f"  {name:<16} {value:.3f}")
+    if result["level_weights"]:
+        _print_weights(console, result)
+    _print_own_evidence(console, result)
+    _print_tokens(console, result["tokens"], top)
+
+
+def _print_weights(console: Console, result: dict[str, Any]) -> None:
     levels = {f"level {level}": weight for level, weight in enumerate(result["level_weights"], start=1)}
     console.print(_bars("which level decided (1 is the shallowest)", levels))
     console.print(_bars("which modality decided, shared", result["modality_weights"]))
     console.print(_bars("how far private cues were let through", result["private_gates"]))
-    _print_own_evidence(console, result.get("modality_logits", {}))
-    _print_tokens(console, result["tokens"], top)
 
 
-def _print_own_evidence(console: Console, by_modality: dict[str, Any]) -> None:
-    """What each modality says by itself, in the units of the answer's logits."""
-    if not by_modality:
+def _print_own_evidence(console: Console, result: dict[str, Any]) -> None:
+    """What the answer's logits are the sum of, or the score."""
+    from ..explain.decision import BIAS, JOINT
+
+    if "modality_logits" not in result:
         return
-    table = Table(title="what each modality adds by itself", title_justify="left", show_header=False, box=None)
-    for name, value in by_modality.items():
+    title = "what each modality adds by itself, and all together; the sum is the answer"
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    parts = {**result["modality_logits"], JOINT: result["joint_logits"], BIAS: result["logit_bias"]}
+    for name, value in parts.items():
         named = value if isinstance(value, dict) else {"": value}
         table.add_row(name, "   ".join(f"{label} {number:+.3f}".strip() for label, number in named.items()))
     console.print(table)
@@ -154,6 +163,8 @@ def _print_tokens(console: Console, by_modality: dict[str, list[dict[str, Any]]]
 
 def _segment_table(segments: list[dict[str, Any]]) -> Table:
     """A line a segment: when, what, and which modality decided most."""
+    from ..explain.decision import evidence
+
     table = Table(title="segments", title_justify="left", box=None)
     for name in ("time", "label", "score", "decided most by"):
         table.add_column(name, justify="left" if name in ("label", "decided most by") else "right")
@@ -162,7 +173,11 @@ def _segment_table(segments: list[dict[str, Any]]) -> Table:
         label = ", ".join(one["labels"]) if one.get("labels") else one.get("label", "")
         scores = one.get("scores") or {"": one["score"]}
         score = " ".join(f"{value:.3f}" for value in scores.values())
-        name, weight = max(one["modality_weights"].items(), key=lambda item: item[1])
+        weights = one["modality_weights"]
+        if not weights:  # without a joint path
+            own = evidence(one)[1]
+            weights = {name: abs(own.get(name, 0.0)) for name in one["modality_logits"]}
+        name, weight = max(weights.items(), key=lambda item: item[1])
         table.add_row(time, label.replace("[", r"\["), score, f"{name} ({weight:.2f})")
     return table
 

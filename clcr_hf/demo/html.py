@@ -36,9 +36,10 @@ def draw_reading(decision: Decision) -> tuple[str, str]:
     """The answer, and the reasons for it, as HTML."""
     what = [change(decision.result, other)[0] for other in decision.without.values()]
     answer = draw_answer(decision.result, decision.score_range)
+    added = _MACROS.added(*decision.evidence)
     left_out = _MACROS.left_out(decision, what[0] if what else "")
     timeline = draw_timeline(decision.result["tokens"], decision.seconds)
-    reasons = left_out + timeline + _MACROS.weights(decision.weights)
+    reasons = added + left_out + timeline + _MACROS.weights(decision.weights)
     return f'<div class="clcr">{answer}</div>', f'<div class="clcr">{reasons}</div>'
 
 
@@ -49,6 +50,8 @@ def draw_answer(result: dict[str, Any], score_range: tuple[float, float] | None 
 
 def draw_timeline(tokens: dict[str, list[dict[str, Any]]], seconds: float | None) -> Markup:
     """How much of each token was let across at each level, modality by modality, over the time of the clip."""
+    if not tokens:  # without a joint path no token is exchanged
+        return Markup()
     lanes = {name: _lanes(name, found, seconds) for name, found in tokens.items() if found}
     return _MACROS.timeline(lanes, tokens.get("text", []), seconds)
 

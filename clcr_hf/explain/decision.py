@@ -18,6 +18,8 @@ from ..pipeline_clcr import CLCRPipeline
 # What of a `media` file is left for when one of its two is taken away.
 _REST_OF_MEDIA = {"vision": "audio", "audio": "video"}
 _WEIGHTS = ("level_weights", "modality_weights", "private_gates")
+# What stands beside the modalities in the sum that is an answer's logit.
+JOINT, BIAS = "joint path", "bias (no input)"
 
 
 @dataclass
@@ -41,6 +43,11 @@ class Decision:
     def weights(self) -> dict[str, Any]:
         """`level_weights`, `modality_weights` and `private_gates`; of a model with segments, the means over them."""
         return decided_by(self.result)
+
+    @property
+    def evidence(self) -> tuple[str, dict[str, float]]:
+        """What the answer is the sum of; see [`evidence`]."""
+        return evidence(self.result)
 
     @property
     def changes(self) -> dict[str, float]:
@@ -67,6 +74,8 @@ def explain(pipe: CLCRPipeline, sample: Any) -> Decision:
     result = pipe(sample, return_explanation=True)
     given = dict(sample) if isinstance(sample, Mapping) else {"media": sample}
     present = [name for name, tokens in result["tokens"].items() if tokens]
+    if not result["tokens"]:  # without a joint path no token is exchanged
+        present = [name for name in evidence(result)[1] if name not in (JOINT, BIAS)]
     rest = given
     for name in STANDARD.keys() - present:  # such as the audio of a clip that has none
         rest = leave_out(rest, name)
@@ -122,6 +131,46 @@ def decided_by(result: Mapping[str, Any]) -> dict[str, Any]:
             name: {key: float(np.mean([part[name][key] for part in parts])) for key in parts[0][name]}
             for name in _WEIGHTS[1:]
         },
+    }
+
+
+def evidence(result: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """
+    What an answer is the sum of: parts of each modality by itself, of all together (`JOINT`), and the bias (`BIAS`).
+
+    Args:
+        result: of the pipeline, with its explanation; or a segment of one.
+
+    Returns:
+        What the sum is, in words: of a label its logit (see [`evidence_for`]), or the score before it is kept in its
+        range (of several, that which the modalities move most); of segments means over them. And the parts, without
+        those that are exactly 0, as of a missing modality. Both are empty for a model without such evidence.
+    """
+    if "segments" in result:
+        found = [evidence(part)[1] for part in result["segments"]]
+        names = dict.fromkeys(name for parts in found for name in parts)
+        means = {name: float(np.mean([parts.get(name, 0.0) for parts in found])) for name in names}
+        return ("mean logit of the segments' labels" if means else "", means)
+    own = result.get("modality_logits")
+    if own is None:
+        return "", {}
+    chosen, what = result.get("label", ""), "score"
+    if "scores" in result:
+        chosen = max(result["scores"], key=lambda name: sum(abs(values[name]) for values in own.values()))
+        what = f"score {chosen}"
+    elif isinstance(result["logit_bias"], Mapping):
+        what = f"logit of {chosen}" if "labels" in result else f"logit of {chosen} above the labels' mean"
+    return what, {name: value for name, value in evidence_for(result, chosen).items() if value}
+
+
+def evidence_for(answer: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Parts of an answer (see [`evidence`]) for its label or score `name`. Of one label of several, less their means
+    over the labels, which no probability depends on."""
+    parts = {**answer["modality_logits"], JOINT: answer["joint_logits"], BIAS: answer["logit_bias"]}
+    centred = "scores" not in answer and "labels" not in answer
+    return {
+        part: value[name] - centred * float(np.mean(list(value.values()))) if isinstance(value, Mapping) else value
+        for part, value in parts.items()
     }
 
 

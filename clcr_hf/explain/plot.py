@@ -43,8 +43,9 @@ _LONGEST_TITLE = 100
 
 def draw_decision(decision: Decision, path: str | os.PathLike, title: str = "") -> Path:
     """
-    Draws one decision: the answer; weights of levels and modalities and private gates; how the answer changes without
-    each modality; and how much of each token crossed over at each level, over seconds or words.
+    Draws one decision: the answer; what each modality by itself, the joint path and the bias add to it, where the model
+    has such evidence; weights of levels and modalities and private gates; how the answer changes without each
+    modality; and how much of each token crossed over at each level, over seconds or words.
 
     Args:
         decision: of `explain`.
@@ -58,16 +59,22 @@ def draw_decision(decision: Decision, path: str | os.PathLike, title: str = "") 
     shown = {name: tokens for name, tokens in decision.result["tokens"].items() if tokens}
     strips = [_strip_height(tokens) for tokens in shown.values()]
     segments = [0.5] if "segments" in decision.result else []
-    heights = [_BARS_HEIGHT, *segments, *strips]
+    weighed = ["levels", "modalities"] if decision.weights["level_weights"] else []
+    bars = [["evidence", "changes"], weighed] if decision.evidence[1] else [[*weighed, "changes"]]
+    bars = [row for row in bars if row]
+    rows = [*bars, *(["segments"] for _ in segments), *([f"tokens of {name}"] for name in shown)]
+    heights = [*(_BARS_HEIGHT for _ in bars), *segments, *strips]
+    mosaic = [[name for name in row for _ in range(6 // len(row))] for row in rows]
     with _figure(path, _WIDTH, sum(heights) + 0.62 * len(heights) + 0.85, _answer(decision.result), title) as figure:
-        grid = figure.add_gridspec(len(heights), 3, height_ratios=heights)
-        bars = [figure.add_subplot(grid[0, column]) for column in range(3)]
-        rows = [figure.add_subplot(grid[row, :]) for row in range(1, len(heights))]
-        _draw_weights(bars[:2], decision.weights, shown)
-        _draw_changes(bars[2], decision)
+        axes = figure.subplot_mosaic(mosaic, height_ratios=heights)
+        _draw_changes(axes["changes"], decision)
+        if "evidence" in axes:
+            _draw_evidence(axes["evidence"], decision)
+        if weighed:
+            _draw_weights([axes[name] for name in weighed], decision.weights, shown)
         if segments:
-            _draw_segments(rows[0], decision)
-        _draw_strips(figure, rows[len(segments) :], shown, decision.seconds)
+            _draw_segments(axes["segments"], decision)
+        _draw_strips(figure, [axes[f"tokens of {name}"] for name in shown], shown, decision.seconds)
     return Path(path)
 
 
@@ -80,8 +87,16 @@ def draw_mean_weights(measured: Mapping[str, Any], path: str | os.PathLike) -> P
         path: file to write.
     """
     title = f"means over {measured['rows']} examples of the {measured['split']} split; lines: ± 1 s.d."
-    with _figure(path, 8.5, 2.5, "", title) as figure:
-        _draw_weights(figure.subplots(1, 2), measured, measured["modality_weights"])
+    weighed, own = bool(measured["level_weights"]), measured.get("evidence")
+    count = 2 * weighed + bool(own)
+    with _figure(path, 4.25 * count, 2.5, "", title) as figure:
+        axes = list(figure.subplots(1, count, squeeze=False)[0])
+        if own:
+            reach = max(value["mean"] + value["std"] for value in own.values())
+            colours = [modality(name).colour for name in own]
+            _bars(axes.pop(), "how much each part adds, to either side", [own], colours, reach)
+        if weighed:
+            _draw_weights(axes, measured, measured["modality_weights"])
     return Path(path)
 
 
@@ -106,16 +121,18 @@ def draw_timeline(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, ti
     answered = sum(not row.get("error") for row in windows)
     missing = f", {len(windows) - answered} of them without an answer" if answered < len(windows) else ""
     answer = f"{len(windows)} window{'s' * (len(windows) > 1)}{missing}"
-    with _figure(path, _WIDTH, 6.4, answer, title) as figure:
-        answers, modalities, levels = figure.subplots(3, 1, sharex=True, height_ratios=(2.2, 1, 1))
-        _draw_answers(answers, windows, middles)
-        shares = _columns(windows, "modality_weight_")
-        _stack(modalities, "weight of each modality", middles, shares, [modality(name).colour for name in shares])
-        shares = {_level(int(number)): values for number, values in _columns(windows, "level_weight_").items()}
-        greys = np.linspace(0.85, 0.2, len(shares)).astype(str).tolist()  # the deepest the darkest
-        _stack(levels, "weight of each level", middles, shares, greys)
-        levels.set_xlim(min(row["start"] for row in windows), max(row["end"] for row in windows))
-        levels.set_xlabel("seconds")
+    shares = _columns(windows, "modality_weight_")
+    ratios = (2.2, 1, 1) if shares else (2.2,)  # without a joint path there are no weights
+    with _figure(path, _WIDTH, 1.0 + 1.3 * sum(ratios), answer, title) as figure:
+        axes = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
+        _draw_answers(axes[0], windows, middles)
+        if shares:
+            _stack(axes[1], "weight of each modality", middles, shares, [modality(name).colour for name in shares])
+            shares = {_level(int(number)): values for number, values in _columns(windows, "level_weight_").items()}
+            greys = np.linspace(0.85, 0.2, len(shares)).astype(str).tolist()  # the deepest the darkest
+            _stack(axes[2], "weight of each level", middles, shares, greys)
+        axes[-1].set_xlim(min(row["start"] for row in windows), max(row["end"] for row in windows))
+        axes[-1].set_xlabel("seconds")
     return Path(path)
 
 
@@ -131,8 +148,11 @@ def _draw_weights(axes: Sequence[Any], weights: Mapping[str, Any], shown: Iterab
     _bars(axes[1], title, pairs, [modality(name).colour for name in shown])
 
 
-def _bars(axes: Any, title: str, series: Sequence[Mapping[str, Any]], colours: Sequence[str]) -> None:
-    """Horizontal bars from 0 to 1, a number at each; a second series is pale. Values may be dicts of mean and std."""
+def _bars(
+    axes: Any, title: str, series: Sequence[Mapping[str, Any]], colours: Sequence[str], reach: float = 1.0
+) -> None:
+    """Horizontal bars from 0 to `reach`, a number at each; a second series is pale. Values may be dicts of mean and
+    std."""
     height = 0.76 / len(series)
     for index, values in enumerate(series):
         places = np.arange(len(values)) + height * (index - (len(series) - 1) / 2)
@@ -141,8 +161,8 @@ def _bars(axes: Any, title: str, series: Sequence[Mapping[str, Any]], colours: S
         alpha = _PALE if index else 1.0
         axes.barh(places, means, 0.94 * height, color=colours, alpha=alpha, xerr=spreads, error_kw=_WHISKER)
         for place, value in zip(places, means, strict=True):
-            axes.text(1.02, place, f"{value:.2f}", va="center", fontsize=8)
-    axes.set(xlim=(0, 1), title=title)
+            axes.text(1.02 * reach, place, f"{value:.2f}", va="center", fontsize=8)
+    axes.set(xlim=(0, reach), title=title)
     axes.set_yticks(range(len(series[0])), list(series[0]))
     axes.invert_yaxis()
     axes.grid(axis="x")
@@ -154,19 +174,30 @@ def _draw_changes(axes: Any, decision: Decision) -> None:
         axes.axis("off")
         axes.text(0.5, 0.5, "one modality alone:\nnone can be left out", ha="center", va="center", color="#555555")
         return
-    changes = decision.changes
-    rows = [f"without {name}" for name in changes]
-    axes.barh(rows, list(changes.values()), 0.62, color=[modality(name).colour for name in changes])
-    reach = 1.75 * max(max(abs(value) for value in changes.values()), 0.05)
-    signed = "segments" not in decision.result
+    changes = {f"without {name}": value for name, value in decision.changes.items()}
+    colours = [modality(name).colour for name in decision.changes]
+    _signed_bars(axes, changes, colours, signed="segments" not in decision.result)
+    what = change(decision.result, next(iter(decision.without.values())))[0]
+    axes.set_title(f"{what}\nwhen a modality is left out")
+
+
+def _draw_evidence(axes: Any, decision: Decision) -> None:
+    """What the answer is the sum of."""
+    what, parts = decision.evidence
+    _signed_bars(axes, parts, [modality(name).colour for name in parts])
+    axes.set_title(f"what each part adds; the sum, {sum(parts.values()):+.2f}, is the\n{what}")
+
+
+def _signed_bars(axes: Any, values: Mapping[str, float], colours: Sequence[str], signed: bool = True) -> None:
+    """Horizontal bars from 0 to both sides, a number at each; where not `signed`, shares in percent."""
+    axes.barh(list(values), list(values.values()), 0.62, color=colours)
+    reach = 1.75 * max(max(abs(value) for value in values.values()), 0.05)
     axes.set_xlim(-reach if signed else 0, reach)
-    for row, value in enumerate(changes.values()):
+    for row, value in enumerate(values.values()):
         label = f"{value:+.2f}" if signed else f"{100 * value:.0f}%"
         side, where = ("left", 0.03) if value >= 0 else ("right", -0.03)
         axes.text(value + where * reach, row, label, va="center", ha=side, fontsize=9)
     axes.axvline(0, color="#333333", linewidth=0.8)
-    what = change(decision.result, next(iter(decision.without.values())))[0]
-    axes.set_title(f"{what}\nwhen a modality is left out")
     axes.invert_yaxis()
     axes.grid(axis="x")
 
@@ -226,6 +257,8 @@ def _draw_strips(
     figure: Any, axes: Sequence[Any], shown: Mapping[str, list[dict[str, Any]]], seconds: float | None
 ) -> None:
     """A strip for each modality: columns are moments or tokens, rows are levels, the deepest on top."""
+    if not shown:
+        return
     low, high = _shades(np.array([token["budget"] for tokens in shown.values() for token in tokens]))
     image, note = None, "" if (low, high) == (0, 1) else f" (the colours span {low:.2f} to {high:.2f} only)"
     for drawn, (name, tokens) in zip(axes, shown.items(), strict=True):
@@ -247,10 +280,9 @@ def _draw_strips(
         drawn.set_title(title, color=modality(name).colour)
         drawn.tick_params(length=0)
         note = ""
-    if image is not None:
-        bar = figure.colorbar(image, ax=list(axes), fraction=0.012, pad=0.01)
-        bar.set_label("budget", fontsize=8)
-        bar.ax.tick_params(labelsize=8)
+    bar = figure.colorbar(image, ax=list(axes), fraction=0.012, pad=0.01)
+    bar.set_label("budget", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
 
 
 # -- small things -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import pipeline
 
 from ..data.folders import write_json
-from ..explain.decision import decided_by
+from ..explain.decision import BIAS, JOINT, decided_by, evidence
 from ..pipeline_clcr import TASK
 from .run_folder import (
     EXAMPLES_FOLDER,
@@ -29,13 +29,15 @@ def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `rows` (int) and `level_weights` (a list), `modality_weights` and `private_gates` (by modality), each value a
-        dict of `mean` and `std`; of a modality, over the results in which it is present.
+        dict of `mean` and `std`; of a modality, over the results in which it is present. And `evidence`, of a model
+        that has evidence of each modality by itself: so too the size of what each part adds, see [`evidence`].
 
     Raises:
         ValueError: no result without an error.
     """
     levels: list[list[float]] = []
     named: dict[str, dict[str, list[float]]] = {"modality_weights": {}, "private_gates": {}}
+    own: dict[str, list[float]] = {}
     for result in results:
         if "error" in result:
             continue
@@ -43,14 +45,20 @@ def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         levels.append(weights["level_weights"])
         for kind, values in named.items():
             for name, value in weights[kind].items():
-                if result["tokens"].get(name):
-                    values.setdefault(name, []).append(value)
+                present = bool(result["tokens"].get(name))
+                values.setdefault(name, []).extend([value] * present)
+        for part in result.get("segments", [result]):
+            added = evidence(part)[1]
+            for name in (*part.get("modality_logits", ()), JOINT, BIAS):
+                own.setdefault(name, []).extend([abs(added[name])] if name in added else [])
     if not levels:
         raise ValueError("there is no result to take means of")
+    sizes = _of_each(own)
     return {
         "rows": len(levels),
         "level_weights": [_mean_and_std(column) for column in np.transpose(levels)],
-        **{kind: {name: _mean_and_std(found) for name, found in values.items()} for kind, values in named.items()},
+        **{kind: _of_each(values) for kind, values in named.items()},
+        **({"evidence": sizes} if sizes else {}),
     }
 
 
@@ -137,6 +145,10 @@ def _labels(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     values = result.get("probabilities") or result.get("scores") or {result["label"]: result["score"]}
     ranked = sorted(values.items(), key=lambda item: -item[1])
     return [{"label": name, "score": round(value, 4)} for name, value in ranked]
+
+
+def _of_each(named: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+    return {name: _mean_and_std(found) for name, found in named.items() if found}
 
 
 def _mean_and_std(values: Any) -> dict[str, float]:

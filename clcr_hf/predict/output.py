@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.folders import claim, read_json, release, replacing, versions, write_json
 from ..data.table.read import Table, read_rows
+from ..explain.decision import BIAS, JOINT, evidence_for
 
 TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
@@ -47,9 +48,14 @@ def column_types(config: Any, *, per_segment: bool = False, windows: bool = Fals
         columns["labels"] = str
     if problem != "regression":
         columns |= {f"probability_{name}": float for name in names}
-    columns |= {f"level_weight_{level}": float for level in range(1, config.effective_num_levels + 1)}
-    for kind in ("modality_weight", "private_gate"):
-        columns |= {f"{kind}_{name}": float for name in config.modalities}
+    if config.use_joint_path:
+        columns |= {f"level_weight_{level}": float for level in range(1, config.effective_num_levels + 1)}
+        for kind in ("modality_weight", "private_gate"):
+            columns |= {f"{kind}_{name}": float for name in config.modalities}
+    if config.unimodal_evidence:
+        scores = names if problem == "regression" and config.num_labels > 1 else [None]
+        parts = [*config.modalities, JOINT, BIAS]
+        columns |= {_evidence_column(part, score): float for score in scores for part in parts}
     return {**columns, "error": str}
 
 
@@ -81,7 +87,17 @@ def _flat(result: Mapping[str, Any]) -> Row:
     row |= {f"level_weight_{level}": weight for level, weight in enumerate(result.get("level_weights", ()), 1)}
     for key, column in _BY_NAME.items():
         row |= {f"{column}_{name}": value for name, value in result.get(key, {}).items()}
+    if "modality_logits" in result:
+        names = result.get("scores", [result.get("label", "")])
+        for name in names:
+            parts = evidence_for(result, name).items()
+            row |= {_evidence_column(part, name if "scores" in result else None): value for part, value in parts}
     return row
+
+
+def _evidence_column(part: str, score: str | None = None) -> str:
+    """Name of the column of what a part adds to the answer, or to one of several scores."""
+    return "_".join(filter(None, ("evidence", {JOINT: "joint", BIAS: "bias"}.get(part, part), score)))
 
 
 # -- one model, one input ----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from ..data.labels import LabelKind, feature_shapes, is_raw
 from ..feature_extraction_clcr import CLCRFeatureExtractor
 from ..modalities import STANDARD_MODALITIES, modality
 from ..modeling_clcr import (
+    CLCRForPreTraining,
     CLCRForSequenceClassification,
     CLCRForTokenClassification,
     CLCRPreTrainedModel,
@@ -49,6 +50,7 @@ def build_model(
     data: LoadedData,
     columns: Mapping[str, str],
     processor: CLCRProcessor,
+    pretraining: bool = False,
 ) -> PreTrainedModel:
     """
     The model that the arguments ask for; see [`ModelArguments`].
@@ -56,15 +58,17 @@ def build_model(
     Args:
         columns: the column that each modality is read from, see [`~clcr_hf.data.labels.modality_columns`].
         processor: what [`build_processor`] gave; its tokenizer states the size of the vocabulary.
+        pretraining: for the alignment stage by itself, which looks at no labels.
 
     Raises:
         ValueError: a pretrained backbone for a modality of which the data hold features only.
     """
-    labels = data.labels
-    head = CLCRForTokenClassification if labels.per_segment else CLCRForSequenceClassification
-    if model_args.model_name_or_path is not None:
-        return _load(model_args.model_name_or_path, head, data)
-    fields = _label_fields(data)
+    head, path = CLCRForPreTraining, model_args.model_name_or_path
+    if not pretraining:
+        head = CLCRForTokenClassification if data.labels.per_segment else CLCRForSequenceClassification
+    if path is not None:
+        return head.from_pretrained(path) if pretraining else _load(path, head, data)
+    fields = {} if pretraining else _label_fields(data)
     if data_args.augment_features and len(columns) > 1:
         fields["modality_dropout"] = _LEFT_OUT
     fields |= model_args.fusion_fields()
@@ -110,18 +114,27 @@ def _label_fields(data: LoadedData) -> dict[str, Any]:
 
 
 def _load(path: str, head: type[CLCRPreTrainedModel], data: LoadedData) -> PreTrainedModel:
-    """A saved model, with a new head where its labels are others than those of the data."""
-    fault = label_fault(CLCRConfig.from_pretrained(path), data.labels)
+    """A saved model, with a new head where it has none, or one for other labels than those of the data."""
+    config = CLCRConfig.from_pretrained(path)
+    fault = label_fault(config, data.labels)
     if fault is None:
         return CLCRPreTrainedModel.load_with_head(path)
-    logger.warning("%s; its head is replaced by a new one", fault)
+    if has_head(config):
+        logger.warning("%s; its head is replaced by a new one", fault)
     model = head.from_pretrained(path, ignore_mismatched_sizes=True, **_label_fields(data))
     model.classifier.start_anew()  # of as many labels it would be the old one
     return model
 
 
+def has_head(config: CLCRConfig) -> bool:
+    """Whether a saved model has learned labels; one of the alignment stage alone has not."""
+    return issubclass(head_class(config), CLCRForSequenceClassification | CLCRForTokenClassification)
+
+
 def label_fault(config: CLCRConfig, labels: LabelKind) -> str | None:
     """Why a saved model cannot learn or be measured by such labels; None where it can."""
+    if not has_head(config):
+        return "this model has no head: it was not trained with labels"
     problem = config.effective_problem_type
     per_segment = issubclass(head_class(config), CLCRForTokenClassification)
     if (problem, per_segment) != (labels.problem_type, labels.per_segment):
@@ -291,6 +304,7 @@ _PARTS: dict[str, tuple[str, Any, Callable[[ModelArguments, DataArguments, Loade
 __all__ = [
     "build_model",
     "build_processor",
+    "has_head",
     "label_fault",
     "load_processor",
     "train_tokenizer",

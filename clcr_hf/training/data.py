@@ -13,6 +13,7 @@ from ..data.labels import LabelKind, is_multi_label, label_kind
 from ..data.talking_faces.source import corpus_folder
 from .arguments import PATH_ARGUMENTS, DataArguments
 
+LABEL_COLUMNS = ("label", "labels")
 _SCALES = {"sentiment": "sentiment", "none": None}
 
 
@@ -45,13 +46,16 @@ class LoadedData:
         return label_kind(self.splits, self.label_names, self.scores, self.label_scale, self.label_range)
 
 
-def load_data(args: DataArguments, modalities: Sequence[str] | None = None, *, flow: bool = True) -> LoadedData:
+def load_data(
+    args: DataArguments, modalities: Sequence[str] | None = None, *, flow: bool = True, labelled: bool = True
+) -> LoadedData:
     """
     The data set that the arguments name.
 
     Args:
         modalities: those wanted, so that others need not be loaded; None for all.
         flow: whether optical flow is computed where `args` ask for it; else [`fill_flow`] does it.
+        labelled: False for rows without their labels, and for tables that have none.
 
     Raises:
         DataFormatError: see the loaders in `clcr_hf.data`; an option that the loader does not have.
@@ -61,11 +65,17 @@ def load_data(args: DataArguments, modalities: Sequence[str] | None = None, *, f
     options = args.loader_options()
     if modalities is not None and "modalities" in source.options:
         options.setdefault("modalities", list(modalities))
+    if not labelled:
+        anyhow = {"require_label": False, "missing_labels": "keep"}
+        options |= {name: value for name, value in anyhow.items() if name in source.options}
     rows = source.open(args.source, **options)
     splits = rows.load()
-    if args.class_names and not is_multi_label(splits):
+    if not labelled:
+        present = next(iter(splits.values())).column_names
+        splits = splits.remove_columns([name for name in LABEL_COLUMNS if name in present])
+    elif args.class_names and not is_multi_label(splits):
         raise ValueError("--class_names names several labels of a row; these data have one label, named in the data")
-    segments = _constant_segments(splits) if source.segments and not args.dialogue_column else None
+    segments = _constant_segments(splits) if labelled and source.segments and not args.dialogue_column else None
     names = args.class_names or rows.label_names
     data = LoadedData(
         splits,

@@ -67,11 +67,12 @@ def plan(
     kind, names = model.config.problem_type or "regression", list(map(str, model.config.id2label.values()))
     if kind == "regression" and len(names) == 1:
         names = []
+    labels = kind.replace("_", " ") + f": {listed(names)}" * bool(names)
     lines = {
         "data": f"{title}: {', '.join(counts)}",
         "carved": "; ".join(text for name, text in carved.items() if name in datasets),
         "inputs": ", ".join(f"{name} from {column}" for name, column in columns.items()),
-        "labels": kind.replace("_", " ") + f": {listed(names)}" * bool(names),
+        "labels": labels if hasattr(model, "classifier") else "none are looked at",
         "model": f"{type(model).__name__}, {weights:,} parameters{frozen}",
         "length": length if args.do_train else "",
         "device": f"{args.device}" + f", {args.world_size} processes" * (args.world_size > 1),
@@ -100,6 +101,15 @@ def outcome(folder: str, columns: Mapping[str, str]) -> str:
             f"use:     clcr predict {' '.join(words)} --model {where}",
             f"measure: clcr evaluate --model {where}",
         )
+    )
+
+
+def pretrained(folder: str) -> str:
+    """What the alignment stage saved where, and how to go on from it."""
+    where = shlex.quote(folder)
+    return (
+        f"saved:   {folder}: the model and its processor, pretraining.json (settings and loss)\n"
+        f"go on:   clcr train --model_name_or_path {where} --dataset ..."
     )
 
 
@@ -135,4 +145,4 @@ def shorten_log(trainer: Trainer) -> None:
             trainer.add_callback(brief)
 
 
-__all__ = ["CarvedSplits", "listed", "outcome", "plan", "short", "shorten_log"]
+__all__ = ["CarvedSplits", "listed", "outcome", "plan", "pretrained", "short", "shorten_log"]

@@ -35,6 +35,7 @@ def record(
     metrics: dict[str, float],
 ) -> dict[str, Any]:
     """What a reader needs to repeat the run, and what it measured."""
+    labels = data.labels if hasattr(trainer.model, "classifier") else None  # the alignment stage looks at none
     settings = {
         "variant": model_args.ablation or "full",
         **({"data options": data_args.dataset_options} if data_args.dataset_options else {}),
@@ -58,8 +59,8 @@ def record(
         "dataset_title": data.title,
         "generated": data.generated,
         "modalities": trainer.model.config.modalities,
-        "problem_type": data.labels.problem_type,
-        "per_segment": data.labels.per_segment,
+        "problem_type": labels and labels.problem_type,
+        "per_segment": labels and labels.per_segment,
         "label_scale": trainer.model.config.label_scale,
         "label_range": trainer.model.config.label_range,
         "inputs": columns,

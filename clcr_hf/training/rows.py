@@ -17,10 +17,10 @@ from ..processing_clcr import CLCRProcessor
 from ..samples import Reading, is_missing, read_sample, source_of
 from .arguments import DataArguments
 from .augmentation import FrameAugmentation
+from .data import LABEL_COLUMNS
 from .sequence_augmentation import SequenceAugmentation
 from .statistics import feature_spreads
 
-_LABEL_COLUMNS = ("label", "labels")
 _CHECK_SECONDS = 0.04  # of a clip that are decoded to see whether it opens
 _CHECK_THREADS = 8
 _NAMED = 10  # clips in a warning
@@ -114,7 +114,7 @@ class ClipRows(torch.utils.data.Dataset):
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """A row's label and inputs made of raw columns, and its frames and flow where they are augmented."""
-        item = {name: row[name] for name in _LABEL_COLUMNS if row.get(name) is not None}
+        item = {name: row[name] for name in LABEL_COLUMNS if row.get(name) is not None}
         raw = self._open(row)
         changing = {}
         if self.augment is not None:
@@ -216,7 +216,7 @@ def prepare(
         MediaError: clips that do not open, with `strict_media`.
         ValueError: a split of which no clip opens; `augment_features` without ready features.
     """
-    wanted = {*ready_columns(columns), *raw_columns(columns), *_LABEL_COLUMNS, "id"}
+    wanted = {*ready_columns(columns), *raw_columns(columns), *LABEL_COLUMNS, "id"}
     datasets = {}
     augments = training and args.augment_features and "train" in splits
     spreads = feature_spreads(splits["train"], columns) if augments else {}

@@ -36,7 +36,7 @@ from .arguments import (
     used_arguments,
 )
 from .baselines import compare, comparison, joint_kept, own_evidence, preferred
-from .build import build_model, build_processor, label_fault, load_processor
+from .build import build_model, build_processor, has_head, label_fault, load_processor
 from .calibration import calibrate, counted
 from .data import LoadedData, fill_flow, load_data
 from .length import fit_length
@@ -67,24 +67,14 @@ def run_training(
         ValueError, DataFormatError: arguments or data that do not fit together; the message says which.
         MediaError: with `strict_media`, a clip that cannot be read.
     """
-    set_seed(training_args.seed)
-    if data_args.face_crop is not None:
-        allow_detector(data_args.face_crop)
-        find_detector(data_args.face_crop)  # what is not installed is said at once
-    with CarvedSplits() as carved, training_args.main_process_first(desc="loading the data"):
-        data = load_data(data_args, model_args.modalities, flow=False)
-    data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(training_args))
-    columns = choose_columns(model_args, data)
-    if data_args.augment_features is None:
-        data_args.augment_features = augments_unasked(data.splits["train"], columns, data.labels)
-    processor = build_processor(model_args, data_args, data, columns)
+    data, columns, processor, carved = open_data(model_args, data_args, training_args)
     model = build_model(model_args, data_args, data, columns, processor)
     datasets = prepare(data.splits, columns, data_args, processor)
     labels = data.labels
     length = fit_length(training_args, *(len(datasets.get(name, ())) for name in ("train", "validation")))
     trainer = build_trainer(model, processor, datasets, labels, training_args, pretrained=bool(model_args.backbones))
     if trainer.is_world_process_zero():
-        print(plan(data.title, datasets, carved.found, columns, model, training_args, length), flush=True)
+        print(plan(data.title, datasets, carved, columns, model, training_args, length), flush=True)
 
     metrics: dict[str, float] = {}
     evidence: dict[str, dict[str, float]] = {}
@@ -93,7 +83,7 @@ def run_training(
         if model_args.pretrain_epochs and training_args.resume_from_checkpoint is None:
             loss = align(model, datasets["train"], trainer.data_collator, training_args, model_args.pretrain_epochs)
             metrics["pretrain_loss"] = loss
-        result = trainer.train(resume_from_checkpoint=_checkpoint(training_args))
+        result = trainer.train(resume_from_checkpoint=last_checkpoint(training_args))
         metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
         trainer.save_state()
         if getattr(training_args, "calibrate", False):
@@ -142,17 +132,36 @@ def _compared(
     return {name: value for name, value in found.items() if value}
 
 
+def open_data(
+    model_args: ModelArguments, data_args: DataArguments, args: CLCRTrainingArguments, labelled: bool = True
+) -> tuple[LoadedData, dict[str, str], CLCRProcessor, dict[str, str]]:
+    """The data of a run, the column of each modality, the processor, and sentences about splits that were carved. The
+    run's seed is set. `labelled`: whether labels are wanted, see `load_data`."""
+    set_seed(args.seed)
+    if data_args.face_crop is not None:
+        allow_detector(data_args.face_crop)
+        find_detector(data_args.face_crop)  # what is not installed is said at once
+    with CarvedSplits() as carved, args.main_process_first(desc="loading the data"):
+        data = load_data(data_args, model_args.modalities, flow=False, labelled=labelled)
+    data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(args))
+    columns = choose_columns(model_args, data, labelled)
+    if data_args.augment_features is None:
+        data_args.augment_features = labelled and augments_unasked(data.splits["train"], columns, data.labels)
+    return data, columns, build_processor(model_args, data_args, data, columns), carved.found
+
+
 def _division(args: CLCRTrainingArguments) -> tuple[tuple[int, int], Callable[[], None] | None]:
     """Which share of work this process has among those of its machine, and what waits for all processes."""
     count = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if args.world_size > 1 else 1
     return (args.local_process_index % count, count), getattr(args.distributed_state, "wait_for_everyone", None)
 
 
-def choose_columns(model_args: ModelArguments, data: LoadedData) -> dict[str, str]:
-    """The column that each modality is read from; those of the saved model where the run goes on from one."""
+def choose_columns(model_args: ModelArguments, data: LoadedData, labelled: bool = True) -> dict[str, str]:
+    """The column that each modality is read from; those of the saved model where the run goes on from one.
+    `labelled`: whether its head must suit the labels."""
     if model_args.model_name_or_path is not None:
         config = CLCRConfig.from_pretrained(model_args.model_name_or_path)
-        fault = label_fault(config, data.labels)
+        fault = label_fault(config, data.labels) if labelled and has_head(config) else None
         if fault is not None and not model_args.ignore_mismatched_sizes:
             raise ValueError(f"{fault}; --ignore_mismatched_sizes True trains a new head for them")
         return _columns_of(config, AutoProcessor.from_pretrained(model_args.model_name_or_path), data)
@@ -357,7 +366,7 @@ def _joined(parts: Sequence[np.ndarray]) -> Any:
     return [row for part in parts for row in part]
 
 
-def _checkpoint(args: CLCRTrainingArguments) -> str | None:
+def last_checkpoint(args: CLCRTrainingArguments) -> str | None:
     """`--resume_from_checkpoint`: a folder, or `last` (or `true`) for the newest one in the output folder."""
     wanted = args.resume_from_checkpoint
     if wanted is None or str(wanted).lower() not in ("last", "true"):
@@ -374,8 +383,10 @@ __all__ = [
     "choose_columns",
     "evaluate_model",
     "evaluation_data",
+    "last_checkpoint",
     "main",
     "metrics_function",
     "metrics_of",
+    "open_data",
     "run_training",
 ]
