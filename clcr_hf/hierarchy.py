@@ -103,8 +103,11 @@ class DilatedConv1d(nn.Conv1d):
         if torch.compiler.is_exporting() or not loops or input.shape[0] > 1 or input.numel() > self.FEW:
             return super().forward(input)
         padded = F.pad(input.transpose(1, 2), (0, 0, padding, padding))
-        seen = torch.cat([padded[:, tap * dilation :][:, : input.shape[2]] for tap in range(size)], dim=-1)
-        return F.linear(seen, self.weight.transpose(1, 2).flatten(1), self.bias).transpose(1, 2)
+        if torch.is_grad_enabled():  # the gradient of `unfold` is slow
+            seen = torch.stack([padded[:, tap * dilation :][:, : input.shape[2]] for tap in range(size)], dim=-1)
+        else:
+            seen = padded.unfold(1, dilation * (size - 1) + 1, 1)[..., ::dilation]
+        return F.linear(seen.flatten(2), self.weight.flatten(1), self.bias).transpose(1, 2)
 
 
 class TemporalBlock(nn.Module):
@@ -428,11 +431,11 @@ class ModalityEncoder(nn.Module):
 
     def _project(self, levels: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         positions = sinusoidal_positions(mask.shape[1], self.hidden_size, mask.device)
+        positions = self.position_scale[:, None, None] * positions
         outputs = []
-        for index, level in enumerate(levels):
-            hidden_states = self.projections[index](level)
-            hidden_states = hidden_states + (self.position_scale[index] * positions).to(hidden_states.dtype)
-            outputs.append(self.norms[index](hidden_states))
+        for level, place, project, norm in zip(levels, positions, self.projections, self.norms, strict=True):
+            hidden_states = project(level)
+            outputs.append(norm(hidden_states + place.to(hidden_states.dtype)))
         return torch.stack(outputs, dim=1) * mask[:, None, :, None].to(outputs[0].dtype)
 
 
