@@ -17,7 +17,7 @@ _BLOCK = 2**22
 
 def others_of(tokens: Tensor, lengths: Sequence[int]) -> list[Tensor | None]:
     """
-    For each modality the tokens of all others, as views of one copy.
+    For each modality the tokens of all others.
 
     Args:
         tokens: `(..., S, k)` with the modalities side by side on the second last axis.
@@ -25,17 +25,15 @@ def others_of(tokens: Tensor, lengths: Sequence[int]) -> list[Tensor | None]:
 
     Returns:
         One entry a modality: `(..., S - T_m, k)`, those after it and then those before it; None where no other
-        modality has any.
+        modality has any. Where one other has all of them it is a view.
     """
-    size, last = tokens.shape[-2], lengths[-1]
-    # Laid end to end a second time, "all but one" is a stretch of its own: [a b c a b] holds [b c], [c a] and [a b].
-    twice = torch.cat((tokens, tokens[..., : size - last, :]), dim=-2)
+    # Joined anew for each modality: the gradients of stretches of one copy would each be as large as that copy.
+    parts = tokens.split(list(lengths), dim=-2)
     found: list[Tensor | None] = []
-    start = 0
-    for number, length in enumerate(lengths):
-        start = start + length
-        others = [other for place, other in enumerate(lengths) if place != number and not _is_zero(other)]
-        found.append(twice[..., start : start + size - length, :] if others else None)
+    for number in range(len(parts)):
+        order = (*range(number + 1, len(parts)), *range(number))
+        others = [parts[place] for place in order if not _is_zero(lengths[place])]
+        found.append(torch.cat(others, dim=-2) if len(others) > 1 else others[0] if others else None)
     return found
 
 
@@ -97,10 +95,12 @@ def attend_to_others(
     """
     contexts, reachable = [], []
     for own, others, allowed, has_key in _meetings(query, (key, value), mask, lengths, lengths):
-        context = torch.zeros_like(own) if others is None else attend(own, *others, allowed)
-        contexts.append(context * has_key.to(context.dtype))
+        contexts.append(torch.zeros_like(own) if others is None else attend(own, *others, allowed))
         reachable.append(has_key.squeeze(-1).expand(*mask.shape[:2], own.shape[2]))
-    return torch.cat(contexts, dim=2), torch.cat(reachable, dim=2)
+    reached = torch.cat(reachable, dim=2)
+    # Kernels give `(B, T, H, k)`, seen the other way round: joined as it lies.
+    context = torch.cat([each.transpose(1, 2) for each in contexts], dim=1).transpose(1, 2)
+    return context * reached[..., None].to(context.dtype), reached
 
 
 def agreement(query: Tensor, key: Tensor, mask: Tensor, lengths: Sequence[int], key_lengths: Sequence[int]) -> Tensor:
@@ -129,8 +129,10 @@ def product_logsumexp(query: Tensor, key: Tensor, mask: Tensor) -> Tensor:
     `log sum_j exp <q_i, k_j>` over the keys that `mask` marks, with its gradient, in memory linear in the tokens.
 
     A fused attention kernel computes this sum on its way, but torch gives no gradient through it. With the keys as
-    values, the kernel's output is the gradient by the query; the gradient by the keys is the kernel's own gradient by
-    its values, for an output gradient `g_i q_i`.
+    values, the kernel's output is the gradient by the query. The gradient by key `j`, `sum_i g_i p_ij q_i`, is a second
+    attention, of the keys over the queries: `p_ij = exp(<q_i, k_j> - total_i)`, so that `log |g_i| - total_i` is added
+    to its scores, the sign of `g_i` goes to its values, and its own sum undoes the norming. (The kernel's gradient by
+    its values would give the same, at more than twice the cost.)
 
     Args:
         query: `(B, H, T, k)`. key: `(B, H, K, k)`. mask: bool `(B, 1 or H, 1, K)` with a true entry in each row.
@@ -156,10 +158,7 @@ class _FusedLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-        query, key = query.contiguous(), key.contiguous()
-        output, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, key, attn_mask=bias, scale=1.0
-        )
+        output, total = _attend(query, key, key, bias)
         ctx.save_for_backward(query, key, bias, output, total)
         return total
 
@@ -167,11 +166,14 @@ class _FusedLogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         query, key, bias, output, total = ctx.saved_tensors
-        grad = grad.to(query.dtype)[..., None]
-        _, _, grad_key = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad * query, query, key, key, output, total, 0.0, False, attn_mask=bias, scale=1.0
-        )
-        return grad * output, grad_key, None
+        weight = grad.abs().clamp(min=torch.finfo(grad.dtype).tiny).log() - total
+        grad_key, norm = _attend(key, query, grad.sign()[..., None].to(query.dtype) * query, weight[..., None, :])
+        norm = (norm + bias.squeeze(-2)).exp()  # 0 for keys that are masked
+        return grad[..., None].to(query.dtype) * output, norm[..., None].to(key.dtype) * grad_key, None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias, scale=1.0)
 
 
 class _BlockedLogSumExp(torch.autograd.Function):

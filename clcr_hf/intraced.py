@@ -61,13 +61,13 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Plain attention with a bool mask, the form transformers' attention interface asks for; also gives the weights, a
-    tensor `(B, heads, S, S)` a level, through which gradients pass."""
+    tensor `(B, heads, S, S)` a level, through which gradients pass. Levels are samples, the last running fastest."""
     scores = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    levels = weights.unflatten(1, (-1, module.num_heads)).unbind(1)
-    dropped = F.dropout(torch.stack(levels, dim=1).flatten(1, 2), p=dropout, training=module.training)
+    levels = weights.unflatten(0, (-1, module.config.effective_num_levels)).unbind(1)
+    dropped = F.dropout(torch.stack(levels, dim=1).flatten(0, 1), p=dropout, training=module.training)
     return torch.matmul(dropped, value).transpose(1, 2).contiguous(), levels
 
 
@@ -360,27 +360,22 @@ class IntraLevelExchange(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...] | None]:
         """`h~_t = a_t Attn(Q_t^(m), K^(-m), V^(-m))`, `(B, L, S, k)`: each token asks the other modalities' shared
         tokens of its level. Exactly zero where nobody else is present and where `a_t = 0`."""
-        levels = qkv.shape[1]
-        # Levels ride along as heads.
-        query, key, value = (
-            part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(2, 3).flatten(1, 2)
-            for part in qkv.chunk(3, dim=-1)
-        )
+        size = qkv.shape[:3]  # (B, L, S)
+        # Levels ride along as samples: queries, keys and values are then views.
+        heads = qkv.flatten(0, 1).unflatten(-1, (3, self.num_heads, self.head_dim)).transpose(1, 3)
+        query, key, value = heads.unbind(2)
+        allowed = mask[:, None].expand(size).flatten(0, 1)[:, None]  # (B L, 1, S)
         if self.weighs_pool:
             query, key, value = self.weigh_pool(query, key, value, activations)
-        allowed = mask[:, None]
-        if self.gates_pool:
-            pool = (activations > 0).repeat_interleave(self.num_heads, dim=1)
-            allowed = allowed & pool
+        elif self.gates_pool:
+            allowed = allowed & (activations > 0).flatten(0, 1)[:, None]
         if output_attentions:
             context, reachable, weights = self.attend_visibly(query, key, value, allowed, lengths)
         else:
             weights = None
             context, reachable = attend_to_others(query, key, value, allowed, lengths, self.attend)
-        context = context[..., : self.head_dim]
-        context = context.unflatten(1, (levels, self.num_heads)).transpose(2, 3).flatten(3)
-        reachable = reachable.expand(-1, levels * self.num_heads, -1)[:, :: self.num_heads]  # (B, L, S)
-        gate = (activations * reachable).to(context.dtype)[..., None]
+        context = context[..., : self.head_dim].transpose(1, 2).flatten(2).unflatten(0, size[:2])
+        gate = (activations * reachable.view(size)).to(context.dtype)[..., None]
         return gate * self.out(context), weights
 
     def weigh_pool(
@@ -388,11 +383,11 @@ class IntraLevelExchange(GradientCheckpointingLayer):
     ) -> tuple[torch.Tensor, ...]:
         """Adds `log a` to the keys' scores: as one more coordinate, so that a fused kernel needs no mask with a
         gradient."""
-        weight = (activations + 1e-6).log().repeat_interleave(self.num_heads, dim=1)[..., None] / self.scaling
+        weight = (activations + 1e-6).log().flatten(0, 1)[:, None, :, None] / self.scaling
         ones = torch.ones_like(query[..., :1])
         return (
             torch.cat((query, ones), dim=-1),
-            torch.cat((key, weight.to(key.dtype)), dim=-1),
+            torch.cat((key, weight.to(key.dtype).expand_as(ones)), dim=-1),
             torch.cat((value, torch.zeros_like(ones)), dim=-1),
         )
 
