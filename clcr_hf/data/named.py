@@ -16,7 +16,7 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, L
 from datasets.exceptions import DatasetsError
 
 from .arrow import make_dataset
-from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_validation, logger, ordered_splits
+from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_split, logger, ordered_splits
 from .feature_arrays import feature_sequence, feature_type, features_like
 from .source import Rows, Source
 from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
@@ -146,7 +146,7 @@ def typed_rows(
     def groups_of(train: Dataset) -> Sequence[Any]:
         return train[group_column] if group_column is not None else _files(train, chosen)
 
-    parts = carve_validation(parts, groups_of, validation_fraction, seed)
+    parts = carve_split(parts, groups_of, validation_fraction, seed)
     shapes = {key: _shape(name, parts, key) for key in chosen if key.endswith(FEATURES_SUFFIX)}
     typed = {split: _typed(name, split, rows, chosen, identity, labels, shapes) for split, rows in parts.items()}
     names = labels.read.names if isinstance(labels.read.type, List) and labels.read.column == "label" else None

@@ -39,10 +39,10 @@ from ..columns import (
     warn_of,
 )
 from ..files import find_file, folder_with
-from ..source import Rows, Source, has_files
+from ..source import Row, Rows, Source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 from . import class_names
-from .lists import Row, file_column, parsed_lines, present_rows
+from .lists import file_column, parsed_lines, present_rows
 
 if TYPE_CHECKING:
     import h5py

@@ -34,9 +34,9 @@ from ..columns import (
     warn_of,
 )
 from ..files import files_below, find_file, list_lines
-from ..source import Source
+from ..source import Row, Source
 from . import class_names
-from .lists import Row, file_column, present_rows, read_clips, split_lists
+from .lists import file_column, present_rows, read_clips, split_lists
 
 KINETICS_SOUNDS_CLASSES = class_names("kinetics_sounds")
 LISTS = {
@@ -126,7 +126,7 @@ def load_kinetics_sounds(
         for split, rows in parts.items()
     }
     parts = present_rows(folder, parts, skip_missing, "Download them into this folder as mp4")
-    parts = carve_split(parts, lambda row: row["youtube_id"], validation_fraction, seed)
+    parts = carve_split(parts, lambda rows: [row["youtube_id"] for row in rows], validation_fraction, seed)
     types = {
         "id": Value("string"),
         "media": Video(decode=False),

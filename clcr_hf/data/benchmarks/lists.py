@@ -12,9 +12,8 @@ from typing import Any
 
 from ..columns import DataFormatError, media_file, raise_problems, warn_of
 from ..files import find_file, list_lines, named_fault, report_missing
+from ..source import Row
 from ..untrusted.arrays import UnsafeFileError
-
-Row = dict[str, Any]
 
 
 @contextmanager

@@ -24,9 +24,9 @@ from ..columns import (
     replace_non_finite,
     sequence_feature,
 )
-from ..source import Source
+from ..source import Row, Source
 from ..untrusted.pickles import MAX_PICKLE_BYTES, load_pickle_safely, release_pages
-from .lists import Row, noted
+from .lists import noted
 
 _BLOCK_BYTES = 4 * 2**20
 _MOST_STEPS = 2**24

@@ -13,6 +13,7 @@ from ..columns import DataFormatError, carve_split, logger, ordered_splits, spli
 from ..dialogues import as_dialogues
 from ..feature_arrays import feature_type, features_like, read_feature_file
 from ..files import report_missing
+from ..source import Row
 from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, cell_paths, first_fault, located
 from .choose import (
     ID_COLUMNS,
@@ -26,7 +27,7 @@ from .choose import (
     require,
 )
 from .labels import LabelScan
-from .read import Row, Table, column_names, find_tables, read_rows
+from .read import Table, column_names, find_tables, read_rows
 from .scan import feature_shape, kept_type, label_cell, scan_table
 from .values import is_absent, is_missing_word
 
@@ -125,7 +126,9 @@ def read_manifest(
     for count, row in enumerate(manifest.rows(missing), 1):
         parts.setdefault(row["split"], []).append((count - 1, row))
     report_missing(source, missing, count + len(missing), skip_missing, "Give paths relative to the table")
-    parts = carve_split(parts, lambda numbered: _group_of(source, *numbered), validation_fraction, seed)
+    parts = carve_split(
+        parts, lambda rows: [_group_of(source, *numbered) for numbered in rows], validation_fraction, seed
+    )
     for split, rows in parts.items():
         for _, row in rows:
             check_leak(source, owner, row, split)

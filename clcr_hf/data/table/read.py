@@ -15,13 +15,12 @@ import pyarrow.parquet as pq
 from ..arrow import is_list, is_numbers
 from ..columns import SPLIT_ALIASES, DataFormatError, split_name
 from ..errors import format_error
+from ..source import Row
 from ..untrusted.sheets import read_sheet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 TABLE_NAMES = ("metadata", "manifest")
 _BATCH_ROWS = 64
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

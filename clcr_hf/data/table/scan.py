@@ -9,9 +9,10 @@ from datasets import Value
 from ..columns import DataFormatError, split_name
 from ..feature_arrays import feature_sequence, read_feature_file
 from ..files import file_fault
+from ..source import Row
 from .cells import absolute_path
 from .labels import LabelScan
-from .read import Row, Table, read_rows
+from .read import Table, read_rows
 from .values import is_absent
 
 # What a column to keep may hold to be of a type, the narrowest first.
