@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Audio, Dataset, DatasetDict, Features, Image, List, Video
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Video
 from datasets.features.features import (
     any_np_array_to_pyarrow_listarray,
     cast_to_python_objects,
@@ -15,7 +15,7 @@ from datasets.features.features import (
 )
 from datasets.table import array_cast
 
-from .columns import DataFormatError, ordered_splits
+from .columns import IGNORED, DataFormatError, ordered_splits
 
 # Rows are gathered to blocks of about so many bytes, so that a column has few pieces.
 _BLOCK_BYTES = 16 * 2**20
@@ -114,6 +114,8 @@ def _encode(value: Any, feature: Any) -> Any:
         return {"path": os.fspath(value), "bytes": None}
     if isinstance(feature, List) and isinstance(value, (list, tuple)):
         return [_encode(item, feature.feature) for item in value]
+    if isinstance(feature, ClassLabel) and value == IGNORED:
+        return value
     return encode_nested_example(feature, cast_to_python_objects(value))
 
 

@@ -13,6 +13,7 @@ from .errors import DataFormatError
 logger = logging.getLogger("clcr_hf.data")
 Key = TypeVar("Key", bound=Hashable)
 
+IGNORED = -100  # a segment without a label; losses and metrics pass over it
 SPLITS = ("train", "validation", "test")
 SPLIT_ALIASES = {
     "train": "train",

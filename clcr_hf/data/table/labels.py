@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, List, Value
 
-from ..columns import DataFormatError, check_choice, logger
+from ..columns import IGNORED, DataFormatError, check_choice, logger
 from .values import class_word, is_absent, is_almost_number, is_missing_word, parse_list, parse_number, short
 
 TASKS = ("auto", "regression", "classification", "multi_label", "segments")
 MISSING_LABELS = ("error", "drop", "keep")
-IGNORED = -100  # a segment without a label; losses and metrics pass over it
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
