@@ -15,18 +15,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 IGNORED = -100  # a segment without a label; losses and metrics pass over it
 SPLITS = ("train", "validation", "test")
-SPLIT_ALIASES = {
-    "train": "train",
-    "training": "train",
-    "tr": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "te": "test",
-}
+_SPLIT_NAMES = (("train", "training", "tr"), ("validation", "valid", "val", "dev"), ("test", "testing", "te"))
+SPLIT_ALIASES = {alias: names[0] for names in _SPLIT_NAMES for alias in names}
 
 
 def split_name(name: object) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ _DAMAGED = ". Remove it and run its writer again"
 _NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.parquet")
 
 
-class ShardWriter:
+class ShardWriter(AbstractContextManager["ShardWriter"]):
     """Writes the rows of one split as shards; one writer a process.
 
     Memory stays at some tens of megabytes and one row, whatever `rows_per_shard`. A writer opened on a folder that has
@@ -105,9 +105,6 @@ class ShardWriter:
         if self._rows:
             self._finish_shard()
 
-    def __enter__(self) -> "ShardWriter":
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self.close()
 
@@ -133,26 +130,20 @@ class ShardWriter:
         self._index += 1
 
 
-class ShardSet:
+class ShardSet(ExitStack):
     """A `ShardWriter` for each split, opened when its first row comes. Arguments as there."""
 
     def __init__(self, folder: str | os.PathLike, features: Features, **options: Any):
+        super().__init__()
         self.folder, self.features, self._options = folder, features, options
         self._writers: dict[str, ShardWriter] = {}
-        self._stack = ExitStack()
 
     def write(self, split: str, row: Mapping[str, Any]) -> None:
         """Add a row to its split."""
         if split not in self._writers:
             writer = ShardWriter(self.folder, split, self.features, **self._options)
-            self._writers[split] = self._stack.enter_context(writer)
+            self._writers[split] = self.enter_context(writer)
         self._writers[split].write(row)
-
-    def __enter__(self) -> "ShardSet":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

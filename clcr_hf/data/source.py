@@ -19,6 +19,7 @@ from datasets import DatasetDict, Features
 
 from .arrow import gather_rows
 from .columns import DataFormatError
+from .files import find_file
 from .registry import HOMES
 
 Row = dict[str, Any]
@@ -149,7 +150,7 @@ class Source:
         place = Path(path)
         if not self.files or not place.is_dir():
             return place
-        found = next((place / name for name in self.files if (place / name).is_file()), None)
+        found = find_file(place, self.files)
         if found is None:
             raise DataFormatError(f"{place}: no {' or '.join(self.files)} here; name the file itself (--data_file)")
         return found
@@ -171,10 +172,8 @@ class Source:
             raise DataFormatError(f"{self.name} needs the {'file' if self.is_file else 'folder'} to read")
         place = None if path is None else self.locate(path)
         opened = (self.stream if streaming and self.stream is not None else self.read)(place, **options)
-        rows = opened if isinstance(opened, Rows) else None
-        if rows is None and isinstance(opened, DatasetDict):
-            rows = Rows.of(opened)
-        if rows is None:
+        rows = Rows.of(opened) if isinstance(opened, DatasetDict) else opened
+        if not isinstance(rows, Rows):
             known = {name: getattr(opened, name) for name in ("total", "label_names", "title") if hasattr(opened, name)}
             rows = Rows(opened.features, lambda: iter(opened), **known)
         defaults = {name: parameter.default for name, parameter in self.options.items()}

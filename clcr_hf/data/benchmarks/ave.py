@@ -38,6 +38,7 @@ from ..columns import (
     sequence_feature,
     warn_of,
 )
+from ..errors import format_error
 from ..files import find_file, folder_with
 from ..source import Row, Rows, Source, has_files
 from ..untrusted.arrays import open_h5, read_h5
@@ -241,10 +242,9 @@ def iter_ave_h5(
 
 
 def _dataset(stack: ExitStack, path: Path, key: str) -> "h5py.Dataset":
-    try:
-        file = stack.enter_context(open_h5(path))
-    except FileNotFoundError:
-        raise DataFormatError(f"{path}: no such file") from None
+    if not path.is_file():
+        raise DataFormatError(f"{path}: no such file")
+    file = stack.enter_context(open_h5(path))
     if key not in file:
         raise DataFormatError(f"{path}: no dataset {key!r}; it has {', '.join(file) or 'nothing'}")
     dataset = file[key]
@@ -267,10 +267,8 @@ def _check_shapes(folder: Path, frames: "h5py.Dataset", sounds: "h5py.Dataset", 
 
 
 def _read_row(dataset: "h5py.Dataset", index: int) -> np.ndarray:
-    try:
+    with format_error(f"{dataset.file.filename}: row {index} cannot be read", OSError, RuntimeError):
         return dataset[index]
-    except (OSError, RuntimeError) as error:
-        raise DataFormatError(f"{dataset.file.filename}: row {index} cannot be read ({error})") from error
 
 
 def _settled(path: Path, hot: np.ndarray, settle: bool) -> np.ndarray:

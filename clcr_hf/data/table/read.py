@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from ..arrow import is_list, is_numbers
 from ..columns import SPLIT_ALIASES, DataFormatError, split_name
 from ..errors import format_error
+from ..files import find_file
 from ..source import Row
 from ..untrusted.sheets import read_sheet
 
@@ -55,8 +56,7 @@ def find_tables(source: str | os.PathLike | Mapping[str, str | os.PathLike]) -> 
 
 def named_table(folder: Path) -> Path | None:
     """The table in a folder that goes by one of `TABLE_NAMES`; None where there is none."""
-    paths = (folder / (name + suffix) for name in TABLE_NAMES for suffix in TABLE_SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
+    return find_file(folder, [name + suffix for name in TABLE_NAMES for suffix in TABLE_SUFFIXES])
 
 
 def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Row]:
