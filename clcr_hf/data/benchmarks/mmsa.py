@@ -113,7 +113,7 @@ class MmsaRows:
                 for cells in zip(*columns, strict=True):
                     yield split, dict(zip(table, cells, strict=True))
                 for array in sequences:
-                    release_pages(array[: rows.stop])  # what lies before may have been mapped along
+                    release_pages(array)
 
 
 iter_mmsa = MmsaRows
@@ -306,7 +306,7 @@ class _SplitReader:
         bad = 0
         for rows in _blocks(len(array), [array]):
             values, count = replace_non_finite(array[rows])
-            release_pages(array[: rows.stop])  # what lies before may have been mapped along
+            release_pages(array)
             bad += count
             if array.shape[1]:
                 real = np.any(values != 0, axis=2)

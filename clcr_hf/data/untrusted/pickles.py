@@ -377,18 +377,11 @@ def load_pickle_safely(
 
 
 def release_pages(array: np.ndarray) -> None:
-    """Let the system take back the memory of a mapped array that was read; it is read from the file again if used.
-
-    Arrays that own their memory are left alone.
-    """
+    """Let the system take back the memory of the mapped file that an array lies in; what is used again is read from
+    the file again. Arrays that own their memory are left alone."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     mapped = base.obj if isinstance(base, memoryview) else None
-    if not isinstance(mapped, mmap.mmap) or not array.size or not hasattr(mapped, "madvise"):
-        return
-    origin = np.frombuffer(mapped, dtype=np.uint8).__array_interface__["data"][0]
-    first = array.__array_interface__["data"][0] - origin
-    extent = sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)) + array.itemsize
-    start = first // mmap.PAGESIZE * mmap.PAGESIZE
-    mapped.madvise(mmap.MADV_DONTNEED, start, first + extent - start)
+    if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
