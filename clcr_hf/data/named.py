@@ -381,8 +381,6 @@ def _features(
 
 
 SOURCE = Source(
-    "hub",
-    title="",
     about="a data set by name (--dataset_name): of the Hub, or a local folder that `datasets` can load",
     read=load_named,
     parameters_of=(typed_rows,),

@@ -113,8 +113,6 @@ def _files_of(rows: Dataset) -> list[str]:
 
 
 SOURCE = Source(
-    "shards",
-    title="",
     about="shards that `clcr extract` or `clcr convert` wrote",
     read=read_shards,
     recognise=lambda path: any((path / name).is_file() for name in (*_RECORDS, *_UNFINISHED)),

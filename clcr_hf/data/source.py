@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -88,12 +88,11 @@ class Source:
     A source of rows.
 
     Args:
-        name: what `--dataset` calls it.
-        title: what people call the data, for the model card; `{option}` stands for the value of an option. Empty: the
-            name of the file or folder.
         about: one line for `--help`.
         read: called with the path and the options (its keyword-only parameters), gives a `DatasetDict`, [`Rows`], or
             an object with `features` that iterates over (split, row) and may have `total`, `label_names` and `title`.
+        title: what people call the data, for the model card; `{option}` stands for the value of an option. Empty: the
+            name of the file or folder.
         stream: as `read`, for `clcr convert` and `clcr extract` where whole rows should not be held in memory.
         parameters_of: further functions whose keyword-only parameters `read` takes as options.
         is_file: whether a file is read, rather than a folder.
@@ -105,12 +104,12 @@ class Source:
         label_range: limits of the scores, where the reader has no option `label_range`.
         generated: whether the rows are made by this package, so that no path is needed.
         by_name: whether what is read has a name, which need not be a path.
+        name: what `--dataset` calls it, from the registry.
     """
 
-    name: str
-    title: str
     about: str
     read: Callable[..., Any]
+    title: str = ""
     stream: Callable[..., Any] | None = None
     parameters_of: Sequence[Callable[..., Any]] = ()
     is_file: bool = False
@@ -122,6 +121,7 @@ class Source:
     label_range: tuple[float, float] | None = None
     generated: bool = False
     by_name: bool = False
+    name: str = ""
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -190,7 +190,7 @@ def find_source(name: str) -> Source:
     if name not in HOMES:
         raise DataFormatError(f"dataset {name!r} is none of {', '.join(HOMES)}")
     module, _, attribute = HOMES[name].partition(":")
-    return getattr(import_module(f".{module}", __package__), attribute or "SOURCE")
+    return replace(getattr(import_module(f".{module}", __package__), attribute or "SOURCE"), name=name)
 
 
 def recognise(path: str | PathLike[str]) -> str | None:

@@ -40,7 +40,7 @@ from ..columns import (
 )
 from ..errors import format_error
 from ..files import find_file, folder_with
-from ..source import Row, Rows, Source, has_files
+from ..source import Row, Rows, Source, find_source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 from . import class_names
 from .lists import file_column, parsed_lines, present_rows
@@ -183,7 +183,7 @@ def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
 
 def load_ave_h5(root: str | os.PathLike, **options: Any) -> DatasetDict:
     """The rows of `iter_ave_h5`, with its options, in memory (about 110 MB as means, 4.2 GB as tokens)."""
-    return H5_SOURCE.open(root, **options).load()
+    return find_source("ave_h5").open(root, **options).load()
 
 
 def iter_ave_h5(
@@ -318,7 +318,6 @@ def _h5_rows(root: str | os.PathLike, **options: Any) -> Rows:
 
 
 SOURCE = Source(
-    "ave",
     title="AVE",
     about="AVE: videos and lists",
     read=load_ave,
@@ -326,7 +325,6 @@ SOURCE = Source(
     segments=True,
 )
 H5_SOURCE = Source(
-    "ave_h5",
     title="AVE features",
     about="AVE: the ready .h5 features",
     read=_h5_rows,

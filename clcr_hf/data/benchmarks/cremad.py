@@ -220,7 +220,6 @@ def _has_no_samples(path: str) -> bool:
 
 
 SOURCE = Source(
-    "cremad",
     title="CREMA-D",
     about="CREMA-D: audio, videos or frames, and lists",
     read=load_cremad,

@@ -30,7 +30,7 @@ from ..columns import (
     replace_non_finite,
     sequence_feature,
 )
-from ..source import Source, has_files
+from ..source import Source, find_source, has_files
 from ..untrusted.arrays import UnsafeFileError
 from .csd_files import (
     MAX_ENTRY_BYTES,
@@ -512,11 +512,10 @@ iter_csd = CsdRows
 
 def load_csd(root: str | os.PathLike, **options: Any) -> DatasetDict:
     """CMU-MOSI or CMU-MOSEI in memory: the rows of [`CsdRows`], whose options these are."""
-    return SOURCE.open(root, **options).load()
+    return find_source("csd").open(root, **options).load()
 
 
 SOURCE = Source(
-    "csd",
     title="CMU-MultimodalSDK sentiment",
     about="CMU-MOSI and CMU-MOSEI, the .csd files of CMU-MultimodalSDK",
     read=CsdRows,

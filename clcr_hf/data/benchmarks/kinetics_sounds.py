@@ -305,7 +305,6 @@ def _check_leaks(folder: Path, parts: Mapping[str, Sequence[Row]]) -> None:
 
 
 SOURCE = Source(
-    "kinetics_sounds",
     title="Kinetics-Sounds",
     about="Kinetics-Sounds: clips and lists, Kinetics' own lists, or folders of classes",
     read=load_kinetics_sounds,

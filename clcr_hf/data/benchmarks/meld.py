@@ -108,7 +108,6 @@ def _row(split: str, labels: str, line: dict[str, str]) -> Row:
 
 
 SOURCE = Source(
-    "meld",
     title="MELD {labels}",
     about="MELD: clips of utterances and lists",
     read=load_meld,

@@ -24,7 +24,7 @@ from ..columns import (
     replace_non_finite,
     sequence_feature,
 )
-from ..source import Row, Source
+from ..source import Row, Source, find_source
 from ..untrusted.pickles import MAX_PICKLE_BYTES, load_pickle_safely, release_pages
 from .lists import noted
 
@@ -121,12 +121,10 @@ iter_mmsa = MmsaRows
 
 def load_mmsa(path: str | os.PathLike, **options: Any) -> DatasetDict:
     """A pickle in memory: the rows of [`MmsaRows`], whose options these are."""
-    return SOURCE.open(path, **options).load()
+    return find_source("mmsa").open(path, **options).load()
 
 
 SOURCE = Source(
-    "mmsa",
-    title="",
     about="MOSI, MOSEI and SIMS pickles of the MMSA toolkit, and MulT's older ones",
     read=MmsaRows,
     is_file=True,

@@ -89,7 +89,6 @@ def _score(column: str, cell: str) -> float | None:
 
 
 SOURCE = Source(
-    "sims2",
     title="CH-SIMS v2",
     about="CH-SIMS v2: videos and meta.csv",
     read=load_sims2,

@@ -176,7 +176,6 @@ def _flow_file(folder: Path, row: Row) -> str | None:
 
 
 SOURCE = Source(
-    "ucf101",
     title="UCF101, split {fold}",
     about="UCF101: clips, lists of the three splits, optical flow",
     read=load_ucf101,

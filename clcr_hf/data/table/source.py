@@ -60,8 +60,6 @@ def _is_table(path: Path) -> bool:
 
 
 SOURCE = Source(
-    "manifest",
-    title="",
     about="your own table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues",
     read=read_table,
     stream=stream_table,
