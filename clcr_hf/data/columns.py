@@ -15,7 +15,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 IGNORED = -100  # a segment without a label; losses and metrics pass over it
 SPLITS = ("train", "validation", "test")
-_SPLIT_NAMES = (("train", "training", "tr"), ("validation", "valid", "val", "dev"), ("test", "testing", "te"))
+_SPLIT_NAMES = (
+    ("train", "training", "tr"),
+    ("validation", "validate", "valid", "val", "dev"),
+    ("test", "testing", "te"),
+)
 SPLIT_ALIASES = {alias: names[0] for names in _SPLIT_NAMES for alias in names}
 
 

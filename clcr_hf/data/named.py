@@ -371,8 +371,7 @@ def _features(
     arrays: list[np.ndarray | None] = []
     replaced = 0
     for number, value in enumerate(values, 1):
-        where = f"{name}: {split}, row {number}, {key}"
-        array, bad = (None, 0) if value is None else features_like(shape, value, where)
+        array, bad = features_like(shape, value, f"{name}: {split}, row {number}, {key}")
         arrays.append(array)
         replaced += bad
     if replaced:

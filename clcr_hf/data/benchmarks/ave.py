@@ -232,7 +232,8 @@ def iter_ave_h5(
         for split, index in ((split, index) for split, order in orders.items() for index in order):
             row: Row = {"id": ids[index]}
             for name, dataset in (("vision_features", frames), ("audio_features", sounds)):
-                row[name], bad = replace_non_finite(_read_row(dataset, index))
+                with format_error(f"{dataset.file.filename}: row {index} cannot be read", OSError, RuntimeError):
+                    row[name], bad = replace_non_finite(dataset[index])
                 replaced[name] += bad
             cells = row["vision_features"]
             row["vision_features"] = cells.mean((1, 2)) if visual == "mean" else cells.reshape(-1, 512)
@@ -264,11 +265,6 @@ def _check_shapes(folder: Path, frames: "h5py.Dataset", sounds: "h5py.Dataset", 
     raise_problems(folder, problems)
     for dataset in (frames, sounds):
         read_h5(dataset, rows=slice(0, 1))  # checks storage, type and every chunk, so that rows can be taken one by one
-
-
-def _read_row(dataset: "h5py.Dataset", index: int) -> np.ndarray:
-    with format_error(f"{dataset.file.filename}: row {index} cannot be read", OSError, RuntimeError):
-        return dataset[index]
 
 
 def _settled(path: Path, hot: np.ndarray, settle: bool) -> np.ndarray:

@@ -53,7 +53,6 @@ LISTS = {
     "test": ("my_test.txt", "test.txt", "test.csv", "kinetics_test.csv"),
 }
 CLASS_FILES = ("class.txt", "classes.txt", "class_list.txt")
-_SPLIT_FOLDERS = {**SPLIT_ALIASES, "validate": "validation"}
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 # A YouTube id has 11 characters, of which some may be _ and -, also the first.
 _TIMED = re.compile(r"(.{11})_(\d{6})_(\d{6})", re.ASCII)
@@ -240,7 +239,7 @@ def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str,
     problems: list[str] = []
     for stem, path in ((stem, path) for stem, paths in sorted(files.items()) for path in paths):
         place = Path(path).relative_to(folder).parts
-        split = _SPLIT_FOLDERS.get(place[0].lower()) if len(place) == 3 else None
+        split = SPLIT_ALIASES.get(place[0].lower()) if len(place) == 3 else None
         if split is not None:
             row = _clip(stem, _plain(place[1]))
             if parts.setdefault(split, {}).setdefault(row["id"], row)["label"] != row["label"]:
@@ -252,7 +251,7 @@ def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str,
 def _with_file(folder: Path, files: Mapping[str, Sequence[str]], split: str, row: Row) -> Row:
     """The clip with its file, preferably in the folder of its split, or with its fault."""
     paths = [path for stem in row["stems"] for path in files.get(stem, ())] or [str(folder / f"{row['id']}.mp4")]
-    paths.sort(key=lambda path: _SPLIT_FOLDERS.get(Path(path).relative_to(folder).parts[0].lower()) != split)
+    paths.sort(key=lambda path: SPLIT_ALIASES.get(Path(path).relative_to(folder).parts[0].lower()) != split)
     return row | file_column("media", *paths, folder=folder)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -204,7 +205,7 @@ class Manifest:
         self.window = tuple(name for name in WINDOW_COLUMNS if name in present and timed)
         used = {*self.columns.values(), *self.window, *self.label_columns, self.id_column, split_column}
         used |= {*keep_columns, group_column, *ignore_columns}
-        _name_unused(source, [name for name in present if name not in used])
+        _name_unused(str(source), tuple(name for name in present if name not in used))
         self.labels = labels.finish() if self.label_columns else None
         self.split_column = split_column if scan.has_split else None
         self.num_rows = scan.num_rows - (labels.num_missing if self.drop_unlabelled else 0)
@@ -246,7 +247,7 @@ class Manifest:
             where the table has them (`end=None` is the file's end).
         """
         make_id = RowIds()
-        replaced: dict[str, int] = {}
+        replaced: Counter[str] = Counter()
         doubtful: list[str] = []  # texts that may mean "no text"
         for table in self.tables:
             for number, raw in enumerate(read_rows(table), 1):
@@ -276,7 +277,7 @@ class Manifest:
         if doubtful:
             text = "%s: %d transcripts say nothing but %r or the like, and are read as that; leave such cells empty"
             logger.warning(text, self.source, len(doubtful), doubtful[0])
-        for name, count in replaced.items():
+        for name, count in (+replaced).items():
             logger.warning("%s: %d NaN or infinite values in %s were replaced by 0", self.source, count, name)
 
     def _label(self, raw: Row) -> Any:
@@ -299,13 +300,10 @@ class Manifest:
         """The cell whose file name makes the row's id; None where the table has no files."""
         return next((raw.get(self.columns[name]) for name in MEDIA_TYPES if name in self.columns), None)
 
-    def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
-        if cell is None:
-            return None
+    def _features(self, name: str, cell: Any, where: str, replaced: Counter[str]) -> Any:
         value = read_feature_file(cell, name) if isinstance(cell, str) else cell
-        array, bad = features_like(self.shapes[name], value, where)
-        if bad:
-            replaced[name] = replaced.get(name, 0) + bad
+        array, replaced_here = features_like(self.shapes[name], value, where)
+        replaced[name] += replaced_here
         return array
 
 
@@ -337,15 +335,10 @@ def _label_columns(
 
 
 @functools.cache
-def _say_once(text: str) -> None:
-    logger.warning(text)
-
-
-def _name_unused(source: object, names: Sequence[str]) -> None:
+def _name_unused(source: str, names: tuple[str, ...]) -> None:
     """Names the columns that nothing is read from, once in a process."""
     if names:
-        shown = ", ".join(name or "(no name)" for name in names)
-        _say_once(f"{source}: columns that are not used: {shown}")
+        logger.warning("%s: columns that are not used: %s", source, ", ".join(name or "(no name)" for name in names))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
