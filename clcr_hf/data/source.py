@@ -221,9 +221,7 @@ def _fits(value: Any, kind: Any) -> bool:
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, each) for each in inside)
-    if kind is type(None) or kind is None:
-        return value is None
-    if kind in (bool, int, float, str):
+    if kind in (bool, int, float, str, types.NoneType):
         exact = isinstance(value, bool) == (kind is bool)
         return exact and isinstance(value, (int, float) if kind is float else kind)
     base = origin or kind

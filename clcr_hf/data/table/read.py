@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..arrow import is_list, is_numbers
@@ -192,9 +193,9 @@ def _array(path: Path, name: str, value: Any) -> np.ndarray:
     values = value.values
     shape = [len(values)]
     while is_list(values.type):
-        counts = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else [values.type.list_size]
-        if values.null_count or len(set(map(int, counts))) > 1:
+        counts = pc.unique(pc.list_value_length(values)).to_pylist()
+        if values.null_count or len(counts) > 1:
             raise DataFormatError(f"{path}: a list in the column {name} has inner lists of different lengths")
-        shape.append(int(counts[0]) if len(counts) else 0)
+        shape.append(counts[0] if counts else 0)
         values = values.flatten()
     return values.to_numpy(zero_copy_only=False).reshape(shape)
