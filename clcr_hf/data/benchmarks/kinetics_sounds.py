@@ -55,9 +55,8 @@ LISTS = {
 CLASS_FILES = ("class.txt", "classes.txt", "class_list.txt")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 # A YouTube id has 11 characters, of which some may be _ and -, also the first.
-_TIMED = re.compile(r"(.{11})_(\d{6})_(\d{6})", re.ASCII)
 _STARTED = re.compile(r"(.{11})_(\d{1,6})", re.ASCII)
-_OTHER = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)
+_TIMED = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)
 _DEPTH = 3
 
 
@@ -201,7 +200,7 @@ def _clip(name: str, label: str, seconds: int = 10) -> Row:
         # Lists of the OGM-GE code give the start alone, as a plain number.
         video, start = match[1], int(match[2])
         stems = [f"{video}_{start:06d}_{start + seconds:06d}", name, f"{video}_{start:06d}"]
-    elif match := _TIMED.fullmatch(name) or _OTHER.fullmatch(name):
+    elif match := _TIMED.fullmatch(name):
         video = match[1]
     return {"id": stems[0], "youtube_id": video, "label": label, "stems": stems}
 
