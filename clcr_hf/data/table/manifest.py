@@ -12,10 +12,10 @@ from ...samples import window_of
 from ..arrow import make_dataset
 from ..columns import DataFormatError, carve_split, logger, ordered_splits, split_name
 from ..dialogues import as_dialogues
-from ..feature_arrays import feature_type, features_like, read_feature_file
-from ..files import report_missing
+from ..feature_arrays import feature_sequence, feature_type, features_like, read_feature_file
+from ..files import file_fault, report_missing
 from ..source import Row
-from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, cell_paths, first_fault, located
+from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, absolute_path, cell_paths, first_fault, located
 from .choose import (
     ID_COLUMNS,
     LABEL_COLUMNS,
@@ -29,11 +29,12 @@ from .choose import (
 )
 from .labels import LabelScan
 from .read import Table, column_names, find_tables, read_rows
-from .scan import feature_shape, kept_type, label_cell, scan_table
 from .values import is_absent, is_missing_word
 
 # Columns of the result that hold files with times.
 _TIMED = {"media", "video", "audio", "flow"}
+# What a column to keep may hold to be of a type, the narrowest first.
+_KEPT: dict[str, set[type]] = {"bool": {bool}, "int64": {int, bool}, "float64": {int, float, bool}, "string": {str}}
 
 
 def load_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], **options: Any) -> DatasetDict:
@@ -184,6 +185,8 @@ class Manifest:
         ignore_columns: Sequence[str] = (),
     ):
         self.source, self.keep_columns, self.group_column = source, tuple(keep_columns), group_column
+        self.num_rows = 0
+        self.split_column: str | None = None
         self.tables = find_tables(source)
         present = _present_columns(source, self.tables)
         self.columns = choose_columns(source, self.tables, present, media_column, text_column)
@@ -195,7 +198,7 @@ class Manifest:
         missing = missing_labels if require_label else "keep"
         self.drop_unlabelled = missing == "drop"
         labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
-        scan = scan_table(self.tables, labels, self.label_columns, self.id_column, split_column, keep_columns)
+        kinds = self._scan(labels, split_column)
         if not self.columns:
             raise DataFormatError(
                 f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, 'video', 'audio'))}), "
@@ -207,12 +210,58 @@ class Manifest:
         used |= {*keep_columns, group_column, *ignore_columns}
         _name_unused(str(source), tuple(name for name in present if name not in used))
         self.labels = labels.finish() if self.label_columns else None
-        self.split_column = split_column if scan.has_split else None
-        self.num_rows = scan.num_rows - (labels.num_missing if self.drop_unlabelled else 0)
+        self.num_rows -= labels.num_missing if self.drop_unlabelled else 0
         featured = [name for name in self.columns if name.endswith(FEATURES_SUFFIX)]
-        self.shapes = {name: feature_shape(self.tables, self.columns[name]) for name in featured}
-        kept = {name: kept_type(name, scan.kinds[name]) for name in keep_columns}
-        self.features = self._types(kept)
+        self.shapes = {name: _feature_shape(self.tables, self.columns[name]) for name in featured}
+        self.features = self._types({name: _kept_type(name, kinds[name]) for name in keep_columns})
+
+    def _scan(self, labels: LabelScan, split_column: str) -> dict[str, set[type]]:
+        """Look through all rows once: note each label, count the rows, see whether they name their split.
+
+        Returns:
+            The types of the values in the columns to keep.
+
+        Raises:
+            DataFormatError: no rows, unknown splits, a row without split or id, ids that come twice.
+        """
+        kinds: dict[str, set[type]] = {name: set() for name in self.keep_columns}
+        wanted = [*self.label_columns, *([self.id_column] if self.id_column else []), split_column, *kinds]
+        seen: set[str] = set()
+        twice: dict[str, None] = {}
+        unsplit: str | None = None  # the first is enough
+        for table in self.tables:
+            for number, row in enumerate(read_rows(table, wanted), 1):
+                self.num_rows += 1
+                if table.split is None and is_absent(row.get(split_column)):
+                    unsplit = unsplit or f"{table.path}: row {number}"
+                elif table.split is None:
+                    split_name(row[split_column])
+                    self.split_column = split_column
+                if self.id_column is not None:
+                    if is_absent(row.get(self.id_column)):
+                        raise DataFormatError(f"{table.path}: row {number} has no {self.id_column}")
+                    name = str(row[self.id_column]).strip()
+                    if name in seen:
+                        twice[name] = None
+                    seen.add(name)
+                if self.label_columns:
+                    at = f"row {number}" if len(self.tables) == 1 else f"{table.path}, row {number}"
+                    labels.add(self._label_cell(row), at)
+                for key, found in kinds.items():
+                    if row.get(key) is not None:
+                        found.add(type(row[key]))
+        if not self.num_rows:
+            raise DataFormatError(f"{self.source}: the table has no rows")
+        if twice:
+            raise DataFormatError(f"{self.source}: {len(twice)} ids come twice (first: {next(iter(twice))!r})")
+        if self.split_column and unsplit:
+            raise DataFormatError(f"{unsplit} has no {split_column}")
+        return kinds
+
+    def _label_cell(self, row: Row) -> Any:
+        """A row's label: the cell of its column, or the cells of all columns where a label is spread over them."""
+        cells = [row.get(name) for name in self.label_columns]
+        return cells if self.spread_labels else cells[0]
 
     def _types(self, kept: dict[str, Any]) -> Features:
         """Types of the rows; features come last."""
@@ -252,7 +301,7 @@ class Manifest:
         for table in self.tables:
             for number, raw in enumerate(read_rows(table), 1):
                 where = f"{table.path}, row {number}"
-                label = {} if self.labels is None else {self.labels.column: self._label(raw)}
+                label = {} if self.labels is None else {self.labels.column: self.labels.read(self._label_cell(raw))}
                 if self.drop_unlabelled and None in label.values():
                     continue
                 cells = {
@@ -279,10 +328,6 @@ class Manifest:
             logger.warning(text, self.source, len(doubtful), doubtful[0])
         for name, count in (+replaced).items():
             logger.warning("%s: %d NaN or infinite values in %s were replaced by 0", self.source, count, name)
-
-    def _label(self, raw: Row) -> Any:
-        cell = label_cell(raw, self.label_columns, self.spread_labels) if self.label_columns else None
-        return None if self.labels is None else self.labels.read(cell)
 
     def _stretch(self, raw: Row, where: str) -> dict[str, float | None]:
         """The columns `start` and `end` that the table has."""
@@ -332,6 +377,32 @@ def _label_columns(
         return (pick_label(source, present, one),)
     label = pick(source, present, one, LABEL_COLUMNS)
     return () if label is None else (label,)
+
+
+def _feature_shape(tables: Sequence[Table], column: str) -> tuple[int, int]:
+    """Number of axes and width of the first features of a column."""
+    for table in tables:
+        for row in read_rows(table, [column]):
+            cell = row.get(column)
+            if is_absent(cell):
+                continue
+            path = absolute_path(table.path.parent, cell) if isinstance(cell, str) else None
+            if path is not None and file_fault(path) is not None:
+                continue  # reported, or skipped, with the other absent files
+            value = cell if path is None else read_feature_file(path, column)
+            array = feature_sequence(value, f"{table.path}, {column}")[0]
+            if array.size:
+                return array.ndim, array.shape[-1]
+    raise DataFormatError(f"{tables[0].path}: no row has {column}")
+
+
+def _kept_type(name: str, kinds: set[type]) -> Value:
+    """The `datasets` type of a column to keep, from the types of its values."""
+    for dtype, fitting in _KEPT.items():
+        if kinds <= fitting:
+            return Value(dtype)
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise DataFormatError(f"the kept column {name!r} holds {found}; text, or numbers, can be kept")
 
 
 @functools.cache
