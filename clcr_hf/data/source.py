@@ -56,7 +56,7 @@ class Rows:
     def of(cls, splits: DatasetDict, **more: Any) -> "Rows":
         """Rows that are in memory."""
         return cls(
-            next(iter(splits.values())).features,
+            next(iter(splits.values())).features if splits else Features(),
             lambda: ((split, row) for split in splits for row in splits[split]),
             sum(map(len, splits.values())),
             splits=splits,

@@ -4,9 +4,10 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, List, Value
 
 from ...samples import window_of
 from ..arrow import make_dataset
@@ -14,7 +15,8 @@ from ..columns import DataFormatError, carve_split, logger, ordered_splits, spli
 from ..dialogues import as_dialogues
 from ..feature_arrays import feature_sequence, feature_type, features_like, read_feature_file
 from ..files import file_fault, report_missing
-from ..source import Row
+from ..source import Row, Rows, Source
+from ..talking_faces.factors import MARKER
 from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, absolute_path, cell_paths, first_fault, located
 from .choose import (
     ID_COLUMNS,
@@ -28,7 +30,7 @@ from .choose import (
     require,
 )
 from .labels import LabelScan
-from .read import Table, column_names, find_tables, read_rows
+from .read import TABLE_SUFFIXES, Table, column_names, find_tables, named_table, read_rows
 from .values import is_absent, is_missing_word
 
 # Columns of the result that hold files with times.
@@ -101,7 +103,7 @@ def load_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], *
             named), features of several widths, labels that fit no task (with the row), one file in two splits, ids that
             come twice.
     """
-    return read_manifest(source, **options)[1]
+    return read_manifest(source, **options).load()
 
 
 def read_manifest(
@@ -113,8 +115,8 @@ def read_manifest(
     seed: int = 0,
     skip_missing: bool = False,
     **options: Any,
-) -> tuple["Manifest", DatasetDict]:
-    """The table and all of its rows; see [`load_manifest`]. `options` are those of [`open_manifest`]."""
+) -> Rows:
+    """All rows of a table; see [`load_manifest`]. `options` are those of [`open_manifest`]."""
     utterance_columns = [name for name in (dialogue_column, turn_column) if name is not None]
     if dialogue_column is not None:
         options["require_label"] = False
@@ -137,7 +139,7 @@ def read_manifest(
     data = ordered_splits({split: manifest.dataset([row for _, row in rows]) for split, rows in parts.items()})
     if dialogue_column is not None:
         data = as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
-    return manifest, data
+    return Rows.of(data, **manifest.about_labels)
 
 
 def iter_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], **options: Any) -> Iterator[Row]:
@@ -275,6 +277,18 @@ class Manifest:
     def label_names(self) -> tuple[str, ...] | None:
         """Class names, where labels are classes with names; of several scores their names."""
         return None if self.labels is None else self.labels.names
+
+    @property
+    def about_labels(self) -> dict[str, Any]:
+        """Fields of `Rows`: the names of several numbers, or of a score, which their column cannot hold, and which
+        these are. A score without a name goes by that of its column, unless that is no more than "label" or the
+        like."""
+        scores = self.labels is not None and self.labels.task == "regression"
+        several = isinstance(self.features.get("label"), List)
+        names: Sequence[str] | None = self.label_names if several or scores else None
+        if scores and not several and names is None and self.label_columns[0] not in LABEL_COLUMNS:
+            names = self.label_columns
+        return {"label_names": names, "scores": scores and several}
 
     def __iter__(self) -> Iterator[Row]:
         return self.rows()
@@ -432,3 +446,45 @@ def check_leak(source: object, owner: dict[int, str], row: Row, split: str) -> N
             raise DataFormatError(
                 f"{source}: {path} is in both {owner[hash(path)]} and {split}; a clip belongs to one split"
             )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# As a source of rows: whole for training, streamed for conversion
+
+# Options that need the whole table at once.
+_WHOLE_TABLE = ("validation_fraction", "seed", "group_column", "dialogue_column", "turn_column")
+
+
+def stream_table(source: str | os.PathLike, *, skip_missing: bool = False, **options: Any) -> Rows:
+    """Rows of a table in the splits that it names, one at a time; the table is read whole where options want that."""
+    if any(name in options for name in _WHOLE_TABLE):
+        return read_manifest(source, skip_missing=skip_missing, **options)
+    manifest = open_manifest(source, **options)
+
+    def stream() -> Iterator[tuple[str, Row]]:
+        missing: list[str] = []
+        owner: dict[int, str] = {}
+        for row in manifest.rows(missing):
+            check_leak(source, owner, row, row["split"])
+            if skip_missing or not missing:  # else the rest is looked through to count what else is missing
+                yield row["split"], {name: row[name] for name in manifest.features}
+        report_missing(source, missing, len(manifest), skip_missing, "Give paths relative to the table")
+
+    return Rows(manifest.features, stream, len(manifest), **manifest.about_labels)
+
+
+def _is_table(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix.lower() in TABLE_SUFFIXES
+    return any(map(named_table, (path, *path.glob("*/")))) and not (path / MARKER).is_file()
+
+
+SOURCE = Source(
+    about="your own table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues",
+    read=read_manifest,
+    stream=stream_table,
+    parameters_of=(open_manifest,),
+    is_file=True,
+    recognise=_is_table,
+    segments=True,
+)
