@@ -376,17 +376,13 @@ class CsdRows:
                 for role, index in self._index.items()
             }
             if material is None or keys != made_from:
-                material, made_from = self._material(sequences, video, keys, tally), keys
+                material, made_from = self._material(sequences, keys, tally), keys
             row = self._row(video, segment, material, tally)
             if row is not None:
                 yield row
 
     def _material(
-        self,
-        sequences: Mapping[str, ComputationalSequence],
-        video: str,
-        keys: Mapping[str, Sequence[str]],
-        tally: _Tally,
+        self, sequences: Mapping[str, ComputationalSequence], keys: Mapping[str, Sequence[str]], tally: _Tally
     ) -> _Material:
         tracks: dict[str, CsdEntry] = {}
         for use, role in self._streams.items():
