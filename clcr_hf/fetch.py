@@ -16,6 +16,7 @@ import socket
 import ssl
 import time
 from contextlib import closing
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
@@ -148,7 +149,13 @@ def _ask(url: str, max_bytes: int, deadline: float, allow_private: bool) -> byte
     """The body, or the address that the answer leads to."""
     scheme, host, port, target, shown = _parts(url)
     headers = {"User-Agent": "clcr_hf", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
-    with closing(_Connection(host, port, scheme, deadline, allow_private)) as connection:
+    with closing(HTTPConnection(f"[{host}]" if ":" in host else host, port)) as connection:
+        connection.auto_open = 0  # it is connected here, to an address that was checked, or not at all
+        connection.sock = _reach(host, port, deadline, allow_private)
+        connection.sock.settimeout(_left(deadline))
+        if scheme == "https":
+            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
+        connection.response_class = partial(_TimedResponse, deadline=deadline)  # type: ignore[assignment]
         connection.request("GET", target, headers=headers)
         with closing(connection.getresponse()) as response:
             if response.status in _REDIRECTS and response.headers.get("Location"):
@@ -232,41 +239,15 @@ def _plain(text: str) -> str:
 # -- connections -----------------------------------------------------------------------------------------------------
 
 
-class _Connection(HTTPConnection):
-    """Connects to an address that was checked, and gives up when the time for all is over."""
-
-    def __init__(self, host: str, port: int, scheme: str, deadline: float, allow_private: bool) -> None:
-        super().__init__(f"[{host}]" if ":" in host else host, port)
-        self._name, self._scheme, self._deadline, self._allow_private = host, scheme, deadline, allow_private
-
-    def connect(self) -> None:
-        plain = self._reach()
+def _reach(host: str, port: int, deadline: float, allow_private: bool) -> socket.socket:
+    """A socket to the first address of the host that answers."""
+    problem: OSError = OSError(f"{host} has no address")
+    for address in _addresses(host, port, allow_private):
         try:
-            plain.settimeout(_left(self._deadline))
-            if self._scheme == "https":
-                plain = ssl.create_default_context().wrap_socket(plain, server_hostname=self._name)
-        except BaseException:
-            plain.close()
-            raise
-        self.sock = plain
-
-    def response_class(self, sock: socket.socket, **options: Any) -> HTTPResponse:  # type: ignore[override]
-        """The answer, each reading of which may take what is left of the time for all, so that a server that sends a
-        byte now and then is not waited for longer."""
-        response = HTTPResponse(sock, **options)
-        response.fp.close()
-        response.fp = io.BufferedReader(_TimedReader(sock, self._deadline))
-        return response
-
-    def _reach(self) -> socket.socket:
-        """A socket to the first address of the host that answers."""
-        problem: OSError = OSError(f"{self._name} has no address")
-        for address in _addresses(self._name, self.port, self._allow_private):
-            try:
-                return socket.create_connection((address, self.port), timeout=_left(self._deadline))
-            except OSError as error:
-                problem = error
-        raise problem
+            return socket.create_connection((address, port), timeout=_left(deadline))
+        except OSError as error:
+            problem = error
+    raise problem
 
 
 def _addresses(host: str, port: int, allow_private: bool) -> list[str]:
@@ -302,6 +283,16 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError
     return left
+
+
+class _TimedResponse(HTTPResponse):
+    """An answer, each reading of which may take what is left of the time for all, so that a server that sends a byte
+    now and then is not waited for longer."""
+
+    def __init__(self, sock: socket.socket, deadline: float, **options: Any) -> None:
+        super().__init__(sock, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_TimedReader(sock, deadline))
 
 
 class _TimedReader(io.RawIOBase):

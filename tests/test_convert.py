@@ -29,7 +29,7 @@ from clcr_hf.data.columns import DataFormatError
 from clcr_hf.data.convert import convert
 from clcr_hf.data.options import read_options
 from clcr_hf.data.registry import SOURCE_NAMES
-from clcr_hf.data.table import source as table_source
+from clcr_hf.data.table import manifest
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_shards_hold_what_the_loader_gives(tmp_path, layout):
 
 def test_tables_are_streamed_in_their_own_splits(tmp_path, monkeypatch):
     source = make_table(tmp_path)
-    monkeypatch.setattr(table_source, "read_table", None)  # not needed
+    monkeypatch.setattr(manifest, "read_manifest", None)  # not needed
     assert convert("manifest", source, tmp_path / "out")["rows"] == {"train": 8, "test": 2}
 
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from clcr_hf import CLCRConfig, CLCRForTokenClassification
-from clcr_hf.data import CLCRDataCollator, iter_manifest, load_manifest, open_manifest
+from clcr_hf.data import CLCRDataCollator, iter_manifest, load_manifest, load_shards, open_manifest
 from clcr_hf.data.columns import DataFormatError, carve_groups
+from clcr_hf.data.convert import convert
 from clcr_hf.data.talking_faces.render import generate_talking_faces
 
 
@@ -515,8 +516,11 @@ def test_multi_label(tmp_path, cells, options, expected):
 
 def test_segments(tmp_path):
     table = [{"audio_features": [[1.0], [2.0], [3.0]], "labels": [2, 0, -100]} for _ in range(2)]
-    data = load_manifest(write(tmp_path / "m.parquet", table, clips=False), validation_fraction=0)["train"]
+    path = write(tmp_path / "m.parquet", table, clips=False)
+    data = load_manifest(path, validation_fraction=0)["train"]
     assert data.features["labels"] == List(ClassLabel(names=["0", "2"])) and data[0]["labels"] == [1, 0, -100]
+    convert("manifest", path, tmp_path / "shards")
+    assert next(iter(load_shards(tmp_path / "shards", streaming=True)["train"]))["labels"] == [1, 0, -100]
     table = [{"text": "x", "labels": ["hi", "ho"]}, {"text": "x", "labels": ["ho"]}]
     path = write(tmp_path / "m.jsonl", table, clips=False)
     data = load_manifest(path, validation_fraction=0, task="segments", label_names=["ho", "hi"])["train"]

@@ -137,7 +137,7 @@ def test_a_new_benchmark_is_one_file_and_one_line(tmp_path, monkeypatch):
     def read(root, *, start: int = 0):
         return _Numbers(start)
 
-    module.SOURCE = Source("numbers", title="Numbers from {start}", about="numbers", read=read)
+    module.SOURCE = Source(title="Numbers from {start}", about="numbers", read=read)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(registry.HOMES, "numbers", "benchmarks.numbers")
     data = load_data(DataArguments(dataset="numbers", dataset_dir=str(tmp_path), dataset_options="start=3"))

@@ -7,7 +7,6 @@ share more than `EPSILON` seconds, and then counts fully, however little they sh
 import numpy as np
 
 EPSILON = 1e-5
-_BLOCK = 2**21  # candidate pairs of word and frame looked at together
 
 
 def usable_intervals(intervals: np.ndarray) -> np.ndarray:
@@ -48,36 +47,14 @@ def average_over(
     means = np.zeros((len(intervals), frames.shape[1]), dtype=np.float32)
     counts = np.zeros(len(intervals), dtype=np.int64)
     order = np.flatnonzero(usable_intervals(frame_intervals))
-    if not len(order) or not len(intervals):
-        return means, counts
     order = order[np.argsort(frame_intervals[order, 0], kind="stable")]
-    starts, ends = frame_intervals[order].T
-    after, before = intervals[:, 0] + EPSILON, intervals[:, 1] - EPSILON
+    times = frame_intervals[order]
     # Frames of a word lie in first:last of the sorted ones; where frames are nested some in between end too early.
-    first = np.searchsorted(np.maximum.accumulate(ends), after, side="right")
-    last = np.searchsorted(starts, before, side="left")
-    sizes = np.where(usable_intervals(intervals), np.maximum(last - first, 0), 0)
-    bounds = np.searchsorted(np.cumsum(sizes), np.arange(_BLOCK, sizes.sum() + _BLOCK, _BLOCK), side="right")
-    low = 0
-    for high in [*np.unique(np.clip(bounds, 1, len(sizes))), len(sizes)]:
-        if high <= low:
-            continue
-        owner = np.repeat(np.arange(low, high), sizes[low:high])
-        shift = np.cumsum(sizes[low:high]) - sizes[low:high]
-        rows = np.arange(len(owner)) + np.repeat(first[low:high] - shift, sizes[low:high])
-        hit = ends[rows] > after[owner]
-        _average_block(means, counts, order[rows[hit]], owner[hit], frames)
-        low = int(high)
+    first = np.searchsorted(np.maximum.accumulate(times[:, 1]), intervals[:, 0], side="right")
+    last = np.searchsorted(times[:, 0], intervals[:, 1])
+    for word, (start, end) in enumerate(intervals):
+        near = slice(first[word], last[word])
+        picked = order[near][overlapping(start, end, times[near])]
+        if len(picked):
+            means[word], counts[word] = frames[picked].mean(axis=0, dtype=np.float64), len(picked)
     return means, counts
-
-
-def _average_block(
-    means: np.ndarray, counts: np.ndarray, rows: np.ndarray, owner: np.ndarray, frames: np.ndarray
-) -> None:
-    """Write the mean of `frames[rows]` for each run of equal, ascending `owner`."""
-    if not len(rows):
-        return
-    words, offsets, lengths = np.unique(owner, return_index=True, return_counts=True)
-    sums = np.add.reduceat(frames[rows].astype(np.float64), offsets, axis=0)
-    means[words] = sums / lengths[:, None]
-    counts[words] = lengths

@@ -13,19 +13,14 @@ from .errors import DataFormatError
 logger = logging.getLogger("clcr_hf.data")
 Key = TypeVar("Key", bound=Hashable)
 
+IGNORED = -100  # a segment without a label; losses and metrics pass over it
 SPLITS = ("train", "validation", "test")
-SPLIT_ALIASES = {
-    "train": "train",
-    "training": "train",
-    "tr": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "te": "test",
-}
+_SPLIT_NAMES = (
+    ("train", "training", "tr"),
+    ("validation", "validate", "valid", "val", "dev"),
+    ("test", "testing", "te"),
+)
+SPLIT_ALIASES = {alias: names[0] for names in _SPLIT_NAMES for alias in names}
 
 
 def split_name(name: object) -> str:
@@ -93,28 +88,25 @@ def sequence_feature(dtype: str, width: int | None = None) -> List:
 
 
 def carve_split(
-    parts: Mapping[str, list[Any]], group_of: Callable[[Any], str], fraction: float, seed: int, new: str = "validation"
-) -> dict[str, list[Any]]:
-    """Rows by split, of which whole groups of train make up the split `new`; unchanged for a fraction of 0, and where
-    that split is there already, or no train."""
+    parts: Mapping[str, Any],
+    groups_of: Callable[[Any], Iterable[Any]],
+    fraction: float,
+    seed: int = 0,
+    new: str = "validation",
+) -> dict[str, Any]:
+    """Lists of rows, or data sets, by split, of which whole groups of train make up the split `new`; unchanged for a
+    fraction of 0, and where that split is there already, or no train.
+
+    Args:
+        groups_of: given train, the group of each of its rows; see [`carve_groups`].
+    """
     if new in parts or "train" not in parts or not fraction:
         return dict(parts)
     train = parts["train"]
-    picked = carve_groups(map(group_of, train), fraction=fraction, seed=seed, split=new)
-    kept = [row for row, taken in zip(train, picked, strict=True) if not taken]
-    return {**parts, "train": kept, new: [row for row, taken in zip(train, picked, strict=True) if taken]}
-
-
-def carve_validation(
-    parts: Mapping[str, Dataset], groups_of: Callable[[Dataset], Iterable[Any]], fraction: float, seed: int = 0
-) -> dict[str, Dataset]:
-    """As [`carve_split`], for data sets."""
-    if "validation" in parts or "train" not in parts or not fraction:
-        return dict(parts)
-    train = parts["train"]
-    picked = carve_groups(groups_of(train), fraction=fraction, seed=seed)
-    rest, taken = (train.select(np.flatnonzero(rows)) for rows in (~picked, picked))
-    return {**parts, "train": rest, "validation": taken}
+    picked = carve_groups(groups_of(train), fraction=fraction, seed=seed, split=new)
+    select = train.select if isinstance(train, Dataset) else lambda numbers: [train[i] for i in numbers]
+    rest, taken = (select(np.flatnonzero(rows)) for rows in (~picked, picked))
+    return {**parts, "train": rest, new: taken}
 
 
 def media_file(path: str | None) -> dict[str, Any] | None:

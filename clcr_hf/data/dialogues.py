@@ -8,9 +8,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from ..modalities import FEATURES_END, MASK_END
 from .arrow import make_dataset
-from .columns import DataFormatError, in_two_splits, ordered_splits, raise_problems, sequence_feature
+from .columns import IGNORED, DataFormatError, in_two_splits, ordered_splits, raise_problems, sequence_feature
 from .feature_arrays import feature_type
-from .table.labels import IGNORED
 from .table.values import parse_number
 
 

@@ -66,8 +66,10 @@ def feature_type(ndim: int, width: int) -> List:
 
 
 def features_like(shape: tuple[int, int], value: Any, where: str) -> tuple[np.ndarray | None, int]:
-    """As `feature_sequence`, None for what is empty; DataFormatError for another number of axes or width than `shape`
-    says."""
+    """As `feature_sequence`, None for what is empty or None; DataFormatError for another number of axes or width than
+    `shape` says."""
+    if value is None:
+        return None, 0
     array, bad = feature_sequence(value, where)
     if not array.size:
         return None, bad

@@ -7,6 +7,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
 from ..modalities import FEATURES_END, STANDARD_MODALITIES, in_features, modality
+from .columns import IGNORED
 
 
 @dataclass
@@ -80,7 +81,7 @@ def label_kind(
         return LabelKind("single_label_classification", list(kind.names), True)
     if "float" in str(kind.dtype):
         raise ValueError("one float a segment cannot be learned; name an array of classes with --label_column")
-    found = {int(value) for split in splits.values() for row in split["labels"] for value in row if value != -100}
+    found = {int(value) for split in splits.values() for row in split["labels"] for value in row if value != IGNORED}
     return LabelKind("single_label_classification", [str(value) for value in range(max(found) + 1)], True)
 
 

@@ -7,7 +7,7 @@ would do, both are named and none is taken.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, L
 from datasets.exceptions import DatasetsError
 
 from .arrow import make_dataset
-from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_validation, logger, ordered_splits
+from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_split, logger, ordered_splits
 from .feature_arrays import feature_sequence, feature_type, features_like
 from .source import Rows, Source
 from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
@@ -137,19 +137,19 @@ def typed_rows(
     unused = [n for n in first.column_names if n not in {*chosen.values(), label, identity, group_column}]
     if unused:
         logger.warning("%s: columns that are not used: %s", name, ", ".join(unused))
-    labels = _Labels.of(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))
+    labels = _labels(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))
     if missing_labels == "drop":
         for split, rows in parts.items():
-            present = [at for at, value in enumerate(labels.values(rows)) if value is not None]
+            present = [at for at, value in enumerate(rows[label]) if labels.read(value) is not None]
             parts[split] = rows.select(present)
 
     def groups_of(train: Dataset) -> Sequence[Any]:
         return train[group_column] if group_column is not None else _files(train, chosen)
 
-    parts = carve_validation(parts, groups_of, validation_fraction, seed)
+    parts = carve_split(parts, groups_of, validation_fraction, seed)
     shapes = {key: _shape(name, parts, key) for key in chosen if key.endswith(FEATURES_SUFFIX)}
-    typed = {split: _typed(name, split, rows, chosen, identity, labels, shapes) for split, rows in parts.items()}
-    names = labels.read.names if isinstance(labels.read.type, List) and labels.read.column == "label" else None
+    typed = {split: _typed(name, split, rows, chosen, identity, label, labels, shapes) for split, rows in parts.items()}
+    names = labels.names if isinstance(labels.type, List) and labels.column == "label" else None
     return Rows.of(ordered_splits(typed), label_names=names)
 
 
@@ -251,31 +251,21 @@ def _number_column(name: str, features: Features, column: str) -> str:
 # --- what the columns hold -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """The labels of a column, and how they are read. Classes are read by their names."""
-
-    column: str
-    classes: ClassLabel | None
-    read: TableLabels
-
-    @classmethod
-    def of(cls, name: str, parts: Mapping[str, Dataset], column: str, scan: LabelScan) -> "_Labels":
-        kinds = [rows.features[column] for rows in parts.values()]
-        kind = kinds[0]
-        inner = kind.feature if isinstance(kind, List) else kind
-        classes = inner if isinstance(inner, ClassLabel) else None
-        if any(other != kind for other in kinds):
-            raise DataFormatError(f"{name}: the classes of {column!r} are not the same in all splits")
-        if classes is not None and scan.label_names is None:
-            scan.label_names = list(classes.names)
-        for split, rows in parts.items():
-            for number, value in enumerate(rows[column], 1):
-                scan.add(_words(value, classes), f"{split}, row {number}, {column}")
-        return cls(column, classes, scan.finish())
-
-    def values(self, rows: Dataset) -> list[Any]:
-        return [self.read.read(_words(value, self.classes)) for value in rows[self.column]]
+def _labels(name: str, parts: Mapping[str, Dataset], column: str, scan: LabelScan) -> TableLabels:
+    """How the labels of a column are read. Classes are read by their names."""
+    kinds = [rows.features[column] for rows in parts.values()]
+    kind = kinds[0]
+    inner = kind.feature if isinstance(kind, List) else kind
+    classes = inner if isinstance(inner, ClassLabel) else None
+    if any(other != kind for other in kinds):
+        raise DataFormatError(f"{name}: the classes of {column!r} are not the same in all splits")
+    if classes is not None and scan.label_names is None:
+        scan.label_names = list(classes.names)
+    for split, rows in parts.items():
+        for number, value in enumerate(rows[column], 1):
+            scan.add(_words(value, classes), f"{split}, row {number}, {column}")
+    labels = scan.finish()
+    return replace(labels, read=lambda value: labels.read(_words(value, classes)))
 
 
 def _words(value: Any, classes: ClassLabel | None) -> Any:
@@ -317,7 +307,8 @@ def _typed(
     rows: Dataset,
     chosen: Mapping[str, str],
     identity: str | None,
-    labels: _Labels,
+    label: str,
+    labels: TableLabels,
     shapes: Mapping[str, tuple[int, int]],
 ) -> Dataset:
     """A split with our columns. Media stay where they are, in the files of `datasets`."""
@@ -335,9 +326,9 @@ def _typed(
         if key in plain and _scalar(typed.features[key]) != kind:
             typed = typed.cast_column(key, Value(kind))
     made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, identity)}
-    made[labels.read.column] = labels.values(rows)
+    made[labels.column] = list(map(labels.read, rows[label]))
     made |= {key: _features(name, split, rows[key], key, shape) for key, shape in shapes.items()}
-    types = {"id": Value("string"), labels.read.column: labels.read.type}
+    types = {"id": Value("string"), labels.column: labels.type}
     types |= {key: feature_type(*shape) for key, shape in shapes.items()}
     media = [key for key in plain if key in typed.column_names]
     columns = make_dataset(made, Features(types))
@@ -371,8 +362,7 @@ def _features(
     arrays: list[np.ndarray | None] = []
     replaced = 0
     for number, value in enumerate(values, 1):
-        where = f"{name}: {split}, row {number}, {key}"
-        array, bad = (None, 0) if value is None else features_like(shape, value, where)
+        array, bad = features_like(shape, value, f"{name}: {split}, row {number}, {key}")
         arrays.append(array)
         replaced += bad
     if replaced:
@@ -381,8 +371,6 @@ def _features(
 
 
 SOURCE = Source(
-    "hub",
-    title="",
     about="a data set by name (--dataset_name): of the Hub, or a local folder that `datasets` can load",
     read=load_named,
     parameters_of=(typed_rows,),

@@ -4,7 +4,7 @@
 # the name after the colon.
 HOMES = {
     "talking_faces": "talking_faces.source",
-    "manifest": "table.source",
+    "manifest": "table.manifest",
     "shards": "shard_rows",
     "hub": "named",
     "mmsa": "benchmarks.mmsa",

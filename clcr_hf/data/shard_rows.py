@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_dat
 
 from ..modalities import FILE_COLUMNS, TOKEN_COLUMNS
 from .arrow import make_dataset
-from .columns import SPLIT_ALIASES, DataFormatError, carve_validation, logger, ordered_splits
+from .columns import SPLIT_ALIASES, DataFormatError, carve_split, logger, ordered_splits
 from .dialogues import as_dialogues
 from .folders import read_json
 from .shards import load_shards
@@ -49,7 +49,7 @@ def read_shards(
     if not {"label", "labels"} & set(present):
         splits = _label_by_folder(splits)
     group = dialogue_column or group_column
-    splits = ordered_splits(carve_validation(splits, lambda train: _groups_of(train, group), validation_fraction))
+    splits = ordered_splits(carve_split(splits, lambda train: _groups_of(train, group), validation_fraction))
     if dialogue_column is not None:
         splits = as_dialogues(splits, dialogue_column=dialogue_column, turn_column=turn_column)
     return Rows.of(splits, **_recorded_labels(Path(folder)))
@@ -113,8 +113,6 @@ def _files_of(rows: Dataset) -> list[str]:
 
 
 SOURCE = Source(
-    "shards",
-    title="",
     about="shards that `clcr extract` or `clcr convert` wrote",
     read=read_shards,
     recognise=lambda path: any((path / name).is_file() for name in (*_RECORDS, *_UNFINISHED)),

@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 
-from .arrow import is_numbers, row_batch
+from .arrow import is_numbers, rows_table
 from .columns import SPLITS, DataFormatError
 from .errors import format_error
 from .folders import check_finished, replace_durably
@@ -30,7 +30,7 @@ _DAMAGED = ". Remove it and run its writer again"
 _NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.parquet")
 
 
-class ShardWriter:
+class ShardWriter(AbstractContextManager["ShardWriter"]):
     """Writes the rows of one split as shards; one writer a process.
 
     Memory stays at some tens of megabytes and one row, whatever `rows_per_shard`. A writer opened on a folder that has
@@ -69,7 +69,7 @@ class ShardWriter:
         self.rank = rank
         self.rows_per_shard = rows_per_shard
         self._schema: pa.Schema = features.arrow_schema
-        self._batches: list[pa.RecordBatch] = []
+        self._waiting: list[pa.Table] = []
         self._bytes = 0
         self._rows = 0
         self._broken = False
@@ -84,10 +84,10 @@ class ShardWriter:
         self._index = 1 + int(mine[-1].stem.rpartition("-")[2]) if mine else 0
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add a row; what it may hold, and the errors, are those of `arrow.row_batch`."""
-        batch = row_batch(row, self.features, self._schema, self.split)
-        self._batches.append(batch)
-        self._bytes += batch.nbytes
+        """Add a row; what it may hold, and the errors, are those of `arrow.rows_table`."""
+        table = rows_table([row], self.features, self._schema, self.split)
+        self._waiting.append(table)
+        self._bytes += table.nbytes
         self._rows += 1
         try:
             if self._bytes >= _GROUP_BYTES:
@@ -101,12 +101,9 @@ class ShardWriter:
     def close(self) -> None:
         """Write what is left as the last shard; after a failed write, give up the shard that was being written."""
         if self._broken:
-            self._rows, self._batches = 0, []
+            self._rows, self._waiting = 0, []
         if self._rows:
             self._finish_shard()
-
-    def __enter__(self) -> "ShardWriter":
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
@@ -119,11 +116,11 @@ class ShardWriter:
             # Measurements hardly repeat: a dictionary of them is work for nothing.
             repeated = [name for name in self._schema.names if not is_numbers(self._schema.field(name).type)]
             self._file = pq.ParquetWriter(f"{self._target()}.tmp", self._schema, use_dictionary=repeated)
-        self._file.write_table(pa.Table.from_batches(self._batches, self._schema))
-        self._batches, self._bytes = [], 0
+        self._file.write_table(pa.concat_tables(self._waiting))
+        self._waiting, self._bytes = [], 0
 
     def _finish_shard(self) -> None:
-        if self._batches:
+        if self._waiting:
             self._write_group()
         assert self._file is not None
         self._file.close()
@@ -133,26 +130,20 @@ class ShardWriter:
         self._index += 1
 
 
-class ShardSet:
+class ShardSet(ExitStack):
     """A `ShardWriter` for each split, opened when its first row comes. Arguments as there."""
 
     def __init__(self, folder: str | os.PathLike, features: Features, **options: Any):
+        super().__init__()
         self.folder, self.features, self._options = folder, features, options
         self._writers: dict[str, ShardWriter] = {}
-        self._stack = ExitStack()
 
     def write(self, split: str, row: Mapping[str, Any]) -> None:
         """Add a row to its split."""
         if split not in self._writers:
             writer = ShardWriter(self.folder, split, self.features, **self._options)
-            self._writers[split] = self._stack.enter_context(writer)
+            self._writers[split] = self.enter_context(writer)
         self._writers[split].write(row)
-
-    def __enter__(self) -> "ShardSet":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._stack.__exit__(*exception)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ from datasets import DatasetDict, Features
 
 from .arrow import gather_rows
 from .columns import DataFormatError
+from .files import find_file
 from .registry import HOMES
 
 Row = dict[str, Any]
@@ -55,7 +56,7 @@ class Rows:
     def of(cls, splits: DatasetDict, **more: Any) -> "Rows":
         """Rows that are in memory."""
         return cls(
-            next(iter(splits.values())).features,
+            next(iter(splits.values())).features if splits else Features(),
             lambda: ((split, row) for split in splits for row in splits[split]),
             sum(map(len, splits.values())),
             splits=splits,
@@ -87,12 +88,11 @@ class Source:
     A source of rows.
 
     Args:
-        name: what `--dataset` calls it.
-        title: what people call the data, for the model card; `{option}` stands for the value of an option. Empty: the
-            name of the file or folder.
         about: one line for `--help`.
         read: called with the path and the options (its keyword-only parameters), gives a `DatasetDict`, [`Rows`], or
             an object with `features` that iterates over (split, row) and may have `total`, `label_names` and `title`.
+        title: what people call the data, for the model card; `{option}` stands for the value of an option. Empty: the
+            name of the file or folder.
         stream: as `read`, for `clcr convert` and `clcr extract` where whole rows should not be held in memory.
         parameters_of: further functions whose keyword-only parameters `read` takes as options.
         is_file: whether a file is read, rather than a folder.
@@ -104,12 +104,12 @@ class Source:
         label_range: limits of the scores, where the reader has no option `label_range`.
         generated: whether the rows are made by this package, so that no path is needed.
         by_name: whether what is read has a name, which need not be a path.
+        name: what `--dataset` calls it, from the registry.
     """
 
-    name: str
-    title: str
     about: str
     read: Callable[..., Any]
+    title: str = ""
     stream: Callable[..., Any] | None = None
     parameters_of: Sequence[Callable[..., Any]] = ()
     is_file: bool = False
@@ -121,6 +121,7 @@ class Source:
     label_range: tuple[float, float] | None = None
     generated: bool = False
     by_name: bool = False
+    name: str = ""
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -149,7 +150,7 @@ class Source:
         place = Path(path)
         if not self.files or not place.is_dir():
             return place
-        found = next((place / name for name in self.files if (place / name).is_file()), None)
+        found = find_file(place, self.files)
         if found is None:
             raise DataFormatError(f"{place}: no {' or '.join(self.files)} here; name the file itself (--data_file)")
         return found
@@ -171,10 +172,8 @@ class Source:
             raise DataFormatError(f"{self.name} needs the {'file' if self.is_file else 'folder'} to read")
         place = None if path is None else self.locate(path)
         opened = (self.stream if streaming and self.stream is not None else self.read)(place, **options)
-        rows = opened if isinstance(opened, Rows) else None
-        if rows is None and isinstance(opened, DatasetDict):
-            rows = Rows.of(opened)
-        if rows is None:
+        rows = Rows.of(opened) if isinstance(opened, DatasetDict) else opened
+        if not isinstance(rows, Rows):
             known = {name: getattr(opened, name) for name in ("total", "label_names", "title") if hasattr(opened, name)}
             rows = Rows(opened.features, lambda: iter(opened), **known)
         defaults = {name: parameter.default for name, parameter in self.options.items()}
@@ -191,7 +190,7 @@ def find_source(name: str) -> Source:
     if name not in HOMES:
         raise DataFormatError(f"dataset {name!r} is none of {', '.join(HOMES)}")
     module, _, attribute = HOMES[name].partition(":")
-    return getattr(import_module(f".{module}", __package__), attribute or "SOURCE")
+    return replace(getattr(import_module(f".{module}", __package__), attribute or "SOURCE"), name=name)
 
 
 def recognise(path: str | PathLike[str]) -> str | None:
@@ -222,9 +221,7 @@ def _fits(value: Any, kind: Any) -> bool:
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, each) for each in inside)
-    if kind is type(None) or kind is None:
-        return value is None
-    if kind in (bool, int, float, str):
+    if kind in (bool, int, float, str, types.NoneType):
         exact = isinstance(value, bool) == (kind is bool)
         return exact and isinstance(value, (int, float) if kind is float else kind)
     base = origin or kind

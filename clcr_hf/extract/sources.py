@@ -14,7 +14,6 @@ from ..data.files import files_below, place_names
 from ..data.source import Row, Rows, find_source
 from ..data.table.manifest import open_manifest
 from ..data.table.read import TABLE_SUFFIXES, column_names, find_tables, named_table, read_rows
-from ..data.table.source import about_labels
 from ..modalities import RAW_COLUMNS, STANDARD
 from ..samples import text_or_none
 
@@ -171,7 +170,7 @@ def _table_rows(path: Path, options: Mapping[str, Any]) -> Rows:
         for row, raw in zip(manifest.rows(), beside, strict=True):
             yield row["split"], {**row, **{name: raw.get(name) for name in _WORDS}}
 
-    return Rows(Features({**manifest.features, **words}), stream, len(manifest), **about_labels(manifest))
+    return Rows(Features({**manifest.features, **words}), stream, len(manifest), **manifest.about_labels)
 
 
 def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str]) -> Clip:

@@ -38,11 +38,12 @@ from ..columns import (
     sequence_feature,
     warn_of,
 )
+from ..errors import format_error
 from ..files import find_file, folder_with
-from ..source import Rows, Source, has_files
+from ..source import Row, Rows, Source, find_source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 from . import class_names
-from .lists import Row, file_column, parsed_lines, present_rows
+from .lists import file_column, parsed_lines, present_rows
 
 if TYPE_CHECKING:
     import h5py
@@ -182,7 +183,7 @@ def _check_splits(folder: Path, parts: dict[str, list[Annotation]]) -> None:
 
 def load_ave_h5(root: str | os.PathLike, **options: Any) -> DatasetDict:
     """The rows of `iter_ave_h5`, with its options, in memory (about 110 MB as means, 4.2 GB as tokens)."""
-    return H5_SOURCE.open(root, **options).load()
+    return find_source("ave_h5").open(root, **options).load()
 
 
 def iter_ave_h5(
@@ -231,7 +232,8 @@ def iter_ave_h5(
         for split, index in ((split, index) for split, order in orders.items() for index in order):
             row: Row = {"id": ids[index]}
             for name, dataset in (("vision_features", frames), ("audio_features", sounds)):
-                row[name], bad = replace_non_finite(_read_row(dataset, index))
+                with format_error(f"{dataset.file.filename}: row {index} cannot be read", OSError, RuntimeError):
+                    row[name], bad = replace_non_finite(dataset[index])
                 replaced[name] += bad
             cells = row["vision_features"]
             row["vision_features"] = cells.mean((1, 2)) if visual == "mean" else cells.reshape(-1, 512)
@@ -241,10 +243,9 @@ def iter_ave_h5(
 
 
 def _dataset(stack: ExitStack, path: Path, key: str) -> "h5py.Dataset":
-    try:
-        file = stack.enter_context(open_h5(path))
-    except FileNotFoundError:
-        raise DataFormatError(f"{path}: no such file") from None
+    if not path.is_file():
+        raise DataFormatError(f"{path}: no such file")
+    file = stack.enter_context(open_h5(path))
     if key not in file:
         raise DataFormatError(f"{path}: no dataset {key!r}; it has {', '.join(file) or 'nothing'}")
     dataset = file[key]
@@ -264,13 +265,6 @@ def _check_shapes(folder: Path, frames: "h5py.Dataset", sounds: "h5py.Dataset", 
     raise_problems(folder, problems)
     for dataset in (frames, sounds):
         read_h5(dataset, rows=slice(0, 1))  # checks storage, type and every chunk, so that rows can be taken one by one
-
-
-def _read_row(dataset: "h5py.Dataset", index: int) -> np.ndarray:
-    try:
-        return dataset[index]
-    except (OSError, RuntimeError) as error:
-        raise DataFormatError(f"{dataset.file.filename}: row {index} cannot be read ({error})") from error
 
 
 def _settled(path: Path, hot: np.ndarray, settle: bool) -> np.ndarray:
@@ -320,7 +314,6 @@ def _h5_rows(root: str | os.PathLike, **options: Any) -> Rows:
 
 
 SOURCE = Source(
-    "ave",
     title="AVE",
     about="AVE: videos and lists",
     read=load_ave,
@@ -328,7 +321,6 @@ SOURCE = Source(
     segments=True,
 )
 H5_SOURCE = Source(
-    "ave_h5",
     title="AVE features",
     about="AVE: the ready .h5 features",
     read=_h5_rows,

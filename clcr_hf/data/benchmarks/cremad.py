@@ -24,11 +24,10 @@ from datasets import Audio, ClassLabel, DatasetDict, Image, List, Value, Video
 from ..arrow import typed_splits
 from ..columns import DataFormatError, carve_split, check_choice, in_two_splits, logger, media_file, name_some, warn_of
 from ..files import frame_files
-from ..source import Source, has_files
-from .lists import Row, file_column, present_rows, read_clips, split_lists
+from ..source import Row, Source, has_files
+from .lists import file_column, present_rows, read_clips, split_lists
 
 CREMAD_EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
-CREMAD_SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
 CREMAD_LEVELS = ("LO", "MD", "HI", "XX")
 # Clips of the real set that exist and decode, but not to what their name says.
 KNOWN_FAULTS = {
@@ -113,8 +112,8 @@ def load_cremad(
         if split != "actors":
             text = "%s: no train.csv and test.csv; actors are split by seed %d, not the split that papers report on"
             logger.warning(text, folder, seed)
-        parts = carve_split({"train": rows}, lambda row: row["actor"], test_fraction, seed, new="test")
-    parts = carve_split(parts, lambda row: row["actor"], validation_fraction, seed)
+        parts = carve_split({"train": rows}, _actors, test_fraction, seed, new="test")
+    parts = carve_split(parts, _actors, validation_fraction, seed)
     types: dict[str, Any] = {"id": Value("string"), "audio": Audio(decode=False)}
     videos = source.name == "VideoFlash"
     types |= {"video": Video(decode=False)} if videos else {"images": List(Image(decode=False))}
@@ -196,6 +195,10 @@ def _with_files(folder: Path, source: Path, row: Row) -> Row:
     return row | audio | seen | {"fault": audio["fault"] or seen["fault"], "label": label}
 
 
+def _actors(rows: list[Row]) -> list[str]:
+    return [row["actor"] for row in rows]
+
+
 def _look_at_sound(folder: Path, rows: list[Row]) -> None:
     """Takes None for the audio of files without samples, and warns of these and of the known faults."""
     known = [f"{row['id']} ({KNOWN_FAULTS[row['id']]})" for row in rows if row["id"] in KNOWN_FAULTS]
@@ -217,7 +220,6 @@ def _has_no_samples(path: str) -> bool:
 
 
 SOURCE = Source(
-    "cremad",
     title="CREMA-D",
     about="CREMA-D: audio, videos or frames, and lists",
     read=load_cremad,

@@ -30,7 +30,7 @@ from ..columns import (
     replace_non_finite,
     sequence_feature,
 )
-from ..source import Source, has_files
+from ..source import Source, find_source, has_files
 from ..untrusted.arrays import UnsafeFileError
 from .csd_files import (
     MAX_ENTRY_BYTES,
@@ -376,17 +376,13 @@ class CsdRows:
                 for role, index in self._index.items()
             }
             if material is None or keys != made_from:
-                material, made_from = self._material(sequences, video, keys, tally), keys
+                material, made_from = self._material(sequences, keys, tally), keys
             row = self._row(video, segment, material, tally)
             if row is not None:
                 yield row
 
     def _material(
-        self,
-        sequences: Mapping[str, ComputationalSequence],
-        video: str,
-        keys: Mapping[str, Sequence[str]],
-        tally: _Tally,
+        self, sequences: Mapping[str, ComputationalSequence], keys: Mapping[str, Sequence[str]], tally: _Tally
     ) -> _Material:
         tracks: dict[str, CsdEntry] = {}
         for use, role in self._streams.items():
@@ -512,11 +508,10 @@ iter_csd = CsdRows
 
 def load_csd(root: str | os.PathLike, **options: Any) -> DatasetDict:
     """CMU-MOSI or CMU-MOSEI in memory: the rows of [`CsdRows`], whose options these are."""
-    return SOURCE.open(root, **options).load()
+    return find_source("csd").open(root, **options).load()
 
 
 SOURCE = Source(
-    "csd",
     title="CMU-MultimodalSDK sentiment",
     about="CMU-MOSI and CMU-MOSEI, the .csd files of CMU-MultimodalSDK",
     read=CsdRows,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..columns import DataFormatError, in_two_splits, logger, name_some, raise_problems, split_name
+from ..errors import format_error
 from ..files import files_below
 from ..untrusted.arrays import open_h5, read_h5
 
@@ -245,7 +246,9 @@ def read_folds(source: Mapping[str, Sequence[str]] | str | os.PathLike) -> dict[
 
 
 def _read_fold_file(path: Path) -> dict[str, list[str]]:
-    try:
+    advice = "; wanted JSON of split to video ids, or CSV with the columns video_id and split"
+    kinds = (OSError, ValueError, TypeError, RuntimeError, csv.Error)
+    with format_error(f"{path}: no folds can be read", *kinds, advice=advice):
         text = path.read_text("utf-8-sig")
         if path.suffix.lower() == ".json":
             return {split: list(videos) for split, videos in dict(json.loads(text)).items()}
@@ -254,10 +257,5 @@ def _read_fold_file(path: Path) -> dict[str, list[str]]:
             next(name for name in names if rows and name in rows[0])
             for names in (("video_id", "video", "id"), ("split", "mode", "fold"))
         )
-    except (OSError, ValueError, TypeError, RuntimeError, csv.Error) as error:
-        raise DataFormatError(
-            f"{path}: no folds can be read ({error}); wanted JSON of split to video ids, or CSV with the columns "
-            "video_id and split"
-        ) from error
     names = dict.fromkeys(row[split] for row in rows)
     return {name: [row[video] for row in rows if row[split] == name] for name in names}

@@ -34,9 +34,9 @@ from ..columns import (
     warn_of,
 )
 from ..files import files_below, find_file, list_lines
-from ..source import Source
+from ..source import Row, Source
 from . import class_names
-from .lists import Row, file_column, present_rows, read_clips, split_lists
+from .lists import file_column, present_rows, read_clips, split_lists
 
 KINETICS_SOUNDS_CLASSES = class_names("kinetics_sounds")
 LISTS = {
@@ -53,12 +53,10 @@ LISTS = {
     "test": ("my_test.txt", "test.txt", "test.csv", "kinetics_test.csv"),
 }
 CLASS_FILES = ("class.txt", "classes.txt", "class_list.txt")
-_SPLIT_FOLDERS = {**SPLIT_ALIASES, "validate": "validation"}
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 # A YouTube id has 11 characters, of which some may be _ and -, also the first.
-_TIMED = re.compile(r"(.{11})_(\d{6})_(\d{6})", re.ASCII)
 _STARTED = re.compile(r"(.{11})_(\d{1,6})", re.ASCII)
-_OTHER = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)
+_TIMED = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)
 _DEPTH = 3
 
 
@@ -126,7 +124,7 @@ def load_kinetics_sounds(
         for split, rows in parts.items()
     }
     parts = present_rows(folder, parts, skip_missing, "Download them into this folder as mp4")
-    parts = carve_split(parts, lambda row: row["youtube_id"], validation_fraction, seed)
+    parts = carve_split(parts, lambda rows: [row["youtube_id"] for row in rows], validation_fraction, seed)
     types = {
         "id": Value("string"),
         "media": Video(decode=False),
@@ -202,7 +200,7 @@ def _clip(name: str, label: str, seconds: int = 10) -> Row:
         # Lists of the OGM-GE code give the start alone, as a plain number.
         video, start = match[1], int(match[2])
         stems = [f"{video}_{start:06d}_{start + seconds:06d}", name, f"{video}_{start:06d}"]
-    elif match := _TIMED.fullmatch(name) or _OTHER.fullmatch(name):
+    elif match := _TIMED.fullmatch(name):
         video = match[1]
     return {"id": stems[0], "youtube_id": video, "label": label, "stems": stems}
 
@@ -240,7 +238,7 @@ def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str,
     problems: list[str] = []
     for stem, path in ((stem, path) for stem, paths in sorted(files.items()) for path in paths):
         place = Path(path).relative_to(folder).parts
-        split = _SPLIT_FOLDERS.get(place[0].lower()) if len(place) == 3 else None
+        split = SPLIT_ALIASES.get(place[0].lower()) if len(place) == 3 else None
         if split is not None:
             row = _clip(stem, _plain(place[1]))
             if parts.setdefault(split, {}).setdefault(row["id"], row)["label"] != row["label"]:
@@ -252,7 +250,7 @@ def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str,
 def _with_file(folder: Path, files: Mapping[str, Sequence[str]], split: str, row: Row) -> Row:
     """The clip with its file, preferably in the folder of its split, or with its fault."""
     paths = [path for stem in row["stems"] for path in files.get(stem, ())] or [str(folder / f"{row['id']}.mp4")]
-    paths.sort(key=lambda path: _SPLIT_FOLDERS.get(Path(path).relative_to(folder).parts[0].lower()) != split)
+    paths.sort(key=lambda path: SPLIT_ALIASES.get(Path(path).relative_to(folder).parts[0].lower()) != split)
     return row | file_column("media", *paths, folder=folder)
 
 
@@ -305,7 +303,6 @@ def _check_leaks(folder: Path, parts: Mapping[str, Sequence[Row]]) -> None:
 
 
 SOURCE = Source(
-    "kinetics_sounds",
     title="Kinetics-Sounds",
     about="Kinetics-Sounds: clips and lists, Kinetics' own lists, or folders of classes",
     read=load_kinetics_sounds,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..columns import DataFormatError, media_file, raise_problems, warn_of
+from ..errors import format_error
 from ..files import find_file, list_lines, named_fault, report_missing
+from ..source import Row
 from ..untrusted.arrays import UnsafeFileError
-
-Row = dict[str, Any]
 
 
 @contextmanager
@@ -101,11 +101,8 @@ def read_records(path: str | os.PathLike, columns: Sequence[str], parse: Callabl
     """
     found: dict[str, Row] = {}
     problems: list[str] = []
-    try:
-        file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115
-    except OSError as error:
-        raise DataFormatError(f"{path}: cannot be read ({error.strerror})") from error
-    with file:
+    damage = format_error(f"{path}: cannot be read", OSError, UnicodeDecodeError)
+    with damage, open(path, encoding="utf-8-sig", newline="") as file:
         records = csv.DictReader(file, restval="")
         absent = [name for name in columns if name not in (records.fieldnames or ())]
         if absent:

@@ -20,8 +20,8 @@ from datasets import ClassLabel, DatasetDict, Value, Video
 from ..arrow import typed_splits
 from ..columns import DataFormatError, check_choice, logger
 from ..files import find_file
-from ..source import Source, has_files
-from .lists import Row, file_column, present_rows, read_records
+from ..source import Row, Source, has_files
+from .lists import file_column, present_rows, read_records
 
 MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 MELD_SENTIMENTS = ("neutral", "positive", "negative")
@@ -108,7 +108,6 @@ def _row(split: str, labels: str, line: dict[str, str]) -> Row:
 
 
 SOURCE = Source(
-    "meld",
     title="MELD {labels}",
     about="MELD: clips of utterances and lists",
     read=load_meld,

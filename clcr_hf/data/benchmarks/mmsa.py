@@ -24,9 +24,9 @@ from ..columns import (
     replace_non_finite,
     sequence_feature,
 )
-from ..source import Source
+from ..source import Row, Source, find_source
 from ..untrusted.pickles import MAX_PICKLE_BYTES, load_pickle_safely, release_pages
-from .lists import Row, noted
+from .lists import noted
 
 _BLOCK_BYTES = 4 * 2**20
 _MOST_STEPS = 2**24
@@ -113,7 +113,7 @@ class MmsaRows:
                 for cells in zip(*columns, strict=True):
                     yield split, dict(zip(table, cells, strict=True))
                 for array in sequences:
-                    release_pages(array[: rows.stop])  # what lies before may have been mapped along
+                    release_pages(array)
 
 
 iter_mmsa = MmsaRows
@@ -121,12 +121,10 @@ iter_mmsa = MmsaRows
 
 def load_mmsa(path: str | os.PathLike, **options: Any) -> DatasetDict:
     """A pickle in memory: the rows of [`MmsaRows`], whose options these are."""
-    return SOURCE.open(path, **options).load()
+    return find_source("mmsa").open(path, **options).load()
 
 
 SOURCE = Source(
-    "mmsa",
-    title="",
     about="MOSI, MOSEI and SIMS pickles of the MMSA toolkit, and MulT's older ones",
     read=MmsaRows,
     is_file=True,
@@ -306,7 +304,7 @@ class _SplitReader:
         bad = 0
         for rows in _blocks(len(array), [array]):
             values, count = replace_non_finite(array[rows])
-            release_pages(array[: rows.stop])  # what lies before may have been mapped along
+            release_pages(array)
             bad += count
             if array.shape[1]:
                 real = np.any(values != 0, axis=2)

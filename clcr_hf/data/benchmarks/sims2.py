@@ -16,9 +16,9 @@ from datasets import DatasetDict, Value, Video
 
 from ..arrow import typed_splits
 from ..columns import DataFormatError, check_choice, split_name
-from ..source import Source, has_files
+from ..source import Row, Source, has_files
 from ..table.values import parse_number
-from .lists import Row, file_column, present_rows, read_records
+from .lists import file_column, present_rows, read_records
 
 # What each label of the list is of.
 LABELS = {"all": "label", "text": "label_T", "audio": "label_A", "vision": "label_V"}
@@ -89,7 +89,6 @@ def _score(column: str, cell: str) -> float | None:
 
 
 SOURCE = Source(
-    "sims2",
     title="CH-SIMS v2",
     about="CH-SIMS v2: videos and meta.csv",
     read=load_sims2,

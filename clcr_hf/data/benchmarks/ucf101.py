@@ -23,8 +23,8 @@ from datasets import ClassLabel, DatasetDict, Value, Video
 from ..arrow import typed_splits
 from ..columns import DataFormatError, carve_split, in_two_splits, name_some
 from ..files import file_fault, folder_with
-from ..source import Source, has_files
-from .lists import Row, file_column, parsed_lines, present_rows, read_clips
+from ..source import Row, Source, has_files
+from .lists import file_column, parsed_lines, present_rows, read_clips
 
 FOLDS = (1, 2, 3)
 _LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist")
@@ -87,7 +87,7 @@ def load_ucf101(
             row["flow"] = _flow_file(Path(flow), row)
             row["fault"] = None if row["flow"] else f"{row['id']}.npz"
         parts = present_rows(flow, parts, skip_missing, "Compute it with clcr_hf.data.flow.add_flow")
-    parts = carve_split(parts, lambda row: row["group"], validation_fraction, seed)
+    parts = carve_split(parts, lambda rows: [row["group"] for row in rows], validation_fraction, seed)
     types = {
         "id": Value("string"),
         "video": Video(decode=False),
@@ -176,7 +176,6 @@ def _flow_file(folder: Path, row: Row) -> str | None:
 
 
 SOURCE = Source(
-    "ucf101",
     title="UCF101, split {fold}",
     about="UCF101: clips, lists of the three splits, optical flow",
     read=load_ucf101,

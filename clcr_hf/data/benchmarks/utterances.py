@@ -171,8 +171,6 @@ def _sequences(
 
 
 SOURCE = Source(
-    "utterances",
-    title="",
     about="an .npz with one row an utterance, as one sequence a video",
     read=load_utterances,
     is_file=True,

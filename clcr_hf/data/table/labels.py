@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, List, Value
 
-from ..columns import DataFormatError, check_choice, logger
+from ..columns import IGNORED, DataFormatError, check_choice, logger
 from .values import class_word, is_absent, is_almost_number, is_missing_word, parse_list, parse_number, short
 
 TASKS = ("auto", "regression", "classification", "multi_label", "segments")
 MISSING_LABELS = ("error", "drop", "keep")
-IGNORED = -100  # a segment without a label; losses and metrics pass over it
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -89,11 +88,14 @@ class LabelScan:
             self._add_item(value, where, scalar=True)
             return
         self.lengths.setdefault(len(many), where)
-        if self._has_gaps(many):
+        if any(map(self._is_gap, many)):
             self._note("gaps", where, value)
         for item in many:
-            if not (is_absent(item) or self._is_missing_word(item)):
+            if not self._is_gap(item):
                 self._add_item(item, where, scalar=False)
+
+    def _fault(self, text: str) -> DataFormatError:
+        return DataFormatError(f"{self.source}: {text}")
 
     def _note(self, kind: str, where: str, item: Any) -> None:
         if kind not in self.first:
@@ -102,7 +104,7 @@ class LabelScan:
 
     def _add_item(self, item: Any, where: str, scalar: bool) -> None:
         if not isinstance(item, str | int | float | np.number | np.bool_):
-            raise DataFormatError(f"{self.source}: {where}: the label {short(item)} is no name or number")
+            raise self._fault(f"{where}: the label {short(item)} is no name or number")
         number = parse_number(item)
         word = None if number is not None and self._only_scores(scalar) else class_word(item)
         if number is not None and abs(number) <= _FLOAT32_MAX:
@@ -126,12 +128,11 @@ class LabelScan:
     def _is_missing(self, value: Any) -> bool:
         if self.separator is not None and isinstance(value, str) and not value.strip():
             return False  # none of several classes
-        if self.columns:
-            return all(is_absent(item) or self._is_missing_word(item) for item in value)
-        return is_absent(value) or self._is_missing_word(value)
+        return all(map(self._is_gap, value)) if self.columns else self._is_gap(value)
 
-    def _is_missing_word(self, value: Any) -> bool:
-        return is_missing_word(value) and str(value).strip() not in (self.label_names or ())
+    def _is_gap(self, item: Any) -> bool:
+        """Whether a cell or item says nothing, be it in words that name no class."""
+        return is_absent(item) or (is_missing_word(item) and str(item).strip() not in (self.label_names or ()))
 
     def _split(self, value: Any, where: str = "") -> list[Any] | None:
         if self.separator is not None and isinstance(value, str):
@@ -149,17 +150,13 @@ class LabelScan:
             DataFormatError: labels that are missing, of no one kind, or none of `label_names`.
         """
         if self.count["scalars"] and self.lengths:
-            raise DataFormatError(
-                f"{self.source}: some labels are lists and others are not (first: {self.first['scalars']})"
-            )
+            raise self._fault(f"some labels are lists and others are not (first: {self.first['scalars']})")
         task = self._task()
         self._report_missing(task)
         if task in ("multi_label", "segments") and self.count["scalars"]:
-            raise DataFormatError(
-                f"{self.source}: task={task!r} wants a list in every row: lists ([1, 0]) or a label_separator"
-            )
+            raise self._fault(f"task={task!r} wants a list in every row: lists ([1, 0]) or a label_separator")
         if task == "classification" and self.lengths:
-            raise DataFormatError(f"{self.source}: task={task!r}, but the labels are lists")
+            raise self._fault(f"task={task!r}, but the labels are lists")
         if task == "regression":
             return self._scores()
         numeric = self.count["numbers"] + self.count["booleans"] > 0 and not self.count["texts"] and not self.separator
@@ -173,7 +170,7 @@ class LabelScan:
             text = "%s: %d rows have segments without a label (first: %s); these segments count for nothing"
             logger.warning(text, self.source, self.count["gaps"], self.first["gaps"])
         elif self.count["gaps"] and self.count["texts"]:
-            raise DataFormatError(f"{self.source}: a list of classes has an empty place ({self.first['gaps']})")
+            raise self._fault(f"a list of classes has an empty place ({self.first['gaps']})")
         self.num_missing = missing = self.count["absent"] + (self.count["gaps"] if task != "segments" else 0)
         if not missing or self.missing == "keep":
             return
@@ -187,8 +184,8 @@ class LabelScan:
         if self.task != "auto":
             return self.task
         if self.count["almost"] and self.label_names is None:
-            raise DataFormatError(
-                f"{self.source}: {self.count['almost']} labels are almost numbers (first: {self.first['almost']}). "
+            raise self._fault(
+                f"{self.count['almost']} labels are almost numbers (first: {self.first['almost']}). "
                 "Write 1234.5 for a score; name the classes with label_names or say task='classification'; several in "
                 "one cell want a label_separator"
             )
@@ -198,8 +195,8 @@ class LabelScan:
                 return "classification"
             if named and self.count["numbers"]:
                 few = "numbers" if self.count["numbers"] < named else "texts" if self.count["texts"] else "booleans"
-                raise DataFormatError(
-                    f"{self.source}: some labels are numbers ({self.count['numbers']}) and others names ({named}; the "
+                raise self._fault(
+                    f"some labels are numbers ({self.count['numbers']}) and others names ({named}; the "
                     f"odd one out: {self.first[few]}). Mend it, or say task='classification' if numbers are names too"
                 )
             return "classification" if named else "regression"
@@ -211,12 +208,10 @@ class LabelScan:
 
     def _task_of_columns(self) -> str:
         if self.count["texts"]:
-            raise DataFormatError(
-                f"{self.source}: several label columns hold scores, or 0 and 1; {self.first['texts']} is neither"
-            )
+            raise self._fault(f"several label columns hold scores, or 0 and 1; {self.first['texts']} is neither")
         if not self.fractions and not self.count["outside"]:
-            raise DataFormatError(
-                f"{self.source}: the label columns hold 0 and 1 alone: say task='multi_label' for classes, or "
+            raise self._fault(
+                "the label columns hold 0 and 1 alone: say task='multi_label' for classes, or "
                 "task='regression' for scores"
             )
         return "regression"
@@ -226,11 +221,11 @@ class LabelScan:
         odd = [kind for kind in ("texts", "almost", "booleans") if self.count[kind]]
         if odd:
             count, first = sum(self.count[kind] for kind in odd), self.first[odd[0]]
-            raise DataFormatError(f"{self.source}: {count} labels are not finite numbers (first: {first})")
+            raise self._fault(f"{count} labels are not finite numbers (first: {first})")
         names = self._row_names()
         if not self.lengths or set(self.lengths) == {1}:
             if names is not None and len(names) != 1:
-                raise DataFormatError(f"{self.source}: {len(names)} scores are named, and a row has one number")
+                raise self._fault(f"{len(names)} scores are named, and a row has one number")
 
             def read_one(cell: Any) -> Any:
                 found = self._read_numbers(cell)
@@ -245,9 +240,8 @@ class LabelScan:
         length, names = self._one_length(), self._row_names()
         odd = self.first.get("outside") or self.first.get("almost")
         if odd is not None:
-            raise DataFormatError(
-                f"{self.source}: the numbers of a multi-label row must lie in [0, 1] ({odd}); for scores say "
-                "task='regression'"
+            raise self._fault(
+                f"the numbers of a multi-label row must lie in [0, 1] ({odd}); for scores say task='regression'"
             )
         return TableLabels("label", List(Value("float32"), length=length), names, "multi_label", self._read_numbers)
 
@@ -256,15 +250,12 @@ class LabelScan:
             return None
         many = self._split(cell)
         items = [cell] if many is None else many
-        return None if not items or self._has_gaps(items) else [self._number(item) for item in items]
+        return None if not items or any(map(self._is_gap, items)) else [self._number(item) for item in items]
 
     @staticmethod
     def _number(item: Any) -> float:
         number = parse_number(item)
         return float(class_word(item) == "True") if number is None else number
-
-    def _has_gaps(self, items: Sequence[Any]) -> bool:
-        return any(is_absent(item) or self._is_missing_word(item) for item in items)
 
     def _one_length(self) -> int:
         """How many numbers every row has."""
@@ -272,9 +263,7 @@ class LabelScan:
         if len(self.lengths) > 1 or (names is not None and set(self.lengths) != {len(names)}):
             wanted = f"; {len(names)} {'classes' if self.task != 'regression' else 'scores'} are named" if names else ""
             places = ", ".join(f"{length} in {place}" for length, place in list(self.lengths.items())[:3])
-            raise DataFormatError(
-                f"{self.source}: labels have {sorted(self.lengths)[:5]} numbers (first {places}){wanted}"
-            )
+            raise self._fault(f"labels have {sorted(self.lengths)[:5]} numbers (first {places}){wanted}")
         return next(iter(self.lengths), 0)
 
     def _row_names(self) -> tuple[str, ...] | None:
@@ -285,7 +274,7 @@ class LabelScan:
         names, position = self._positions(task)
 
         def number(item: Any) -> int:
-            if is_absent(item) or self._is_missing_word(item):
+            if self._is_gap(item):
                 return IGNORED
             text = str(item).strip()
             return position[text if text in position else class_word(item)]
@@ -310,26 +299,22 @@ class LabelScan:
         words = {word: place for word, place in self.words.items() if task != "segments" or word != str(IGNORED)}
         if self.label_names is None:
             # Numbers in their order (10 after 9), names in the alphabet's.
-            numeric = not self.count["texts"] and not self.count["booleans"] and not self.count["almost"]
-            names = sorted(words, key=lambda word: (parse_number(word) or 0.0 if numeric else 0.0, word))
+            names = sorted(words, key=lambda word: (parse_number(word) or 0.0 if self._all_numbers else 0.0, word))
             position = {name: i for i, name in enumerate(names)}
         else:
             names = list(self.label_names)
-            position = self._given_positions(words, names)
+            position = {class_word(name): i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
+            if self._all_numbers and not set(words) <= set(position):
+                position = {str(i): i for i in range(len(names))}  # some are no names, so all are numbers of classes
             unknown = next((word for word in words if word not in position), None)
             if unknown is not None:
-                raise DataFormatError(
-                    f"{self.source}: {words[unknown]}: label {unknown!r} is none of the classes {', '.join(names)}"
-                )
+                raise self._fault(f"{words[unknown]}: label {unknown!r} is none of the classes {', '.join(names)}")
         if not names:
-            raise DataFormatError(f"{self.source}: no row has a class")
+            raise self._fault("no row has a class")
         if task == "segments":
             position[str(IGNORED)] = IGNORED
         return names, position
 
-    def _given_positions(self, words: dict[str, str], names: list[str]) -> dict[str, int]:
-        """By the names of the classes; or by their numbers, where all labels are numbers and some of them no names."""
-        by_name = {class_word(name): i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
-        if self.count["texts"] or self.count["booleans"] or self.count["almost"] or set(words) <= set(by_name):
-            return by_name
-        return {str(i): i for i in range(len(names))}
+    @property
+    def _all_numbers(self) -> bool:
+        return not (self.count["texts"] or self.count["booleans"] or self.count["almost"])

@@ -2,18 +2,22 @@
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, List, Value
 
 from ...samples import window_of
 from ..arrow import make_dataset
 from ..columns import DataFormatError, carve_split, logger, ordered_splits, split_name
 from ..dialogues import as_dialogues
-from ..feature_arrays import feature_type, features_like, read_feature_file
-from ..files import report_missing
-from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, cell_paths, first_fault, located
+from ..feature_arrays import feature_sequence, feature_type, features_like, read_feature_file
+from ..files import file_fault, report_missing
+from ..source import Row, Rows, Source
+from ..talking_faces.factors import MARKER
+from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, absolute_path, cell_paths, first_fault, located
 from .choose import (
     ID_COLUMNS,
     LABEL_COLUMNS,
@@ -26,12 +30,13 @@ from .choose import (
     require,
 )
 from .labels import LabelScan
-from .read import Row, Table, column_names, find_tables, read_rows
-from .scan import feature_shape, kept_type, label_cell, scan_table
+from .read import TABLE_SUFFIXES, Table, column_names, find_tables, named_table, read_rows
 from .values import is_absent, is_missing_word
 
 # Columns of the result that hold files with times.
 _TIMED = {"media", "video", "audio", "flow"}
+# What a column to keep may hold to be of a type, the narrowest first.
+_KEPT: dict[str, set[type]] = {"bool": {bool}, "int64": {int, bool}, "float64": {int, float, bool}, "string": {str}}
 
 
 def load_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], **options: Any) -> DatasetDict:
@@ -98,7 +103,7 @@ def load_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], *
             named), features of several widths, labels that fit no task (with the row), one file in two splits, ids that
             come twice.
     """
-    return read_manifest(source, **options)[1]
+    return read_manifest(source, **options).load()
 
 
 def read_manifest(
@@ -110,8 +115,8 @@ def read_manifest(
     seed: int = 0,
     skip_missing: bool = False,
     **options: Any,
-) -> tuple["Manifest", DatasetDict]:
-    """The table and all of its rows; see [`load_manifest`]. `options` are those of [`open_manifest`]."""
+) -> Rows:
+    """All rows of a table; see [`load_manifest`]. `options` are those of [`open_manifest`]."""
     utterance_columns = [name for name in (dialogue_column, turn_column) if name is not None]
     if dialogue_column is not None:
         options["require_label"] = False
@@ -125,14 +130,16 @@ def read_manifest(
     for count, row in enumerate(manifest.rows(missing), 1):
         parts.setdefault(row["split"], []).append((count - 1, row))
     report_missing(source, missing, count + len(missing), skip_missing, "Give paths relative to the table")
-    parts = carve_split(parts, lambda numbered: _group_of(source, *numbered), validation_fraction, seed)
+    parts = carve_split(
+        parts, lambda rows: [_group_of(source, *numbered) for numbered in rows], validation_fraction, seed
+    )
     for split, rows in parts.items():
         for _, row in rows:
             check_leak(source, owner, row, split)
     data = ordered_splits({split: manifest.dataset([row for _, row in rows]) for split, rows in parts.items()})
     if dialogue_column is not None:
         data = as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
-    return manifest, data
+    return Rows.of(data, **manifest.about_labels)
 
 
 def iter_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], **options: Any) -> Iterator[Row]:
@@ -180,6 +187,8 @@ class Manifest:
         ignore_columns: Sequence[str] = (),
     ):
         self.source, self.keep_columns, self.group_column = source, tuple(keep_columns), group_column
+        self.num_rows = 0
+        self.split_column: str | None = None
         self.tables = find_tables(source)
         present = _present_columns(source, self.tables)
         self.columns = choose_columns(source, self.tables, present, media_column, text_column)
@@ -191,7 +200,7 @@ class Manifest:
         missing = missing_labels if require_label else "keep"
         self.drop_unlabelled = missing == "drop"
         labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
-        scan = scan_table(self.tables, labels, self.label_columns, self.id_column, split_column, keep_columns)
+        kinds = self._scan(labels, split_column)
         if not self.columns:
             raise DataFormatError(
                 f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, 'video', 'audio'))}), "
@@ -201,14 +210,60 @@ class Manifest:
         self.window = tuple(name for name in WINDOW_COLUMNS if name in present and timed)
         used = {*self.columns.values(), *self.window, *self.label_columns, self.id_column, split_column}
         used |= {*keep_columns, group_column, *ignore_columns}
-        _name_unused(source, [name for name in present if name not in used])
+        _name_unused(str(source), tuple(name for name in present if name not in used))
         self.labels = labels.finish() if self.label_columns else None
-        self.split_column = split_column if scan.has_split else None
-        self.num_rows = scan.num_rows - (labels.num_missing if self.drop_unlabelled else 0)
+        self.num_rows -= labels.num_missing if self.drop_unlabelled else 0
         featured = [name for name in self.columns if name.endswith(FEATURES_SUFFIX)]
-        self.shapes = {name: feature_shape(self.tables, self.columns[name]) for name in featured}
-        kept = {name: kept_type(name, scan.kinds[name]) for name in keep_columns}
-        self.features = self._types(kept)
+        self.shapes = {name: _feature_shape(self.tables, self.columns[name]) for name in featured}
+        self.features = self._types({name: _kept_type(name, kinds[name]) for name in keep_columns})
+
+    def _scan(self, labels: LabelScan, split_column: str) -> dict[str, set[type]]:
+        """Look through all rows once: note each label, count the rows, see whether they name their split.
+
+        Returns:
+            The types of the values in the columns to keep.
+
+        Raises:
+            DataFormatError: no rows, unknown splits, a row without split or id, ids that come twice.
+        """
+        kinds: dict[str, set[type]] = {name: set() for name in self.keep_columns}
+        wanted = [*self.label_columns, *([self.id_column] if self.id_column else []), split_column, *kinds]
+        seen: set[str] = set()
+        twice: dict[str, None] = {}
+        unsplit: str | None = None  # the first is enough
+        for table in self.tables:
+            for number, row in enumerate(read_rows(table, wanted), 1):
+                self.num_rows += 1
+                if table.split is None and is_absent(row.get(split_column)):
+                    unsplit = unsplit or f"{table.path}: row {number}"
+                elif table.split is None:
+                    split_name(row[split_column])
+                    self.split_column = split_column
+                if self.id_column is not None:
+                    if is_absent(row.get(self.id_column)):
+                        raise DataFormatError(f"{table.path}: row {number} has no {self.id_column}")
+                    name = str(row[self.id_column]).strip()
+                    if name in seen:
+                        twice[name] = None
+                    seen.add(name)
+                if self.label_columns:
+                    at = f"row {number}" if len(self.tables) == 1 else f"{table.path}, row {number}"
+                    labels.add(self._label_cell(row), at)
+                for key, found in kinds.items():
+                    if row.get(key) is not None:
+                        found.add(type(row[key]))
+        if not self.num_rows:
+            raise DataFormatError(f"{self.source}: the table has no rows")
+        if twice:
+            raise DataFormatError(f"{self.source}: {len(twice)} ids come twice (first: {next(iter(twice))!r})")
+        if self.split_column and unsplit:
+            raise DataFormatError(f"{unsplit} has no {split_column}")
+        return kinds
+
+    def _label_cell(self, row: Row) -> Any:
+        """A row's label: the cell of its column, or the cells of all columns where a label is spread over them."""
+        cells = [row.get(name) for name in self.label_columns]
+        return cells if self.spread_labels else cells[0]
 
     def _types(self, kept: dict[str, Any]) -> Features:
         """Types of the rows; features come last."""
@@ -222,6 +277,18 @@ class Manifest:
     def label_names(self) -> tuple[str, ...] | None:
         """Class names, where labels are classes with names; of several scores their names."""
         return None if self.labels is None else self.labels.names
+
+    @property
+    def about_labels(self) -> dict[str, Any]:
+        """Fields of `Rows`: the names of several numbers, or of a score, which their column cannot hold, and which
+        these are. A score without a name goes by that of its column, unless that is no more than "label" or the
+        like."""
+        scores = self.labels is not None and self.labels.task == "regression"
+        several = isinstance(self.features.get("label"), List)
+        names: Sequence[str] | None = self.label_names if several or scores else None
+        if scores and not several and names is None and self.label_columns[0] not in LABEL_COLUMNS:
+            names = self.label_columns
+        return {"label_names": names, "scores": scores and several}
 
     def __iter__(self) -> Iterator[Row]:
         return self.rows()
@@ -243,12 +310,12 @@ class Manifest:
             where the table has them (`end=None` is the file's end).
         """
         make_id = RowIds()
-        replaced: dict[str, int] = {}
+        replaced: Counter[str] = Counter()
         doubtful: list[str] = []  # texts that may mean "no text"
         for table in self.tables:
             for number, raw in enumerate(read_rows(table), 1):
                 where = f"{table.path}, row {number}"
-                label = {} if self.labels is None else {self.labels.column: self._label(raw)}
+                label = {} if self.labels is None else {self.labels.column: self.labels.read(self._label_cell(raw))}
                 if self.drop_unlabelled and None in label.values():
                     continue
                 cells = {
@@ -273,12 +340,8 @@ class Manifest:
         if doubtful:
             text = "%s: %d transcripts say nothing but %r or the like, and are read as that; leave such cells empty"
             logger.warning(text, self.source, len(doubtful), doubtful[0])
-        for name, count in replaced.items():
+        for name, count in (+replaced).items():
             logger.warning("%s: %d NaN or infinite values in %s were replaced by 0", self.source, count, name)
-
-    def _label(self, raw: Row) -> Any:
-        cell = label_cell(raw, self.label_columns, self.spread_labels) if self.label_columns else None
-        return None if self.labels is None else self.labels.read(cell)
 
     def _stretch(self, raw: Row, where: str) -> dict[str, float | None]:
         """The columns `start` and `end` that the table has."""
@@ -296,13 +359,10 @@ class Manifest:
         """The cell whose file name makes the row's id; None where the table has no files."""
         return next((raw.get(self.columns[name]) for name in MEDIA_TYPES if name in self.columns), None)
 
-    def _features(self, name: str, cell: Any, where: str, replaced: dict[str, int]) -> Any:
-        if cell is None:
-            return None
+    def _features(self, name: str, cell: Any, where: str, replaced: Counter[str]) -> Any:
         value = read_feature_file(cell, name) if isinstance(cell, str) else cell
-        array, bad = features_like(self.shapes[name], value, where)
-        if bad:
-            replaced[name] = replaced.get(name, 0) + bad
+        array, replaced_here = features_like(self.shapes[name], value, where)
+        replaced[name] += replaced_here
         return array
 
 
@@ -333,16 +393,37 @@ def _label_columns(
     return () if label is None else (label,)
 
 
+def _feature_shape(tables: Sequence[Table], column: str) -> tuple[int, int]:
+    """Number of axes and width of the first features of a column."""
+    for table in tables:
+        for row in read_rows(table, [column]):
+            cell = row.get(column)
+            if is_absent(cell):
+                continue
+            path = absolute_path(table.path.parent, cell) if isinstance(cell, str) else None
+            if path is not None and file_fault(path) is not None:
+                continue  # reported, or skipped, with the other absent files
+            value = cell if path is None else read_feature_file(path, column)
+            array = feature_sequence(value, f"{table.path}, {column}")[0]
+            if array.size:
+                return array.ndim, array.shape[-1]
+    raise DataFormatError(f"{tables[0].path}: no row has {column}")
+
+
+def _kept_type(name: str, kinds: set[type]) -> Value:
+    """The `datasets` type of a column to keep, from the types of its values."""
+    for dtype, fitting in _KEPT.items():
+        if kinds <= fitting:
+            return Value(dtype)
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise DataFormatError(f"the kept column {name!r} holds {found}; text, or numbers, can be kept")
+
+
 @functools.cache
-def _say_once(text: str) -> None:
-    logger.warning(text)
-
-
-def _name_unused(source: object, names: Sequence[str]) -> None:
+def _name_unused(source: str, names: tuple[str, ...]) -> None:
     """Names the columns that nothing is read from, once in a process."""
     if names:
-        shown = ", ".join(name or "(no name)" for name in names)
-        _say_once(f"{source}: columns that are not used: {shown}")
+        logger.warning("%s: columns that are not used: %s", source, ", ".join(name or "(no name)" for name in names))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -365,3 +446,45 @@ def check_leak(source: object, owner: dict[int, str], row: Row, split: str) -> N
             raise DataFormatError(
                 f"{source}: {path} is in both {owner[hash(path)]} and {split}; a clip belongs to one split"
             )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# As a source of rows: whole for training, streamed for conversion
+
+# Options that need the whole table at once.
+_WHOLE_TABLE = ("validation_fraction", "seed", "group_column", "dialogue_column", "turn_column")
+
+
+def stream_table(source: str | os.PathLike, *, skip_missing: bool = False, **options: Any) -> Rows:
+    """Rows of a table in the splits that it names, one at a time; the table is read whole where options want that."""
+    if any(name in options for name in _WHOLE_TABLE):
+        return read_manifest(source, skip_missing=skip_missing, **options)
+    manifest = open_manifest(source, **options)
+
+    def stream() -> Iterator[tuple[str, Row]]:
+        missing: list[str] = []
+        owner: dict[int, str] = {}
+        for row in manifest.rows(missing):
+            check_leak(source, owner, row, row["split"])
+            if skip_missing or not missing:  # else the rest is looked through to count what else is missing
+                yield row["split"], {name: row[name] for name in manifest.features}
+        report_missing(source, missing, len(manifest), skip_missing, "Give paths relative to the table")
+
+    return Rows(manifest.features, stream, len(manifest), **manifest.about_labels)
+
+
+def _is_table(path: Path) -> bool:
+    if path.is_file():
+        return path.suffix.lower() in TABLE_SUFFIXES
+    return any(map(named_table, (path, *path.glob("*/")))) and not (path / MARKER).is_file()
+
+
+SOURCE = Source(
+    about="your own table (CSV, TSV, JSONL, Parquet or XLSX) of clips, features or dialogues",
+    read=read_manifest,
+    stream=stream_table,
+    parameters_of=(open_manifest,),
+    is_file=True,
+    recognise=_is_table,
+    segments=True,
+)

@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..arrow import is_list, is_numbers
 from ..columns import SPLIT_ALIASES, DataFormatError, split_name
 from ..errors import format_error
+from ..files import find_file
+from ..source import Row
 from ..untrusted.sheets import read_sheet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx")
 TABLE_NAMES = ("metadata", "manifest")
 _BATCH_ROWS = 64
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ def find_tables(source: str | os.PathLike | Mapping[str, str | os.PathLike]) -> 
 
 def named_table(folder: Path) -> Path | None:
     """The table in a folder that goes by one of `TABLE_NAMES`; None where there is none."""
-    paths = (folder / (name + suffix) for name in TABLE_NAMES for suffix in TABLE_SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
+    return find_file(folder, [name + suffix for name in TABLE_NAMES for suffix in TABLE_SUFFIXES])
 
 
 def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Row]:
@@ -193,9 +193,9 @@ def _array(path: Path, name: str, value: Any) -> np.ndarray:
     values = value.values
     shape = [len(values)]
     while is_list(values.type):
-        counts = np.diff(values.offsets.to_numpy()) if hasattr(values, "offsets") else [values.type.list_size]
-        if values.null_count or len(set(map(int, counts))) > 1:
+        counts = pc.unique(pc.list_value_length(values)).to_pylist()
+        if values.null_count or len(counts) > 1:
             raise DataFormatError(f"{path}: a list in the column {name} has inner lists of different lengths")
-        shape.append(int(counts[0]) if len(counts) else 0)
+        shape.append(counts[0] if counts else 0)
         values = values.flatten()
     return values.to_numpy(zero_copy_only=False).reshape(shape)

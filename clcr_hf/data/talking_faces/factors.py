@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,8 +79,6 @@ TEXT_FACTORS = ("text_word", "text_phrase", "text_final")
 AUDIO_FACTORS = ("audio_syllable", "audio_contour", "audio_deadpan")
 VISION_FACTORS = ("vision_flash", "vision_expression", "vision_final")
 FACTORS = {"text": TEXT_FACTORS, "audio": AUDIO_FACTORS, "vision": VISION_FACTORS}
-_SENTIMENT = ("shared", *TEXT_FACTORS, *AUDIO_FACTORS, *VISION_FACTORS)
-NUISANCES = tuple(field.name for field in fields(Latents) if field.name not in _SENTIMENT)
 
 
 def whole_sense(first: np.ndarray | float, final: np.ndarray | float) -> np.ndarray:

@@ -50,7 +50,6 @@ def open_corpus(root: str | os.PathLike | None = None, **sizes: int) -> Rows:
 
 
 SOURCE = Source(
-    "talking_faces",
     title="talking faces (generated)",
     about="generated clips with known answers; made when absent",
     read=open_corpus,

@@ -338,7 +338,7 @@ def _read_npy(path: str | os.PathLike, archive: zipfile.ZipFile, info: zipfile.Z
     where = f"{path}: array {name!r}"
     with archive.open(info) as file:
         try:
-            shape, fortran, dtype = _npy_header(file)
+            shape, dtype = _npy_header(file)
         except Exception as error:
             # NumPy parses the header as Python text; tokenizer, parser and checks each have errors of their own.
             raise DataFormatError(f"{where} has no readable header ({str(error)[:200]})") from error
@@ -350,28 +350,18 @@ def _read_npy(path: str | os.PathLike, archive: zipfile.ZipFile, info: zipfile.Z
         left = info.file_size - file.tell()
         if size != left:
             raise UnsafeFileError(f"{where} declares {size:,} bytes of data; its entry has {left:,}")
-        array = np.empty(size, dtype=np.uint8)
-        _fill(file, array.data, where)
-    return array.view(dtype).reshape(shape, order="F" if fortran else "C") if size else np.empty(shape, dtype)
+    with archive.open(info) as file, format_error(f"{where} cannot be read", ValueError):
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
     else:
         raise ValueError(f"version {version} of the .npy format; 1.0 and 2.0 are read")
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {shape}")
-    return shape, fortran, dtype
-
-
-def _fill(file: Any, buffer: memoryview, where: str) -> None:
-    for start in range(0, len(buffer), 2**22):
-        piece = buffer[start : start + 2**22]
-        if (read := file.readinto(piece)) < len(piece):
-            raise DataFormatError(f"{where} ends early: {start + read:,} of {len(buffer):,} bytes")
-    if file.read(1):
-        raise DataFormatError(f"{where}: bytes follow its data")
+    return shape, dtype

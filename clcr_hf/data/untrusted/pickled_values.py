@@ -25,7 +25,7 @@ class UnsafePickleError(UnsafeFileError, pickle.UnpicklingError):
 
 
 @dataclass(slots=True)
-class _Global:
+class Global:
     """Stands for a global name on the unpickler's stack. It cannot be called, built upon or left in the result."""
 
     name: str
@@ -33,7 +33,7 @@ class _Global:
 
 
 @dataclass(slots=True)
-class _View:
+class View:
     """A large byte string left where it lies in the file; `make` turns it into what the pickle says it is."""
 
     data: memoryview
@@ -41,7 +41,7 @@ class _View:
 
 
 @dataclass(slots=True)
-class _DType:
+class DType:
     """A dtype being read; `value` is one of NumPy's plain ones."""
 
     value: np.dtype
@@ -63,7 +63,7 @@ class _DType:
 
 
 @dataclass(slots=True)
-class _Array:
+class Array:
     """An array being read; `parts` are known once its state was set."""
 
     parts: tuple[Any, ...] | None = None
@@ -88,23 +88,23 @@ def _text(value: Any) -> str:
     raise UnsafePickleError(f"a {type(value).__name__} where a name is wanted")
 
 
-def _plain_dtype(code: Any, *_: Any) -> _DType:
+def _plain_dtype(code: Any, *_: Any) -> DType:
     name = _text(code)
     if not _PLAIN_DTYPE.fullmatch(name):
         raise UnsafePickleError(f"dtype {name[:60]!r}; only bool, numbers, strings and object are read")
-    return _DType(np.dtype(object) if name.strip("<>|=") in ("O", "O8") else np.dtype(name))
+    return DType(np.dtype(object) if name.strip("<>|=") in ("O", "O8") else np.dtype(name))
 
 
-def _dtype_of(value: Any) -> np.dtype:
-    if not isinstance(value, _DType):
+def dtype_of(value: Any) -> np.dtype:
+    if not isinstance(value, DType):
         raise UnsafePickleError("an array or scalar whose dtype is not a dtype")
     return value.value
 
 
-def _flat_values(dtype: np.dtype, count: int, data: Any) -> np.ndarray:
+def flat_values(dtype: np.dtype, count: int, data: Any) -> np.ndarray:
     if isinstance(data, str):
         data = data.encode("latin1")  # Python 2 wrote array bytes as a str, which arrives decoded
-    elif isinstance(data, _View):
+    elif isinstance(data, View):
         data = data.data
     if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) != count * dtype.itemsize:
         raise UnsafePickleError(f"array data do not fill {count} elements of {dtype}")
@@ -113,31 +113,31 @@ def _flat_values(dtype: np.dtype, count: int, data: Any) -> np.ndarray:
     return np.frombuffer(data, dtype=dtype)
 
 
-def _checked_shape(shape: Any) -> tuple[int, ...]:
+def checked_shape(shape: Any) -> tuple[int, ...]:
     if not isinstance(shape, tuple) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
         raise UnsafePickleError("an array shape that is no tuple of at most 32 sizes")
     return shape
 
 
-def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
-    if not (isinstance(kind, _Global) and kind.name == "numpy.ndarray"):
+def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
+    if not (isinstance(kind, Global) and kind.name == "numpy.ndarray"):
         raise UnsafePickleError("_reconstruct of something else than numpy.ndarray")
-    return _Array()
+    return Array()
 
 
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     if _text(order) not in ("C", "F"):
         raise UnsafePickleError("an array order that is neither C nor F")
-    return _Array((shape, dtype, _text(order), data))
+    return Array((shape, dtype, _text(order), data))
 
 
 def _scalar(dtype: Any, data: Any = None) -> Any:
-    kind = _dtype_of(dtype)
+    kind = dtype_of(dtype)
     if kind.hasobject:
         raise UnsafePickleError("a NumPy scalar of dtype object")
     if not kind.itemsize:
         return kind.type()  # an empty string
-    return _flat_values(kind, 1, data)[0]
+    return flat_values(kind, 1, data)[0]
 
 
 def _encode(value: Any, encoding: Any = "latin1") -> bytes:
@@ -156,8 +156,8 @@ def _bytes(*args: Any) -> bytes:
 def _bytearray(*args: Any) -> Any:
     if len(args) == 2 and isinstance(args[0], str):
         return bytearray(_encode(*args))
-    if len(args) == 1 and isinstance(args[0], _View) and args[0].make is bytes:
-        return _View(args[0].data, bytearray)
+    if len(args) == 1 and isinstance(args[0], View) and args[0].make is bytes:
+        return View(args[0].data, bytearray)
     if not args or (len(args) == 1 and isinstance(args[0], bytes)):
         return bytearray(*args)
     raise UnsafePickleError("bytearray() of something else than bytes")
@@ -168,13 +168,13 @@ def _collection(kind: type) -> Callable[..., Any]:
         if len(args) > 1 or not all(type(arg) in (list, tuple, set) for arg in args):
             raise UnsafePickleError(f"{kind.__name__}() of something else than a list")
         for arg in args:
-            _check_keys(arg)
+            check_keys(arg)
         return kind(*args)
 
     return build
 
 
-def _check_keys(keys: Any) -> None:
+def check_keys(keys: Any) -> None:
     """Refuse keys that take long to hash: of nested tuples Python hashes each part anew, however often it is shared."""
     for key in keys:
         if isinstance(key, (*_KEY_TYPES, np.generic)):
@@ -184,7 +184,7 @@ def _check_keys(keys: Any) -> None:
             raise UnsafePickleError(f"a {type(key).__name__} as a key; only plain values and short tuples are read")
 
 
-def _known_globals() -> dict[tuple[str, str], _Global]:
+def _known_globals() -> dict[tuple[str, str], Global]:
     makers: dict[str, Callable[..., Any] | None] = {"numpy.ndarray": None, "numpy.dtype": _plain_dtype}
     for core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
         makers[f"{core}.multiarray._reconstruct"] = _reconstruct
@@ -196,7 +196,7 @@ def _known_globals() -> dict[tuple[str, str], _Global]:
         makers[f"{module}.bytearray"] = _bytearray
         makers[f"{module}.set"] = _collection(set)
         makers[f"{module}.frozenset"] = _collection(frozenset)
-    return {tuple(name.rsplit(".", 1)): _Global(name, maker) for name, maker in makers.items()}  # type: ignore[misc]
+    return {tuple(name.rsplit(".", 1)): Global(name, maker) for name, maker in makers.items()}  # type: ignore[misc]
 
 
-_GLOBALS = _known_globals()
+GLOBALS = _known_globals()

@@ -17,18 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .pickled_values import (
-    _GLOBALS,
-    UnsafePickleError,
-    _Array,
-    _check_keys,
-    _checked_shape,
-    _DType,
-    _dtype_of,
-    _flat_values,
-    _Global,
-    _View,
-)
+from . import pickled_values as values
+from .pickled_values import UnsafePickleError
 
 MAX_PICKLE_BYTES = 32 * 2**30
 MAX_PICKLE_OBJECTS = 25_000_000
@@ -140,7 +130,7 @@ def _with_checked_keys(opcode: str, keys: slice) -> Callable[[Any], None]:
     plain = getattr(_BaseUnpickler, f"load_{opcode.lower()}")
 
     def load(self: Any) -> None:
-        _check_keys(self.stack[keys])
+        values.check_keys(self.stack[keys])
         plain(self)
 
     return load
@@ -222,9 +212,9 @@ class RestrictedUnpickler(_BaseUnpickler):
         except pickle._Stop as stop:  # type: ignore[attr-defined]
             return stop.value
 
-    def find_class(self, module: str, name: str) -> _Global:
+    def find_class(self, module: str, name: str) -> values.Global:
         try:
-            return _GLOBALS[module, name]
+            return values.GLOBALS[module, name]
         except KeyError:
             raise UnsafePickleError(
                 f"the pickle names the global {module[:100]}.{name[:100]}, which is refused: only NumPy arrays and "
@@ -235,8 +225,8 @@ class RestrictedUnpickler(_BaseUnpickler):
     def load_reduce(self) -> None:
         args = self.stack.pop()
         function = self.stack[-1]
-        if not isinstance(function, _Global) or function.build is None or type(args) is not tuple:
-            what = function.name if isinstance(function, _Global) else f"a {type(function).__name__}"
+        if not isinstance(function, values.Global) or function.build is None or type(args) is not tuple:
+            what = function.name if isinstance(function, values.Global) else f"a {type(function).__name__}"
             raise UnsafePickleError(f"the pickle calls {what}, which is refused")
         result = function.build(*args)
         if isinstance(result, (bytes, bytearray)):
@@ -252,7 +242,7 @@ class RestrictedUnpickler(_BaseUnpickler):
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if not isinstance(target, (_Array, _DType)):
+        if not isinstance(target, (values.Array, values.DType)):
             raise UnsafePickleError(f"the pickle sets the state of a {type(target).__name__}, which is refused")
         target.set_state(state)
 
@@ -268,7 +258,7 @@ class RestrictedUnpickler(_BaseUnpickler):
     def load_payload(self, width: int, make: Callable[[memoryview], Any]) -> None:
         size = int.from_bytes(self.read(width), "little")
         data = self._source.view(size)
-        self.append(_View(data, make) if size >= _VIEW_BYTES else make(data))
+        self.append(values.View(data, make) if size >= _VIEW_BYTES else make(data))
 
     for _name, _width, _make in (("BINBYTES", 4, bytes), ("BINBYTES8", 8, bytes), ("BYTEARRAY8", 8, bytearray)):
         dispatch[getattr(pickle, _name)[0]] = partial(load_payload, width=_width, make=_make)
@@ -303,10 +293,10 @@ class _Resolver:
         plain = (str, bytes, int, float, bool, type(None), set, frozenset, bytearray)
         if kind in plain or isinstance(value, np.generic):
             return value  # placeholders cannot be hashed, so sets hold none
-        if kind is _DType:
+        if kind is values.DType:
             return value.value
-        if kind not in (dict, list, tuple, _Array, _View):
-            what = f"the global {value.name}" if kind is _Global else f"a {kind.__name__}"
+        if kind not in (dict, list, tuple, values.Array, values.View):
+            what = f"the global {value.name}" if kind is values.Global else f"a {kind.__name__}"
             raise UnsafePickleError(f"the pickle holds {what} as a value, which is refused")
         if depth > _MAX_DEPTH:
             raise UnsafePickleError(f"containers nested deeper than {_MAX_DEPTH}")
@@ -329,21 +319,21 @@ class _Resolver:
             return value
         if type(value) is tuple:
             return tuple(self.resolve(item, depth) for item in value)
-        if type(value) is _View:
+        if type(value) is values.View:
             self._budget.pay(copied=len(value.data))
             return value.make(value.data)
         return self._array(value, depth)
 
-    def _array(self, value: _Array, depth: int) -> np.ndarray:
+    def _array(self, value: values.Array, depth: int) -> np.ndarray:
         if value.parts is None:
             raise UnsafePickleError("an array without its data")
         shape, dtype, order, data = value.parts
-        shape, dtype = _checked_shape(shape), _dtype_of(dtype)
+        shape, dtype = values.checked_shape(shape), values.dtype_of(dtype)
         count = math.prod(shape)  # of Python's integers: no overflow
         if not dtype.hasobject:
             if isinstance(data, str):
                 self._budget.pay(copied=len(data))
-            return _flat_values(dtype, count, data).reshape(shape, order=order)
+            return values.flat_values(dtype, count, data).reshape(shape, order=order)
         if type(data) is not list or len(data) != count:
             raise UnsafePickleError("an object array whose elements are not a list of its size")
         self._budget.pay(count)
@@ -387,18 +377,11 @@ def load_pickle_safely(
 
 
 def release_pages(array: np.ndarray) -> None:
-    """Let the system take back the memory of a mapped array that was read; it is read from the file again if used.
-
-    Arrays that own their memory are left alone.
-    """
+    """Let the system take back the memory of the mapped file that an array lies in; what is used again is read from
+    the file again. Arrays that own their memory are left alone."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     mapped = base.obj if isinstance(base, memoryview) else None
-    if not isinstance(mapped, mmap.mmap) or not array.size or not hasattr(mapped, "madvise"):
-        return
-    origin = np.frombuffer(mapped, dtype=np.uint8).__array_interface__["data"][0]
-    first = array.__array_interface__["data"][0] - origin
-    extent = sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True)) + array.itemsize
-    start = first // mmap.PAGESIZE * mmap.PAGESIZE
-    mapped.madvise(mmap.MADV_DONTNEED, start, first + extent - start)
+    if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
