@@ -196,9 +196,9 @@ def test_long_sound_in_windows(models: dict[str, str], clips: Path, tmp_path: Pa
     middle = rows_of(tmp_path / "one")["m"]["audio_features"]
     np.testing.assert_allclose(row["audio_features"][:, 5:10], middle, atol=1e-3)  # 16-bit sound
     reader = ClipReader(smile=SmileStub(), window_seconds=1.0, audio_rate=5.0)
-    pieces = [reader.load(job) for job in reader.plan(next(iter(open_source(clips))))]
+    pieces = [reader.load(piece) for piece in reader.plan(next(iter(open_source(clips))))]
     assert [len(piece.smile[0]) for piece in pieces if piece.smile] == [RATE, RATE]
-    assert [piece.sound_begin for piece in pieces] == [0.0, 1.0]
+    assert [piece.offset for piece in pieces] == [0.0, 1.0]
 
 
 class SmileStub(OpenSmile):

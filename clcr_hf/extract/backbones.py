@@ -96,11 +96,6 @@ class FrozenBackbone:
         self.reader.load_pretrained(source)
         self.reader.eval().to(self.device, dtype)
 
-    @property
-    def feature_shape(self) -> tuple[int | None, int]:
-        """`(L, D)`; L is None for features without levels."""
-        return self.num_levels, self.width
-
     @torch.inference_mode()
     def forward(self, inputs: dict[str, np.ndarray], mask: np.ndarray | None = None) -> np.ndarray:
         """Taps of a batch, float32 `(B, L, T, D)`; `mask (B, steps)` is all ones by default."""
@@ -216,10 +211,6 @@ class AudioBackbone(FrozenBackbone):
         """The extractor's values, `(samples,)`, `(steps, mel)` or `(mel, steps)`, of one window `(samples,)`."""
         sound = {"array": wave, "sampling_rate": self.sampling_rate}
         return self.processor(audio=[sound], return_tensors="np")["input_values"][0]
-
-    def read(self, values: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
-        """Tokens `(L, T, D)` of each window."""
-        return self.forward_items(values, batch_size)
 
     def step_seconds(self, tokens: int, seconds: float) -> float:
         """Seconds from one token to the next, of a window of `seconds` that gave `tokens`."""

@@ -10,6 +10,7 @@ from datasets import Features, List, Value
 
 from ..data.alignment import average_over
 from .backbones import TextTokens
+from .clips import Piece
 from .sources import Clip
 from .speech import Transcript
 
@@ -42,11 +43,21 @@ class ClipTokens:
     Attributes:
         tokens: by modality, taps `(L, T, D)` of each piece and their seconds `(T, 2)`.
         transcript: what the recogniser heard.
+        text_tokens: tokens of its text.
+        error: what is wrong with it.
     """
 
     clip: Clip
     tokens: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=lambda: defaultdict(list))
     transcript: Transcript | None = None
+    text_tokens: TextTokens | None = None
+    error: Exception | None = None
+
+    def add(self, piece: Piece) -> None:
+        """Takes in what a piece of the clip gave."""
+        self.error, self.transcript = self.error or piece.error, self.transcript or piece.transcript
+        for name, part in piece.tokens.items():
+            self.tokens[name].append(part)
 
     def text(self) -> str | None:
         """The clip's own transcript, or the recognised one; None where nothing was said."""
@@ -139,13 +150,12 @@ def average_words(taps: np.ndarray, intervals: np.ndarray, words: np.ndarray) ->
     return means.reshape(len(words), levels, width).transpose(1, 0, 2)
 
 
-def make_row(clip: ClipTokens, features: Features, text: TextTokens | None, align: bool) -> dict[str, Any]:
+def make_row(clip: ClipTokens, features: Features, align: bool) -> dict[str, Any]:
     """The row of a clip; columns of modalities that it lacks are None.
 
     Args:
         clip: all of its tokens.
         features: see [`row_features`].
-        text: tokens of its text.
         align: one token a word in every modality, instead of each modality's own tokens.
 
     Raises:
@@ -157,11 +167,11 @@ def make_row(clip: ClipTokens, features: Features, text: TextTokens | None, alig
     words = clip.words()
     if words is not None and "words" in features:
         row |= {"words": words[0], "word_intervals": words[1]}
-    found = clip.joined()
+    found, text = clip.joined(), clip.text_tokens
     if not found and text is None:
         raise ValueError("the clip has none of the modalities asked for")
     if align:
-        found = _aligned(clip, found, text)
+        found = _aligned(clip, found)
     elif text is not None:
         spans = None if words is None or (text.spans < 0).all() else word_spans(clip.text() or "", words[0])
         row["text_features"] = _shaped(text.taps, features["text_features"])
@@ -174,9 +184,9 @@ def make_row(clip: ClipTokens, features: Features, text: TextTokens | None, alig
 
 
 def _aligned(
-    clip: ClipTokens, found: dict[str, tuple[np.ndarray, np.ndarray]], text: TextTokens | None
+    clip: ClipTokens, found: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    words = clip.words()
+    words, text = clip.words(), clip.text_tokens
     if words is None:
         raise ValueError("no words with times to align to; give words and word_intervals, or a recogniser (transcribe)")
     output = {name: (average_words(taps, times, words[1]), words[1]) for name, (taps, times) in found.items()}
