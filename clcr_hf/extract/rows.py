@@ -107,13 +107,7 @@ def tokens_to_words(tokens: TextTokens, spans: np.ndarray) -> np.ndarray:
         tokens: of the text.
         spans: characters `(W, 2)` of the words in it.
     """
-    levels, _, width = tokens.taps.shape
-    output = np.zeros((levels, len(spans), width), np.float32)
-    for index, (begin, end) in enumerate(spans):
-        inside = (tokens.spans[:, 0] < end) & (tokens.spans[:, 1] > begin)
-        if inside.any():
-            output[:, index] = tokens.taps[:, inside].mean(axis=1)
-    return output
+    return _means(tokens.taps, tokens.spans, spans)[0]
 
 
 def token_intervals(tokens: TextTokens, spans: np.ndarray, intervals: np.ndarray) -> np.ndarray:
@@ -141,13 +135,19 @@ def average_words(taps: np.ndarray, intervals: np.ndarray, words: np.ndarray) ->
 
     A word that no token overlaps (one that takes no time, or lies between two frames) gets the nearest token.
     """
-    levels, _, width = taps.shape
-    flat = taps.transpose(1, 0, 2).reshape(taps.shape[1], levels * width)
-    means, counts = average_over(words.astype(np.float64), intervals.astype(np.float64), flat)
+    means, counts = _means(taps, intervals, words)
     middles = intervals.mean(axis=1)
     for index in np.flatnonzero(counts == 0):
-        means[index] = flat[np.argmin(np.abs(middles - words[index].mean()))]
-    return means.reshape(len(words), levels, width).transpose(1, 0, 2)
+        means[:, index] = taps[:, np.argmin(np.abs(middles - words[index].mean()))]
+    return means
+
+
+def _means(taps: np.ndarray, places: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means `(L, W, D)` of the tokens `(L, T, D)` at `places (T, 2)` that overlap each word, and how many they are."""
+    levels, _, width = taps.shape
+    flat = taps.transpose(1, 0, 2).reshape(-1, levels * width)
+    means, counts = average_over(words.astype(np.float64), places.astype(np.float64), flat)
+    return means.reshape(len(words), levels, width).transpose(1, 0, 2), counts
 
 
 def make_row(clip: ClipTokens, features: Features, align: bool) -> dict[str, Any]:
