@@ -76,12 +76,6 @@ def _register_models() -> None:
     _register("AutoModelForTokenClassification", "CLCRForTokenClassification")
 
 
-def _register_pipeline() -> None:
-    from .pipeline_clcr import register
-
-    register()
-
-
 class _Registration(MetaPathFinder):
     """
     Makes transformers know CLCR: each part of transformers named in `waiting` is told when it has been imported, and no
@@ -97,7 +91,7 @@ class _Registration(MetaPathFinder):
                 _register, "AutoFeatureExtractor", "CLCRFeatureExtractor"
             ),
             "transformers.models.auto.processing_auto": partial(_register, "AutoProcessor", "CLCRProcessor"),
-            "transformers.pipelines": _register_pipeline,
+            "transformers.pipelines": lambda: import_module(f"{__name__}.pipeline_clcr").register(),
         }
         self.seeking: set[str] = set()
         self.running = 0

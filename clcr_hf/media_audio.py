@@ -106,13 +106,7 @@ class Samples:
         if self.resampler is None:
             parts = [] if data is None else [data]
         else:
-            frame = None
-            if data is not None and self.form is not None:
-                frame = import_av().AudioFrame.from_ndarray(
-                    np.ascontiguousarray(data, np.float32).reshape(1, -1), format="flt", layout=self.layout
-                )
-                frame.sample_rate = self.form[0]
-            parts = [part.to_ndarray().reshape(part.samples, self.channels) for part in self.resampler.resample(frame)]
+            parts = _through(self.resampler, data, self.layout, self.form and self.form[0])
         for part in parts:
             before = self.position or 0
             self.position = before + len(part)
@@ -140,6 +134,17 @@ class Samples:
         return whole[0] if self.plan.mono else whole
 
 
+def _through(resampler: Any, data: np.ndarray | None, layout: str, rate: int | None) -> list[np.ndarray]:
+    """What a resampler to "flt" gives, each `(samples, channels)`, for `data (samples, channels)` at `rate`; without
+    data, what is left in it."""
+    frame = None
+    if data is not None:
+        interleaved = np.ascontiguousarray(data, np.float32).reshape(1, -1)
+        frame = import_av().AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
+        frame.sample_rate = rate
+    return [part.to_ndarray().reshape(part.samples, -1) for part in resampler.resample(frame)]
+
+
 @lru_cache
 def mono_weights(layout: str) -> np.ndarray:
     """What each channel of a layout adds to the mono mix of `ffmpeg -ac 1`: float32 `(channels,)`, scaled so that the
@@ -147,11 +152,9 @@ def mono_weights(layout: str) -> np.ndarray:
     """
     av = import_av()
     channels = av.AudioLayout(layout).nb_channels
-    frame = av.AudioFrame.from_ndarray(np.eye(channels, dtype=np.float32).reshape(1, -1), format="flt", layout=layout)
-    frame.sample_rate = 48_000
     try:
-        parts = av.AudioResampler("flt", "mono", 48_000).resample(frame)
-        weights = np.concatenate([part.to_ndarray().reshape(-1) for part in parts])
+        parts = _through(av.AudioResampler("flt", "mono", 48_000), np.eye(channels), layout, 48_000)
+        weights = np.concatenate(parts)[:, 0]
     except (av.error.FFmpegError, ValueError):
         weights = np.ones(channels, np.float32)
     return weights / max(1.0, float(np.abs(weights).sum()))
@@ -181,11 +184,8 @@ def resample_audio(array: Any, orig_sr: int, sampling_rate: int) -> np.ndarray:
         raise ValueError("the waveform holds NaN or infinite values; repair it before resampling")
     if orig_sr == sampling_rate or wave.size == 0:
         return wave
-    av = import_av()
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=int(sampling_rate))
-    frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
-    frame.sample_rate = int(orig_sr)
-    parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
+    resampler = import_av().AudioResampler("flt", "mono", int(sampling_rate))
+    parts = [part[:, 0] for given in (wave, None) for part in _through(resampler, given, "mono", int(orig_sr))]
     length = round(wave.size * sampling_rate / orig_sr)
     out = np.concatenate(parts)[:length]
     return np.pad(out, (0, length - out.size))

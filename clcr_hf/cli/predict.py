@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -87,8 +88,9 @@ def predict(
     if table is None and not request.one_clip and not as_json:
         table = Path(_DEFAULT_OUTPUT)
     predictor = request.predictor(pipe)
-    with TemporaryDirectory() as scratch:
-        rows = request.file(table or Path(scratch) / "rows.jsonl", pipe, items, model)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory()))
+        rows = stack.enter_context(closing(request.file(table or scratch / "rows.jsonl", pipe, items, model)))
         _predict_many(predictor, items, rows)
         counts = rows.finish()
         if as_json:
@@ -142,29 +144,19 @@ def _say(line: str) -> None:
 
 
 def _predict_many(predictor: Any, items: Any, rows: Any) -> None:
-    """Reads all items with a progress bar; what is done stays where the run is ended."""
+    """Reads all items with a progress bar."""
     if items.unread:
         _say(f"columns that are not read: {', '.join(items.unread)}")
     if rows.complete:
         _say(f"{rows.path} is complete already: nothing is read again")
         return
-    what, total = ("windows", 0) if predictor.in_windows else ("clips", items.total)
+    what, total = ("windows", None) if predictor.in_windows else ("clips", items.total)
     if rows.done:
         _say(f"{rows.path}: going on after {rows.done} {what}")
     with progress_bar(transient=True) as progress:
-        bar = progress.add_task(what, total=total or None, completed=rows.done)
-
-        def expect(count: int) -> None:
-            nonlocal total
-            total += count
-            progress.update(bar, total=total)
-
-        predictor.expect = expect
-        try:
-            predictor.write(items, rows, lambda count: progress.advance(bar, count))
-        except BaseException:
-            rows.close()
-            raise
+        bar = progress.add_task(what, total=total, completed=rows.done)
+        predictor.expect = lambda count: progress.update(bar, total=(progress.tasks[bar].total or 0) + count)
+        predictor.write(items, rows, lambda count: progress.advance(bar, count))
 
 
 def _report(predictor: Any, name: str) -> list[str]:

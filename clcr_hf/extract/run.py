@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import DatasetDict, Features
+from datasets.utils import tqdm
 
 from ..data.columns import DataFormatError
 from ..data.folders import OutputFolder, read_json
@@ -329,13 +330,7 @@ def _write(
     shards = ShardSet(folder, readers.features(clips), rank=state.process_index, rows_per_shard=settings.rows_per_shard)
     with shards:
         extractor = Extractor(settings, readers, shards, failures, settings.batch_size)
-        pieces = read_ahead(readers.clip_reader(settings), _with_bar(mine, most, progress, state), settings.num_workers)
+        hidden = not (progress and state.is_main_process)
+        bar = tqdm(mine, total=most and max(most, 0), unit="clip", desc="extract", disable=hidden)
+        pieces = read_ahead(readers.clip_reader(settings), bar, settings.num_workers)
         extractor.run(pieces)
-
-
-def _with_bar(clips: Iterable[Clip], total: int | None, progress: bool, state: PartialState) -> Iterable[Clip]:
-    if not (progress and state.is_main_process):
-        return clips
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(clips, total=total and max(total, 0), unit="clip", desc="extract")

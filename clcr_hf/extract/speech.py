@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ..media_files import optional
-from .settings import OPENSMILE_LEVELS
 
 logger = logging.getLogger("clcr_hf.extract")
 
@@ -119,8 +118,6 @@ class OpenSmile:
     sampling_rate = 16_000
 
     def __init__(self, level: str = "lld", window: float = 1.0):
-        if level not in OPENSMILE_LEVELS:
-            raise ValueError(f"openSMILE gives {' or '.join(OPENSMILE_LEVELS)}, not {level!r}")
         self._opensmile = optional(
             "opensmile",
             'eGeMAPS features need openSMILE: pip install ".[opensmile]" in a clone of clcr-hf '
