@@ -255,10 +255,8 @@ class TextBackbone(FrozenBackbone):
 
     def read(self, texts: Sequence[str], batch_size: int) -> list[TextTokens]:
         """[`TextTokens`] of each text; padded within a batch, under a mask."""
-        outputs: list[TextTokens] = []
-        for begin in range(0, len(texts), batch_size):
-            outputs += self._read_batch(list(texts[begin : begin + batch_size]))
-        return outputs
+        batches = (list(texts[begin : begin + batch_size]) for begin in range(0, len(texts), batch_size))
+        return [tokens for batch in batches for tokens in self._read_batch(batch)]
 
     def _read_batch(self, texts: list[str]) -> list[TextTokens]:
         whole = self.tokenizer(texts, verbose=False)["input_ids"]

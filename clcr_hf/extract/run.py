@@ -125,17 +125,9 @@ class Extractor:
     """Takes pieces as they come, runs the backbones over a batch of them, and writes each clip's row when it is
     complete."""
 
-    def __init__(
-        self,
-        settings: ExtractSettings,
-        readers: Readers,
-        shards: ShardSet,
-        failures: FailureList,
-        batch_size: int,
-    ):
+    def __init__(self, settings: ExtractSettings, readers: Readers, shards: ShardSet, failures: FailureList):
         self.settings, self.readers = settings, readers
         self.shards, self.failures = shards, failures
-        self.batch_size = batch_size
         self.open: ClipTokens | None = None  # the clip whose pieces are coming
         self.complaints: Counter[str] = Counter()  # of the clips that failed before the first row
         self.written = False
@@ -160,7 +152,7 @@ class Extractor:
         for piece in pieces:
             group.append(piece)
             size += max(1.0, len(piece.frame_times), piece.sound_seconds)
-            if size >= self.batch_size:
+            if size >= self.settings.batch_size:
                 yield group
                 group, size = [], 0.0
         if group:
@@ -172,13 +164,13 @@ class Extractor:
         seen = [piece for piece in pieces if piece.pixels is not None]
         if vision is not None and seen:
             counts = [len(piece.frame_times) for piece in seen]
-            found = vision.read([piece.pixels for piece in seen], counts, self.batch_size)
+            found = vision.read([piece.pixels for piece in seen], counts, self.settings.batch_size)
             for piece, taps in zip(seen, found, strict=True):
                 piece.tokens["vision"] = taps, vision.intervals(piece.frame_times, piece.frames_end, piece.longest)
         heard = [piece for piece in pieces if piece.sound is not None]
         if audio is not None and heard:
             longest = audio.max_seconds or max(piece.sound_seconds for piece in heard)
-            at_once = max(1, int(self.batch_size / max(longest, 1.0)))
+            at_once = max(1, int(self.settings.batch_size / max(longest, 1.0)))
             found = audio.forward_items([piece.sound for piece in heard], at_once)
             for piece, taps in zip(heard, found, strict=True):
                 step = audio.step_seconds(taps.shape[1], piece.sound_seconds)
@@ -212,7 +204,7 @@ class Extractor:
     def _read_texts(self, clips: list[ClipTokens]) -> None:
         """Gives clips the tokens of their texts."""
         assert self.readers.text is not None
-        found = self.readers.text.read([clip.text() or "" for clip in clips], self.batch_size)
+        found = self.readers.text.read([clip.text() or "" for clip in clips], self.settings.batch_size)
         for clip, tokens in zip(clips, found, strict=True):
             clip.text_tokens = tokens
 
@@ -329,8 +321,7 @@ def _write(
     most = clips.total and min(clips.total, settings.limit or clips.total) // state.num_processes - len(skip)
     shards = ShardSet(folder, readers.features(clips), rank=state.process_index, rows_per_shard=settings.rows_per_shard)
     with shards:
-        extractor = Extractor(settings, readers, shards, failures, settings.batch_size)
         hidden = not (progress and state.is_main_process)
         bar = tqdm(mine, total=most and max(most, 0), unit="clip", desc="extract", disable=hidden)
         pieces = read_ahead(readers.clip_reader(settings), bar, settings.num_workers)
-        extractor.run(pieces)
+        Extractor(settings, readers, shards, failures).run(pieces)
