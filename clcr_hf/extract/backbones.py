@@ -96,6 +96,12 @@ class FrozenBackbone:
         self.reader.load_pretrained(source)
         self.reader.eval().to(self.device, dtype)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What made the features, for the record."""
+        kind = self.config.model_type
+        return {"backbone": self.source, "model_type": kind, "layers": self.taps, "width": self.width}
+
     @torch.inference_mode()
     def forward(self, inputs: dict[str, np.ndarray], mask: np.ndarray | None = None) -> np.ndarray:
         """Taps of a batch, float32 `(B, L, T, D)`; `mask (B, steps)` is all ones by default."""

@@ -17,9 +17,10 @@ import torch
 
 from ..media import resample_audio, track_lengths
 from ..samples import Reading, Sample, read_sample
-from .backbones import AudioBackbone, VisionBackbone
+from .readers import Readers
+from .settings import ExtractSettings
 from .sources import Clip
-from .speech import OpenSmile, Transcript
+from .speech import Transcript
 
 # What may be wrong with one clip, without a fault of ours or of the installation. MediaError and UnicodeDecodeError are
 # ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors.
@@ -104,47 +105,30 @@ def fault(step: Callable[..., None], *arguments: Any) -> Exception | None:
 
 
 class ClipReader:
-    """Plans and reads clips for the backbones at hand; both methods may run in several threads at once.
+    """Plans and reads clips for the models at hand; both methods may run in several threads at once.
 
     Args:
-        vision, audio, smile: what reads frames and audio; None for what is not wanted.
-        speech_rate: samples a second for the recogniser; None without one.
-        fps, num_frames: frames of a clip, see `load_video`. With neither, `num_frames` is 16, or what a backbone that
-            reads clips takes.
-        face_crop: detector by which frames are cut to the speaker's face; None takes them whole.
-        window_seconds: longest stretch of audio that a backbone reads at a time.
-        audio_rate: tokens of audio a second; windows hold a whole number of them.
+        readers: the models.
+        settings: their `fps`, `num_frames` (with neither it is 16, or what a backbone that reads clips takes),
+            `face_crop`, `window_seconds` and `audio_rate` (windows hold a whole number of its tokens).
     """
 
-    def __init__(
-        self,
-        vision: VisionBackbone | None = None,
-        audio: AudioBackbone | None = None,
-        smile: OpenSmile | None = None,
-        speech_rate: int | None = None,
-        *,
-        fps: float | None = None,
-        num_frames: int | None = None,
-        face_crop: str | None = None,
-        window_seconds: float | None = None,
-        audio_rate: float | None = None,
-    ):
-        self.vision, self.audio, self.smile = vision, audio, smile
-        self.speech_rate = speech_rate
-        clip_frames = vision.clip_frames if vision is not None else 1
+    def __init__(self, readers: Readers, settings: ExtractSettings):
+        self.vision, self.audio, self.smile = readers.vision, readers.audio, readers.smile
+        self.speech_rate = None if readers.recogniser is None else readers.recogniser.sampling_rate
+        fps, num_frames = settings.fps, settings.num_frames
+        clip_frames = 1 if self.vision is None else self.vision.clip_frames
         if fps is None and num_frames is None:
             num_frames = clip_frames if clip_frames > 1 else DEFAULT_FRAMES
         # A backbone that reads clips wants so many frames; else one token a frame is enough.
-        self.reading = Reading(num_frames=num_frames, fps=fps, repeats=clip_frames > 1, face_crop=face_crop)
+        self.reading = Reading(num_frames=num_frames, fps=fps, repeats=clip_frames > 1, face_crop=settings.face_crop)
         self.stretch = max(_FRAMES_AT_ONCE // clip_frames, 1) * clip_frames / fps if fps is not None else math.inf
-        window = window_seconds or (audio.max_seconds if audio is not None else None) or DEFAULT_WINDOW
-        if audio is not None and audio.max_seconds is not None:
-            window = min(window, audio.max_seconds)
-        if audio_rate:
-            window = max(1, int(window * audio_rate + _CLOSE)) / audio_rate
-        self.window = window
-        self.reads_sound = audio is not None or smile is not None
-        self.sound_rate = audio.sampling_rate if audio is not None else _SOUND_RATE
+        longest = None if self.audio is None else self.audio.max_seconds
+        self.window = min(settings.window_seconds or longest or DEFAULT_WINDOW, longest or math.inf)
+        if settings.audio_rate:
+            self.window = max(1, int(self.window * settings.audio_rate + _CLOSE)) / settings.audio_rate
+        self.reads_sound = self.audio is not None or self.smile is not None
+        self.sound_rate = _SOUND_RATE if self.audio is None else self.audio.sampling_rate
 
     # --- which stretches ---------------------------------------------------------------------------------------------
 

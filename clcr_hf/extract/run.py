@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -20,102 +19,18 @@ from datasets.utils import tqdm
 from ..data.columns import DataFormatError
 from ..data.folders import OutputFolder, read_json
 from ..data.shards import ShardSet
-from ..faces import allow_detector, find_detector
-from .backbones import AudioBackbone, TextBackbone, VisionBackbone, pool_to_rate
+from .backbones import pool_to_rate
 from .clips import CLIP_ERRORS, ClipReader, Piece, fault, read_ahead
 from .output import FailureList, done_ids, finish
+from .readers import Readers
 from .rows import ClipTokens, make_row, row_features
 from .settings import ExtractSettings
 from .sources import Clip, ClipSource, open_source
-from .speech import OpenSmile, SpeechRecogniser
 
 # Processes that finish early wait for the others at the end.
 _PATIENCE = timedelta(days=14)
-# Settings of the reader of clips.
-_READING = ("fps", "num_frames", "face_crop", "window_seconds", "audio_rate")
 # So many first clips that fail with one and the same message end the run.
 _ALIKE = 20
-
-
-# --- the models ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Readers:
-    """All that reads a clip, loaded once."""
-
-    text: TextBackbone | None = None
-    vision: VisionBackbone | None = None
-    audio: AudioBackbone | None = None
-    smile: OpenSmile | None = None
-    recogniser: SpeechRecogniser | None = None
-
-    @classmethod
-    def load(cls, settings: ExtractSettings, device: torch.device) -> "Readers":
-        """The models that the settings name, on `device`."""
-        if settings.face_crop is not None:
-            allow_detector(settings.face_crop)
-            find_detector(settings.face_crop)  # what is not installed is said at once
-        where: dict[str, Any] = {"device": device, "dtype": getattr(torch, settings.dtype)}
-        options = {"taps": settings.taps, "num_levels": settings.num_levels, **where}
-        return cls(
-            text=TextBackbone(settings.text, **options) if settings.text else None,
-            vision=VisionBackbone(settings.vision, token_grid=settings.token_grid, **options)
-            if settings.vision
-            else None,
-            audio=AudioBackbone(settings.audio, **options) if settings.audio else None,
-            smile=OpenSmile(settings.opensmile_level, settings.opensmile_window) if settings.opensmile else None,
-            recogniser=SpeechRecogniser(settings.transcribe, language=settings.language, **where)
-            if settings.transcribe
-            else None,
-        )
-
-    @property
-    def smile_name(self) -> str:
-        """Whose features openSMILE's are."""
-        return "audio" if self.audio is None else "egemaps"
-
-    def backbones(self) -> dict[str, TextBackbone | VisionBackbone | AudioBackbone]:
-        """Backbones by modality."""
-        found = {"text": self.text, "vision": self.vision, "audio": self.audio}
-        return {name: backbone for name, backbone in found.items() if backbone is not None}
-
-    def features(self, clips: ClipSource) -> Features:
-        """Columns of the rows."""
-        shapes: dict[str, tuple[int | None, int]] = {
-            name: (backbone.num_levels, backbone.width) for name, backbone in self.backbones().items()
-        }
-        if self.smile is not None:
-            shapes[self.smile_name] = (None, self.smile.width)
-        heard = self.recogniser is not None
-        words = heard or clips.has("words", "word_intervals")
-        return row_features(shapes, clips.kept, text=heard or clips.has("text"), words=words)
-
-    def clip_reader(self, settings: ExtractSettings) -> ClipReader:
-        """What decodes for them."""
-        return ClipReader(
-            self.vision,
-            self.audio,
-            self.smile,
-            None if self.recogniser is None else self.recogniser.sampling_rate,
-            **{name: getattr(settings, name) for name in _READING},
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """Of each column of features, what made it."""
-        columns: dict[str, Any] = {
-            f"{name}_features": {
-                "backbone": backbone.source,
-                "model_type": backbone.config.model_type,
-                "layers": backbone.taps,
-                "width": backbone.width,
-            }
-            for name, backbone in self.backbones().items()
-        }
-        if self.smile is not None:
-            made_by = f"eGeMAPSv02 {self.smile.level}"
-            columns[f"{self.smile_name}_features"] = {"opensmile": made_by, "width": self.smile.width}
-        return columns
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------
@@ -285,7 +200,9 @@ def extract_features(
         # "cuda" is this process's GPU, not the first.
         own = chosen.device in (None, state.device.type)
         readers = Readers.load(chosen, state.device if own else torch.device(str(chosen.device)))
-    features = readers.features(clips)
+    heard = readers.recogniser is not None
+    words = heard or clips.has("words", "word_intervals")
+    features = row_features(readers.shapes(), clips.kept, text=heard or clips.has("text"), words=words)
     task = {
         "source": clips.name,
         "settings": chosen.identity(),
@@ -298,17 +215,24 @@ def extract_features(
     with folder.writing(task) if state.is_main_process else nullcontext():
         state.wait_for_everyone()
         begin = time.perf_counter()
-        _write(folder.path, clips, chosen, readers, state, progress)
+        _write(folder.path, clips, features, chosen, readers, state, progress)
         state.wait_for_everyone()
         if state.is_main_process:
             seconds = round(time.perf_counter() - begin, 1)
-            finish(folder, task, readers.describe(), seconds, state.num_processes)
+            columns = {f"{name}_features": maker.about for name, maker in readers.makers().items()}
+            finish(folder, task, columns, seconds, state.num_processes)
         state.wait_for_everyone()
     return read_json(folder.record) or {}
 
 
 def _write(
-    folder: Path, clips: ClipSource, settings: ExtractSettings, readers: Readers, state: PartialState, progress: bool
+    folder: Path,
+    clips: ClipSource,
+    features: Features,
+    settings: ExtractSettings,
+    readers: Readers,
+    state: PartialState,
+    progress: bool,
 ) -> None:
     """This process's share of the clips, as shards."""
     failures = FailureList(folder, state.process_index)
@@ -319,9 +243,9 @@ def _write(
         if index % state.num_processes == state.process_index and clip.id not in skip
     )
     most = clips.total and min(clips.total, settings.limit or clips.total) // state.num_processes - len(skip)
-    shards = ShardSet(folder, readers.features(clips), rank=state.process_index, rows_per_shard=settings.rows_per_shard)
+    shards = ShardSet(folder, features, rank=state.process_index, rows_per_shard=settings.rows_per_shard)
     with shards:
         hidden = not (progress and state.is_main_process)
         bar = tqdm(mine, total=most and max(most, 0), unit="clip", desc="extract", disable=hidden)
-        pieces = read_ahead(readers.clip_reader(settings), bar, settings.num_workers)
+        pieces = read_ahead(ClipReader(readers, settings), bar, settings.num_workers)
         Extractor(settings, readers, shards, failures).run(pieces)

@@ -116,6 +116,7 @@ class OpenSmile:
     """
 
     sampling_rate = 16_000
+    num_levels = None  # its features have no axis of levels
 
     def __init__(self, level: str = "lld", window: float = 1.0):
         self._opensmile = optional(
@@ -129,6 +130,11 @@ class OpenSmile:
         self.width = OPENSMILE_WIDTHS[level]
         # Its objects are not made for several threads at a time: each thread has its own.
         self._local = threading.local()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What made the features, for the record."""
+        return {"opensmile": f"eGeMAPSv02 {self.level}", "width": self.width}
 
     def __call__(self, wave: np.ndarray) -> tuple[np.ndarray, float]:
         """Features float32 `(T, 25)` or `(T, 88)` of `wave (samples,)` at 16 kHz, and the seconds from one to the
