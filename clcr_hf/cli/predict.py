@@ -62,7 +62,7 @@ def predict(
         top: Of one clip: most exchanged tokens to show a modality.
         as_json: Print JSON for machines.
     """
-    from ..predict import Request
+    from ..predict import Predictor, Request
 
     request = Request(
         sources=sources or [],
@@ -80,14 +80,14 @@ def predict(
     )
     items = request.items()
     pipe = load_pipe(model, device)
+    predictor = Predictor(request, pipe)
     if request.one_clip and not request.outputs and not request.in_windows:
         (item,) = items
-        _print_one(pipe, request.predictor(pipe).heard(item.sample or {}), top, as_json)
+        _print_one(pipe, predictor.heard(item.sample or {}), top, as_json)
         return
     table = request.table
     if table is None and not request.one_clip and not as_json:
         table = Path(_DEFAULT_OUTPUT)
-    predictor = request.predictor(pipe)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory()))
         rows = stack.enter_context(closing(request.file(table or scratch / "rows.jsonl", pipe, items, model)))
@@ -150,7 +150,7 @@ def _predict_many(predictor: Any, items: Any, rows: Any) -> None:
     if rows.complete:
         _say(f"{rows.path} is complete already: nothing is read again")
         return
-    what, total = ("windows", None) if predictor.in_windows else ("clips", items.total)
+    what, total = ("windows", None) if predictor.request.in_windows else ("clips", items.total)
     if rows.done:
         _say(f"{rows.path}: going on after {rows.done} {what}")
     with progress_bar(transient=True) as progress:
@@ -164,7 +164,7 @@ def _report(predictor: Any, name: str) -> list[str]:
     found, cut, lines = predictor.recordings, predictor.cut, []
     if found:
         read, seconds, count = (sum(column) for column in zip(*found.values(), strict=True))
-        length = predictor.window or predictor.every
+        length = predictor.request.window or predictor.request.every
         part = f"{read:.1f} s" if seconds - read < 0.1 else f"{read:.1f} of {seconds:.1f} s"
         what = Path(name).name if len(found) == 1 else f"{len(found)} recordings"
         lines.append(f"read {part} of {what} in {count} window{'s' * (count != 1)} of {length:g} s")
