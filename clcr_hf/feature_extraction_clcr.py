@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from transformers import BatchFeature
-from transformers.audio_utils import mel_filter_bank
+from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
 _CHUNK = 4096  # frames transformed at once, so that an hour of audio needs no more memory than its spectrogram
@@ -239,9 +239,9 @@ def _checked(wave: Any, index: int) -> np.ndarray:
 
 def _window(name: str, length: int) -> np.ndarray:
     """Periodic window `(length,)`, float64."""
-    steps = np.arange(length)
     if name == "hann":
-        return 0.5 - 0.5 * np.cos(2 * np.pi * steps / length)
+        return window_function(length, "hann")
+    steps = np.arange(length)
     taper = _TUKEY_SHARE * length / 2
     distance = np.minimum(steps, length - steps)  # from the nearer end
     return np.where(distance < taper, 0.5 - 0.5 * np.cos(np.pi * distance / taper), 1.0)

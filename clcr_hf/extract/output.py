@@ -35,13 +35,10 @@ class FailureList:
         """A clip is skipped."""
         logger.warning("%s is skipped: %s: %s", clip.id, type(error).__name__, error)
         logger.debug("where %s failed", clip.id, exc_info=error)
-        self._line(clip, type(error).__name__, str(error), written=False)
+        self.note(clip, type(error).__name__, str(error), written=False)
 
-    def note(self, clip: Clip, error: str, message: str) -> None:
+    def note(self, clip: Clip, error: str, message: str, written: bool = True) -> None:
         """A row is written, but lacks something."""
-        self._line(clip, error, message, written=True)
-
-    def _line(self, clip: Clip, error: str, message: str, *, written: bool) -> None:
         line = {"id": clip.id, "split": clip.split, "path": clip.path, "error": error, "message": message}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "written": written}, ensure_ascii=False) + "\n")

@@ -1,5 +1,6 @@
 """Rows that `clcr extract` writes: their columns, tokens put together from the pieces of a clip, and words in time."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -86,17 +87,13 @@ class ClipTokens:
 def word_spans(text: str, words: Sequence[str]) -> np.ndarray | None:
     """Characters `(W, 2)` of each word in the text, found from left to right whatever their case; None if one of them
     is not there."""
-    lower = text.lower()
-    if len(lower) != len(text):  # a few letters grow when lowered
-        lower = text
     spans, cursor = [], 0
     for word in words:
-        plain = word.strip()
-        begin = lower.find(plain.lower() if lower is not text else plain, cursor)
-        if begin < 0:
+        found = re.compile(re.escape(word.strip()), re.IGNORECASE).search(text, cursor)
+        if found is None:
             return None
-        cursor = begin + len(plain)
-        spans.append((begin, cursor))
+        cursor = found.end()
+        spans.append(found.span())
     return np.array(spans, np.int64).reshape(-1, 2)
 
 
