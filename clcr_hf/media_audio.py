@@ -31,7 +31,8 @@ class Samples:
         self.plan, self.rate, self.name = plan, rate, name
         self.first = round(plan.start * rate)
         self.length = None if plan.end is None else round(plan.end * rate) - self.first
-        self.form: tuple[int, str, str] | None = None
+        self.form: tuple[int, str, str] | None = None  # of the file: rate, layout, format
+        self.file_rate = 0
         self.shift = 0  # of the stamps, in samples of the file
         self.heard = 0  # the sample of the file that comes next
         self.waiting: list[np.ndarray] = []  # (samples, channels) at the file's rate, not resampled yet
@@ -62,7 +63,7 @@ class Samples:
 
     def _open(self, rate: int, layout: str, sample_format: str) -> None:
         av = import_av()
-        self.form = (rate, layout, sample_format)
+        self.form, self.file_rate = (rate, layout, sample_format), rate
         # Interleaved: of eight channels or more in planes, PyAV (18.1 at least) reads planes that are not there.
         self.unpack = av.AudioResampler(format="flt", layout=layout, rate=rate)
         self.weights = mono_weights(layout)[:, None] if self.plan.mono else None
@@ -77,15 +78,13 @@ class Samples:
 
     def _check_room(self, samples: int) -> None:
         """Refuses what `samples` more would make of the audio kept; a file may state any rate and any start."""
-        assert self.form is not None
-        end = (self.heard + samples) * self.rate / self.form[0] - self.first
+        end = (self.heard + samples) * self.rate / self.file_rate - self.first
         end = end if self.length is None else min(end, self.length)
         self.plan.check_bytes(4 * self.channels * max(end, 0), "audio", self.name)
-        self.plan.check_bytes(4 * self.channels * samples * self.rate / self.form[0], "audio", self.name)
+        self.plan.check_bytes(4 * self.channels * samples * self.rate / self.file_rate, "audio", self.name)
 
     def _take(self, data: np.ndarray) -> None:
         """Takes in what comes next, `(samples, channels)` at the file's rate."""
-        assert self.form is not None
         begin, self.heard = self.heard, self.heard + len(data)
         if self.done or self.heard <= self.cut:
             return
@@ -96,17 +95,14 @@ class Samples:
             if self.position > 0:
                 self.parts.append(np.zeros((self.channels, self.position), np.float32))
         self.waiting.append(data)
-        if sum(map(len, self.waiting)) >= _AT_ONCE * self.form[0]:
+        if sum(map(len, self.waiting)) >= _AT_ONCE * self.file_rate:
             self._resample()
 
     def _resample(self) -> None:
         """Resamples what waits; with nothing waiting, what is left in the resampler."""
         data = np.concatenate(self.waiting) if self.waiting else None
         self.waiting = []
-        if self.resampler is None:
-            parts = [] if data is None else [data]
-        else:
-            parts = _through(self.resampler, data, self.layout, self.form and self.form[0])
+        parts = _through(self.resampler, data, self.layout, self.file_rate)
         for part in parts:
             before = self.position or 0
             self.position = before + len(part)
@@ -121,7 +117,7 @@ class Samples:
             self._resample()
         if self.position is not None and not self.done:
             self._resample()
-        end = max(round(self.heard * self.rate / self.form[0]) - self.first, 0)
+        end = max(round(self.heard * self.rate / self.file_rate) - self.first, 0)
         return end if self.length is None else min(end, self.length)
 
     def close(self) -> np.ndarray:
@@ -134,15 +130,17 @@ class Samples:
         return whole[0] if self.plan.mono else whole
 
 
-def _through(resampler: Any, data: np.ndarray | None, layout: str, rate: int | None) -> list[np.ndarray]:
+def _through(resampler: Any, data: np.ndarray | None, layout: str, rate: int) -> list[np.ndarray]:
     """What a resampler to "flt" gives, each `(samples, channels)`, for `data (samples, channels)` at `rate`; without
-    data, what is left in it."""
+    data, what is left in it. Without a resampler, the data."""
+    if resampler is None:
+        return [] if data is None else [data]
     frame = None
     if data is not None:
         interleaved = np.ascontiguousarray(data, np.float32).reshape(1, -1)
         frame = import_av().AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
         frame.sample_rate = rate
-    return [part.to_ndarray().reshape(part.samples, -1) for part in resampler.resample(frame)]
+    return [part.to_ndarray().reshape(part.samples, part.layout.nb_channels) for part in resampler.resample(frame)]
 
 
 @lru_cache
