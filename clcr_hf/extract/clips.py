@@ -23,7 +23,7 @@ from .sources import Clip
 from .speech import Transcript
 
 # What may be wrong with one clip, without a fault of ours or of the installation. MediaError and UnicodeDecodeError are
-# ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors.
+# ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors; a value of the wrong kind is a TypeError.
 CLIP_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError)
 # Runtime errors that are no clip's fault: a device that is out of memory, or that gave up.
 DEVICE_ERRORS = (torch.cuda.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError))
