@@ -108,8 +108,7 @@ class FrozenBackbone:
         tensors = {name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()}
         first = next(iter(tensors.values()))
         if mask is None:
-            steps = first.shape[self.reader.time_axis if first.dim() > 2 and self.reader.modality == "audio" else 1]
-            mask = np.ones((len(first), steps), bool)
+            mask = np.ones((len(first), first.shape[self.reader.time_axis]), bool)
         levels, _ = self.reader(tensors, torch.from_numpy(mask).bool().to(self.device))
         padded = [torch.nn.functional.pad(level, (0, self.width - level.shape[-1])) for level in levels]
         return torch.stack(padded, dim=1).float().cpu().numpy()
