@@ -78,12 +78,9 @@ def _register_models() -> None:
     _register("AutoModelForTokenClassification", "CLCRForTokenClassification")
 
 
-def _register_pipeline() -> None:
-    from .pipeline_clcr import register
-    from .pipeline_features import register as register_features
-
-    register()
-    register_features()
+def _register_pipelines() -> None:
+    for part in ("pipeline_clcr", "pipeline_features"):
+        import_module(f".{part}", __name__).register()
 
 
 class _Registration(MetaPathFinder):
@@ -101,7 +98,7 @@ class _Registration(MetaPathFinder):
                 _register, "AutoFeatureExtractor", "CLCRFeatureExtractor"
             ),
             "transformers.models.auto.processing_auto": partial(_register, "AutoProcessor", "CLCRProcessor"),
-            "transformers.pipelines": _register_pipeline,
+            "transformers.pipelines": _register_pipelines,
         }
         self.seeking: set[str] = set()
         self.running = 0

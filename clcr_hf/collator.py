@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .modalities import MASK_END, STANDARD, TOKEN_COLUMNS, of_features
+from .modalities import MASK_END, STANDARD, of_features
 from .samples import is_missing, to_numpy
 
 # Raw inputs already turned into arrays, and their mask.
@@ -63,9 +63,9 @@ class CLCRDataCollator:
         for name in names:
             modality = of_features(name)
             if modality is not None:
-                batch.update(self._steps(name, modality + MASK_END, rows, -2, self.pad_to_multiple_of))
+                batch.update(self._steps(name, {modality + MASK_END: 1}, rows, -2, self.pad_to_multiple_of))
             elif name in _RAW_INPUTS:
-                batch.update(self._steps(name, _RAW_INPUTS[name], rows, 0, None))
+                batch.update(self._steps(name, {_RAW_INPUTS[name]: 1}, rows, 0, None))
         labels = self._labels(rows)
         if labels is not None:
             batch["labels"] = labels
@@ -98,38 +98,32 @@ class CLCRDataCollator:
     # -- arrays ------------------------------------------------------------------------------------------------------
 
     def _token_ids(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        ids = [_array(row.get("input_ids"), np.int64) for row in rows]
-        if all(tokens is None for tokens in ids):
-            return {}
-        batch = {}
-        for key in TOKEN_COLUMNS:
-            if key == "token_type_ids" and not any(row.get(key) is not None for row in rows):
-                continue
-            values: list[np.ndarray | None] = [None] * len(rows)
-            for i, (row, tokens) in enumerate(zip(rows, ids, strict=True)):
-                if tokens is not None:
-                    given = _array(row.get(key), np.int64)
-                    absent = np.full(len(tokens), int(key == "attention_mask"))
-                    values[i] = absent if given is None else _same_length(key, given, len(tokens), i)
-            fill = self.tokenizer_pad_id if key == "input_ids" else 0
-            batch[key] = torch.from_numpy(stacked(values, key, fill=fill, multiple=self.pad_to_multiple_of)[0])
-        return batch
+        beside = {"attention_mask": 1}
+        if any(row.get("token_type_ids") is not None for row in rows):
+            beside["token_type_ids"] = 0
+        return self._steps("input_ids", beside, rows, 0, self.pad_to_multiple_of)
 
     def _steps(
-        self, name: str, mask_name: str, rows: Sequence[Mapping[str, Any]], axis: int, multiple: int | None
+        self, name: str, beside: Mapping[str, int], rows: Sequence[Mapping[str, Any]], axis: int, multiple: int | None
     ) -> dict[str, torch.Tensor]:
-        """Features, frames or audio of all rows, and their mask."""
-        arrays = [_array(row.get(name), np.float32) for row in rows]
+        """Token ids, features, frames or audio of all rows; and what the rows give for each step `beside` them, such as
+        their mask, with the value of a real step where they give nothing."""
+        ids = name == "input_ids"
+        arrays = [_array(row.get(name), np.int64 if ids else np.float32) for row in rows]
         if axis == -2:
             arrays = [x[None] if x is not None and x.ndim == 1 else x for x in arrays]
         if all(x is None for x in arrays):
             return {}
-        values, mask = stacked(arrays, name, axis, multiple=multiple)
-        for i, (row, array) in enumerate(zip(rows, arrays, strict=True)):
-            given = _array(row.get(mask_name), np.int64)
-            if array is not None and given is not None:
-                mask[i, : array.shape[axis]] = _same_length(mask_name, given, array.shape[axis], i)
-        return {name: torch.from_numpy(values), mask_name: torch.from_numpy(mask)}
+        values, real = stacked(arrays, name, axis, self.tokenizer_pad_id if ids else 0, multiple=multiple)
+        batch = {name: torch.from_numpy(values)}
+        for key, default in beside.items():
+            steps = default * real
+            for i, (row, array) in enumerate(zip(rows, arrays, strict=True)):
+                given = _array(row.get(key), np.int64)
+                if array is not None and given is not None:
+                    steps[i, : array.shape[axis]] = _same_length(key, given, array.shape[axis], i)
+            batch[key] = torch.from_numpy(steps)
+        return batch
 
     # -- labels ------------------------------------------------------------------------------------------------------
 

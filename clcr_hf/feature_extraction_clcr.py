@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from transformers import BatchFeature
-from transformers.audio_utils import mel_filter_bank
+from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
 _CHUNK = 4096  # frames transformed at once, so that an hour of audio needs no more memory than its spectrogram
@@ -135,11 +135,7 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
         raw_speech: Any,
         sampling_rate: int | None = None,
         padding: bool | str = True,
-        max_length: int | None = None,
-        truncation: bool = False,
-        pad_to_multiple_of: int | None = None,
-        return_attention_mask: bool | None = None,
-        return_tensors: str | None = None,
+        **batching: Any,
     ) -> BatchFeature:
         """Spectrograms of one waveform or of a batch.
 
@@ -147,8 +143,8 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
             raw_speech: a mono waveform `(samples,)`, full scale [-1, 1] (array, tensor or list of numbers), or a list
                 of such. A waveform without samples gives silence that is masked out.
             sampling_rate: rate of the waveforms; checked against the extractor's.
-            padding, max_length, truncation, pad_to_multiple_of, return_attention_mask, return_tensors: as in every
-                transformers extractor; lengths are counted in frames.
+            padding, batching (`max_length`, `truncation`, `pad_to_multiple_of`, `return_attention_mask`,
+                `return_tensors`): as in every transformers extractor; lengths are counted in frames.
 
         Returns:
             BatchFeature: `input_values` `(B, T, F)` float32 and `attention_mask` `(B, T)` int32.
@@ -167,15 +163,7 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
             values = self._log_spectrogram(wave)
             encoded["input_values"].append(values)
             encoded["attention_mask"].append((np.arange(len(values)) < self._frames(real)).astype(np.int32))
-        return self.pad(
-            encoded,
-            padding=padding,
-            max_length=max_length,
-            truncation=truncation,
-            pad_to_multiple_of=pad_to_multiple_of,
-            return_attention_mask=return_attention_mask,
-            return_tensors=return_tensors,
-        )
+        return self.pad(encoded, padding=padding, **batching)
 
     def _fitted(self, wave: np.ndarray) -> tuple[np.ndarray, int]:
         """The waveform at its final length, clipped, and how many of its samples are not padding."""
@@ -251,9 +239,9 @@ def _checked(wave: Any, index: int) -> np.ndarray:
 
 def _window(name: str, length: int) -> np.ndarray:
     """Periodic window `(length,)`, float64."""
-    steps = np.arange(length)
     if name == "hann":
-        return 0.5 - 0.5 * np.cos(2 * np.pi * steps / length)
+        return window_function(length, "hann")
+    steps = np.arange(length)
     taper = _TUKEY_SHARE * length / 2
     distance = np.minimum(steps, length - steps)  # from the nearer end
     return np.where(distance < taper, 0.5 - 0.5 * np.cos(np.pi * distance / taper), 1.0)

@@ -81,8 +81,7 @@ def load_video(
         ValueError: arguments that contradict each other.
         ImportError: PyAV is not installed.
     """
-    plan = _plan(num_frames=num_frames, fps=fps, start=start, end=end, audio=False)
-    clip = _read(source, plan)
+    clip = load_media(source, num_frames=num_frames, fps=fps, start=start, end=end, audio=False)
     if clip.video is None:
         raise MediaError(f"{name_of(source)} has no video track; for its audio alone use load_audio")
     return clip.video
@@ -114,8 +113,7 @@ def load_audio(
         ValueError: arguments that contradict each other.
         ImportError: PyAV is not installed.
     """
-    plan = _plan(sampling_rate=sampling_rate, mono=mono, start=start, end=end, video=False)
-    clip = _read(source, plan)
+    clip = load_media(source, sampling_rate=sampling_rate, mono=mono, start=start, end=end, video=False)
     if clip.audio is None:
         raise MediaError(f"{name_of(source)} has no audio track; for its frames use load_video")
     return clip.audio

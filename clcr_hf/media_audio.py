@@ -31,7 +31,8 @@ class Samples:
         self.plan, self.rate, self.name = plan, rate, name
         self.first = round(plan.start * rate)
         self.length = None if plan.end is None else round(plan.end * rate) - self.first
-        self.form: tuple[int, str, str] | None = None
+        self.form: tuple[int, str, str] | None = None  # of the file: rate, layout, format
+        self.file_rate = 0
         self.shift = 0  # of the stamps, in samples of the file
         self.heard = 0  # the sample of the file that comes next
         self.waiting: list[np.ndarray] = []  # (samples, channels) at the file's rate, not resampled yet
@@ -62,7 +63,7 @@ class Samples:
 
     def _open(self, rate: int, layout: str, sample_format: str) -> None:
         av = import_av()
-        self.form = (rate, layout, sample_format)
+        self.form, self.file_rate = (rate, layout, sample_format), rate
         # Interleaved: of eight channels or more in planes, PyAV (18.1 at least) reads planes that are not there.
         self.unpack = av.AudioResampler(format="flt", layout=layout, rate=rate)
         self.weights = mono_weights(layout)[:, None] if self.plan.mono else None
@@ -77,15 +78,13 @@ class Samples:
 
     def _check_room(self, samples: int) -> None:
         """Refuses what `samples` more would make of the audio kept; a file may state any rate and any start."""
-        assert self.form is not None
-        end = (self.heard + samples) * self.rate / self.form[0] - self.first
+        end = (self.heard + samples) * self.rate / self.file_rate - self.first
         end = end if self.length is None else min(end, self.length)
         self.plan.check_bytes(4 * self.channels * max(end, 0), "audio", self.name)
-        self.plan.check_bytes(4 * self.channels * samples * self.rate / self.form[0], "audio", self.name)
+        self.plan.check_bytes(4 * self.channels * samples * self.rate / self.file_rate, "audio", self.name)
 
     def _take(self, data: np.ndarray) -> None:
         """Takes in what comes next, `(samples, channels)` at the file's rate."""
-        assert self.form is not None
         begin, self.heard = self.heard, self.heard + len(data)
         if self.done or self.heard <= self.cut:
             return
@@ -96,23 +95,14 @@ class Samples:
             if self.position > 0:
                 self.parts.append(np.zeros((self.channels, self.position), np.float32))
         self.waiting.append(data)
-        if sum(map(len, self.waiting)) >= _AT_ONCE * self.form[0]:
+        if sum(map(len, self.waiting)) >= _AT_ONCE * self.file_rate:
             self._resample()
 
     def _resample(self) -> None:
         """Resamples what waits; with nothing waiting, what is left in the resampler."""
         data = np.concatenate(self.waiting) if self.waiting else None
         self.waiting = []
-        if self.resampler is None:
-            parts = [] if data is None else [data]
-        else:
-            frame = None
-            if data is not None and self.form is not None:
-                frame = import_av().AudioFrame.from_ndarray(
-                    np.ascontiguousarray(data, np.float32).reshape(1, -1), format="flt", layout=self.layout
-                )
-                frame.sample_rate = self.form[0]
-            parts = [part.to_ndarray().reshape(part.samples, self.channels) for part in self.resampler.resample(frame)]
+        parts = _through(self.resampler, data, self.layout, self.file_rate)
         for part in parts:
             before = self.position or 0
             self.position = before + len(part)
@@ -127,7 +117,7 @@ class Samples:
             self._resample()
         if self.position is not None and not self.done:
             self._resample()
-        end = max(round(self.heard * self.rate / self.form[0]) - self.first, 0)
+        end = max(round(self.heard * self.rate / self.file_rate) - self.first, 0)
         return end if self.length is None else min(end, self.length)
 
     def close(self) -> np.ndarray:
@@ -140,6 +130,19 @@ class Samples:
         return whole[0] if self.plan.mono else whole
 
 
+def _through(resampler: Any, data: np.ndarray | None, layout: str, rate: int) -> list[np.ndarray]:
+    """What a resampler to "flt" gives, each `(samples, channels)`, for `data (samples, channels)` at `rate`; without
+    data, what is left in it. Without a resampler, the data."""
+    if resampler is None:
+        return [] if data is None else [data]
+    frame = None
+    if data is not None:
+        interleaved = np.ascontiguousarray(data, np.float32).reshape(1, -1)
+        frame = import_av().AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
+        frame.sample_rate = rate
+    return [part.to_ndarray().reshape(part.samples, part.layout.nb_channels) for part in resampler.resample(frame)]
+
+
 @lru_cache
 def mono_weights(layout: str) -> np.ndarray:
     """What each channel of a layout adds to the mono mix of `ffmpeg -ac 1`: float32 `(channels,)`, scaled so that the
@@ -147,11 +150,9 @@ def mono_weights(layout: str) -> np.ndarray:
     """
     av = import_av()
     channels = av.AudioLayout(layout).nb_channels
-    frame = av.AudioFrame.from_ndarray(np.eye(channels, dtype=np.float32).reshape(1, -1), format="flt", layout=layout)
-    frame.sample_rate = 48_000
     try:
-        parts = av.AudioResampler("flt", "mono", 48_000).resample(frame)
-        weights = np.concatenate([part.to_ndarray().reshape(-1) for part in parts])
+        parts = _through(av.AudioResampler("flt", "mono", 48_000), np.eye(channels), layout, 48_000)
+        weights = np.concatenate(parts)[:, 0]
     except (av.error.FFmpegError, ValueError):
         weights = np.ones(channels, np.float32)
     return weights / max(1.0, float(np.abs(weights).sum()))
@@ -181,11 +182,8 @@ def resample_audio(array: Any, orig_sr: int, sampling_rate: int) -> np.ndarray:
         raise ValueError("the waveform holds NaN or infinite values; repair it before resampling")
     if orig_sr == sampling_rate or wave.size == 0:
         return wave
-    av = import_av()
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=int(sampling_rate))
-    frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
-    frame.sample_rate = int(orig_sr)
-    parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
+    resampler = import_av().AudioResampler("flt", "mono", int(sampling_rate))
+    parts = [part[:, 0] for given in (wave, None) for part in _through(resampler, given, "mono", int(orig_sr))]
     length = round(wave.size * sampling_rate / orig_sr)
     out = np.concatenate(parts)[:length]
     return np.pad(out, (0, length - out.size))

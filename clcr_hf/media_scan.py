@@ -208,11 +208,8 @@ def _check_tail(container: Any, found: float, name: str) -> None:
         stated += max(container.start_time, 0) / 1e6
     # A WAV written to a pipe states the largest size there is: that is no length.
     stated_bytes = stated * (container.bit_rate or 0) / 8 if is_format(container, {"wav"}) else 0
-    if (
-        is_format(container, _STATE_LENGTH)
-        and stated_bytes < 2**31 - 2**16
-        and stated - found > max(0.25, 0.05 * stated)
-    ):
+    states_length = is_format(container, _STATE_LENGTH) and stated_bytes < 2**31 - 2**16
+    if states_length and stated - found > max(0.25, 0.05 * stated):
         raise MediaError(
             f"{name} is cut short: it should last {stated:.2f} s but its data end at {found:.2f} s; copy it again"
         )

@@ -50,16 +50,7 @@ def window_spans(seconds: float, window: float, every: float | None = None, star
     return spans
 
 
-def read_windows(
-    source: MediaSource,
-    spans: Sequence[Span],
-    *,
-    num_frames: int | None = None,
-    fps: float | None = None,
-    sampling_rate: int | None = None,
-    video: bool = True,
-    audio: bool = True,
-) -> Iterator[MediaClip]:
+def read_windows(source: MediaSource, spans: Sequence[Span], **wanted: Any) -> Iterator[MediaClip]:
     """
     Frames and audio of each window of a clip, in order.
 
@@ -69,8 +60,7 @@ def read_windows(
     Args:
         source: path, bytes, or binary file object.
         spans: begin and end of each window in seconds; begins rise, and so do ends.
-        num_frames, fps, sampling_rate: of each window, see `load_media`.
-        video, audio: False leaves a track alone.
+        wanted: of each window, as of `load_media`: `num_frames`, `fps`, `sampling_rate`, `video`, `audio`.
 
     Yields:
         A `MediaClip` a window: frames with their times in the clip (not in the window), and the audio. None for a track
@@ -79,8 +69,7 @@ def read_windows(
     Raises:
         MediaError: as `load_media`.
     """
-    options: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "sampling_rate": sampling_rate}
-    plan = Plan(MAX_PIXELS, MAX_BYTES, **options, video=video, audio=audio)
+    plan = Plan(MAX_PIXELS, MAX_BYTES, **wanted)
     with opening(source) as (name, open_container):
         with open_container() as container:
             scan = scan_packets(container, plan, name)
@@ -98,7 +87,7 @@ def read_windows(
                 try:
                     seen = None if frames is None else frames.take(index)
                 except WrongEndError:  # packets do not tell when the video ends: the window is read by itself
-                    seen = load_video(source, num_frames=num_frames, fps=fps, start=start, end=end)
+                    seen = load_video(source, num_frames=plan.num_frames, fps=plan.fps, start=start, end=end)
                 heard = None if samples is None else samples.take(index)
                 yield MediaClip(seen, heard, tracks.rate, max(min(end, max(scan.ends, default=0.0)) - start, 0.0))
 

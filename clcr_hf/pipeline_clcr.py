@@ -188,11 +188,11 @@ class CLCRPipeline(Pipeline):
         return {"seconds": windows.seconds, "windows": answers}
 
     def read_windows(self, windows: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
-        """Results of some windows of `self.windows()`, in one forward pass; `options` as of a call."""
+        """Results of some windows of `self.windows()`, in one forward pass; `options` as of a call. A dict with a
+        `sample` alone stands for a whole input; what an `error` beside it says is the result where `sample` is None."""
         full = [window["sample"] for window in windows if window["sample"] is not None]
         results = iter(self(full, batch_size=len(full), **options))
-        empty = {"error": "nothing in this window is read by the model"}
-        return [placed(empty if window["sample"] is None else next(results), window) for window in windows]
+        return [placed(None if window["sample"] is None else next(results), window) for window in windows]
 
     def get_iterator(
         self,

@@ -96,7 +96,7 @@ class SampleReader:
         sample = _as_sample(value, source)
         if self.processor.tokenizer is None:
             sample = {key: each for key, each in sample.items() if key not in ("text", "words", "word_intervals")}
-        sample |= {key: source(sample[key]) for key in ("media", "video", "audio") if sample.get(key) is not None}
+        sample |= {key: source(sample[key]) for key in FILE_COLUMNS if sample.get(key) is not None}
         frames = self.reading.frames if self.reading.vision else None
         return SampleWindows(sample, window, every, frames, self.reading.sampling_rate or sampling_rate)
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from .media import MediaClip, VideoClip, media_duration
 from .media_windows import Span, read_windows, window_spans
+from .modalities import FILE_COLUMNS
 from .samples import is_missing, source_of, window_of
 
-# Keys of a sample that are files to cut into windows, and those that go along.
-_FILES = ("media", "video", "audio")
+# Keys of a sample that go along with the files that are cut into windows.
 _BESIDE = ("words", "word_intervals", "start", "end")
 _PASSED_OVER = ("id", "label", "labels", "split")
 
@@ -47,10 +47,10 @@ class SampleWindows:
         sampling_rate: int | None,
     ) -> None:
         given = {key: value for key, value in sample.items() if value is not None and key not in _PASSED_OVER}
-        self.sample = {key: value for key, value in given.items() if key not in _FILES or not is_missing(value)}
+        self.sample = {key: value for key, value in given.items() if key not in FILE_COLUMNS or not is_missing(value)}
         self._check()
         self.frames, self.sampling_rate = frames, sampling_rate
-        files = [key for key in _FILES if key in self.sample]
+        files = [key for key in FILE_COLUMNS if key in self.sample]
         start, last = window_of([self.sample, *(self.sample[key] for key in files)], "the input")
         for key in files:
             source = source_of(self.sample[key], key)
@@ -80,15 +80,15 @@ class SampleWindows:
             yield {"start": start, "end": end, "sample": found or None}
 
     def _check(self) -> None:
-        files = [key for key in _FILES if key in self.sample]
+        files = [key for key in FILE_COLUMNS if key in self.sample]
         if not files:
-            raise ValueError(f"windows are cut of a file: give one of {', '.join(_FILES)}")
+            raise ValueError(f"windows are cut of a file: give one of {', '.join(FILE_COLUMNS)}")
         if "text" in self.sample and "words" not in self.sample:
             raise ValueError(
                 "a text of the whole recording does not say what is said in each window: give words and word_intervals "
                 "(on the command line --subtitles or --transcribe)"
             )
-        other = set(self.sample) - {*_FILES, *_BESIDE, "text"}
+        other = set(self.sample) - {*FILE_COLUMNS, *_BESIDE, "text"}
         if other:
             raise ValueError(f"{', '.join(sorted(other))} cannot be cut into windows; leave it out, or give no window")
         if ("words" in self.sample) != ("word_intervals" in self.sample):
@@ -111,10 +111,13 @@ class SampleWindows:
         return " ".join(word for word, middle in zip(words, middles, strict=True) if start <= middle < end)
 
 
-def placed(result: dict[str, Any], window: Mapping[str, Any]) -> dict[str, Any]:
-    """The pipeline's answer for a window, with its `start`, `end` and `text`, and all times in seconds of the file."""
+def placed(result: dict[str, Any] | None, window: Mapping[str, Any]) -> dict[str, Any]:
+    """The pipeline's answer for a window, with its `start`, `end` and `text`, and all times in seconds of the file;
+    None where there was nothing to answer."""
+    moved = dict(result or {"error": window.get("error", "nothing in this window is read by the model")})
+    if "start" not in window:  # no window, but the whole
+        return moved
     begin = window["start"]
-    moved = dict(result)
     if "segments" in moved:
         parts, length = moved["segments"], window["end"] - begin
         untimed = [segment_place(index, len(parts), length) for index in range(len(parts))]

@@ -171,7 +171,7 @@ class CLCRProcessor(ProcessorMixin):
         if self.tokenizer is not None:
             names += [name for name in self.tokenizer.model_input_names if name != "attention_mask"]
             names.append("attention_mask")
-        if self._pictures is not None:
+        if self._part("image_processor") is not None:
             names += ["pixel_values", "vision_attention_mask"]
         if self.feature_extractor is not None:
             names += ["input_values", "audio_attention_mask"]
@@ -289,7 +289,7 @@ class CLCRProcessor(ProcessorMixin):
             length = max_length if padding == "max_length" else None
             options = {"truncation": truncation, "max_length": max_length, **(text_kwargs or {})}
             data |= self._encode_text([sample.text for sample in samples], options, length, pad)
-        if self._pictures is not None and batch.keys() & {"videos", "images", "media"}:
+        if self._part("image_processor") is not None and batch.keys() & {"videos", "images", "media"}:
             name = "images" if "images" in batch else "videos"
             data |= self._encode_videos([sample.frames for sample in samples], dict(images_kwargs or {}), pad, name)
         if self.feature_extractor is not None and batch.keys() & {"audio", "media"}:
@@ -317,11 +317,13 @@ class CLCRProcessor(ProcessorMixin):
             for name in modality.arguments:
                 if name in given and modality.part is not None:
                     self._need(modality.part, name)
-        if "media" in given and self._pictures is None and self.feature_extractor is None:
+        if "media" in given and self._part("image_processor") is None and self.feature_extractor is None:
             self._need("image_processor", "media")
 
     def _part(self, name: str | None) -> Any:
-        return self._pictures if name == "image_processor" else getattr(self, name or "", None)
+        """A part, or None; a video processor does for an image processor."""
+        found = getattr(self, name or "", None)
+        return self.video_processor if found is None and name == "image_processor" else found
 
     def _need(self, part: str, use: str) -> Any:
         found = self._part(part)
@@ -333,11 +335,6 @@ class CLCRProcessor(ProcessorMixin):
             )
         return found
 
-    @property
-    def _pictures(self) -> Any:
-        """The part that turns frames into pixels, or None."""
-        return self.image_processor if self.image_processor is not None else self.video_processor
-
     def _reading(self, num_frames: int | None, fps: float | None, max_audio_seconds: float | None) -> Reading:
         """What is read, and how: the call's own wishes before the saved options."""
         _check_positive(num_frames=num_frames, fps=fps, max_audio_seconds=max_audio_seconds)
@@ -345,7 +342,7 @@ class CLCRProcessor(ProcessorMixin):
             raise ValueError("num_frames and fps were both given; pass one of them")
         wishes: dict[str, Any] = {} if num_frames is None and fps is None else {"num_frames": num_frames, "fps": fps}
         wishes |= {} if max_audio_seconds is None else {"max_audio_seconds": max_audio_seconds}
-        return Reading.of(self, vision=self._pictures is not None, **wishes)
+        return Reading.of(self, vision=self._part("image_processor") is not None, **wishes)
 
     def _encode_text(
         self, samples: list[str | None], options: dict[str, Any], length: int | None, pad: bool
@@ -384,7 +381,7 @@ class CLCRProcessor(ProcessorMixin):
         pixels = pixels[0] if pixels.ndim == 5 and len(pixels) == 1 else pixels
         if pixels.ndim != 4:
             raise ValueError(
-                f"videos: sample {index}: {type(self._pictures).__name__} gave shape {pixels.shape}; "
+                f"videos: sample {index}: {type(self._part('image_processor')).__name__} gave shape {pixels.shape}; "
                 "use an image processor that gives (frames, channels, height, width)"
             )
         return pixels.astype(np.float32, copy=False)

@@ -30,6 +30,7 @@ from clcr_hf.data.shards import ShardSet, load_shards, shard_files
 from clcr_hf.extract import extract_features
 from clcr_hf.extract.backbones import TextTokens, VisionBackbone, pool_to_rate
 from clcr_hf.extract.clips import ClipReader
+from clcr_hf.extract.readers import Readers
 from clcr_hf.extract.rows import average_words, token_intervals, tokens_to_words, word_spans
 from clcr_hf.extract.settings import ExtractSettings, flag_of, table
 from clcr_hf.extract.sources import open_source
@@ -195,10 +196,10 @@ def test_long_sound_in_windows(models: dict[str, str], clips: Path, tmp_path: Pa
     extract(sound, tmp_path / "one", audio=models["audio"])
     middle = rows_of(tmp_path / "one")["m"]["audio_features"]
     np.testing.assert_allclose(row["audio_features"][:, 5:10], middle, atol=1e-3)  # 16-bit sound
-    reader = ClipReader(smile=SmileStub(), window_seconds=1.0, audio_rate=5.0)
-    pieces = [reader.load(job) for job in reader.plan(next(iter(open_source(clips))))]
+    reader = ClipReader(Readers(smile=SmileStub()), ExtractSettings(opensmile=True, window_seconds=1.0))
+    pieces = [reader.load(piece) for piece in reader.plan(next(iter(open_source(clips))))]
     assert [len(piece.smile[0]) for piece in pieces if piece.smile] == [RATE, RATE]
-    assert [piece.sound_begin for piece in pieces] == [0.0, 1.0]
+    assert [piece.offset for piece in pieces] == [0.0, 1.0]
 
 
 class SmileStub(OpenSmile):

@@ -23,6 +23,8 @@ from clcr_hf.data.flow import add_flow, save_flow
 from clcr_hf.data.labels import filled_columns, modality_columns
 from clcr_hf.explain import explain
 from clcr_hf.extract.clips import ClipReader
+from clcr_hf.extract.readers import Readers
+from clcr_hf.extract.settings import ExtractSettings
 from clcr_hf.extract.sources import open_source
 from clcr_hf.faces import ALLOWED
 from clcr_hf.media import MediaError, load_audio, load_flow, load_image, load_media, load_video, write_video
@@ -158,7 +160,8 @@ def by_extraction(processor: CLCRProcessor, sample: dict[str, Any], folder: Path
     fps = processor.video_fps
     number = processor.video_num_frames if fps is None else None
     wanted: dict[str, Any] = {"fps": fps, "num_frames": number, "face_crop": processor.face_crop}
-    reader = ClipReader(vision, audio, window_seconds=60.0, **wanted)  # type: ignore[arg-type]
+    how = ExtractSettings(vision="frames", audio="sound", window_seconds=60.0, audio_rate=None, **wanted)
+    reader = ClipReader(Readers(vision=vision, audio=audio), how)  # type: ignore[arg-type]
     (clip,) = open_source(table)
     found: dict[str, Any] = {}
     for job in reader.plan(clip):

@@ -40,7 +40,7 @@ def can_be_mended(error: BaseException) -> bool:
     if isinstance(error, _USER):
         return True
     kinds = type(error).__mro__
-    if any(_top(kind.__module__) in _EDGE or kind.__name__ == "OutOfMemoryError" for kind in kinds):
+    if any(kind.__module__.partition(".")[0] in _EDGE or kind.__name__ == "OutOfMemoryError" for kind in kinds):
         return True
     # HDF5's own errors come as RuntimeError and KeyError.
     return isinstance(error, RuntimeError | KeyError) and _raised_in(error) == "h5py"
@@ -55,16 +55,12 @@ def told(error: BaseException) -> str:
     return text if text and isinstance(error, _USER) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def _top(module: str) -> str:
-    return module.partition(".")[0]
-
-
 def _raised_in(error: BaseException) -> str:
     """The library of the innermost frame."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    return "" if frame is None else _top(str(frame.tb_frame.f_globals.get("__name__", "")))
+    return "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _end(text: str, code: int) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -61,7 +62,7 @@ def predict(
         top: Of one clip: most exchanged tokens to show a modality.
         as_json: Print JSON for machines.
     """
-    from ..predict import Request
+    from ..predict import Predictor, Request
 
     request = Request(
         sources=sources or [],
@@ -79,16 +80,17 @@ def predict(
     )
     items = request.items()
     pipe = load_pipe(model, device)
+    predictor = Predictor(request, pipe)
     if request.one_clip and not request.outputs and not request.in_windows:
         (item,) = items
-        _print_one(pipe, request.predictor(pipe).heard(item.sample or {}), top, as_json)
+        _print_one(pipe, predictor.heard(item.sample or {}), top, as_json)
         return
     table = request.table
     if table is None and not request.one_clip and not as_json:
         table = Path(_DEFAULT_OUTPUT)
-    predictor = request.predictor(pipe)
-    with TemporaryDirectory() as scratch:
-        rows = request.file(table or Path(scratch) / "rows.jsonl", pipe, items, model)
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory()))
+        rows = stack.enter_context(closing(request.file(table or scratch / "rows.jsonl", pipe, items, model)))
         _predict_many(predictor, items, rows)
         counts = rows.finish()
         if as_json:
@@ -142,29 +144,19 @@ def _say(line: str) -> None:
 
 
 def _predict_many(predictor: Any, items: Any, rows: Any) -> None:
-    """Reads all items with a progress bar; what is done stays where the run is ended."""
+    """Reads all items with a progress bar."""
     if items.unread:
         _say(f"columns that are not read: {', '.join(items.unread)}")
     if rows.complete:
         _say(f"{rows.path} is complete already: nothing is read again")
         return
-    what, total = ("windows", 0) if predictor.in_windows else ("clips", items.total)
+    what, total = ("windows", None) if predictor.request.in_windows else ("clips", items.total)
     if rows.done:
         _say(f"{rows.path}: going on after {rows.done} {what}")
     with progress_bar(transient=True) as progress:
-        bar = progress.add_task(what, total=total or None, completed=rows.done)
-
-        def expect(count: int) -> None:
-            nonlocal total
-            total += count
-            progress.update(bar, total=total)
-
-        predictor.expect = expect
-        try:
-            predictor.write(items, rows, lambda count: progress.advance(bar, count))
-        except BaseException:
-            rows.close()
-            raise
+        bar = progress.add_task(what, total=total, completed=rows.done)
+        predictor.expect = lambda count: progress.update(bar, total=(progress.tasks[bar].total or 0) + count)
+        predictor.write(items, rows, lambda count: progress.advance(bar, count))
 
 
 def _report(predictor: Any, name: str) -> list[str]:
@@ -172,7 +164,7 @@ def _report(predictor: Any, name: str) -> list[str]:
     found, cut, lines = predictor.recordings, predictor.cut, []
     if found:
         read, seconds, count = (sum(column) for column in zip(*found.values(), strict=True))
-        length = predictor.window or predictor.every
+        length = predictor.request.window or predictor.request.every
         part = f"{read:.1f} s" if seconds - read < 0.1 else f"{read:.1f} of {seconds:.1f} s"
         what = Path(name).name if len(found) == 1 else f"{len(found)} recordings"
         lines.append(f"read {part} of {what} in {count} window{'s' * (count != 1)} of {length:g} s")

@@ -63,6 +63,7 @@ def explain(
 @app.command(context_settings=SPELLING)
 @documented
 def demo(
+    context: typer.Context,
     model: str = "runs/talking_faces",
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
@@ -90,17 +91,7 @@ def demo(
     quiet()
     from ..demo import serve
 
-    serve(
-        model,
-        host=host,
-        port=port,
-        share=share,
-        max_size=max_size,
-        max_seconds=max_seconds,
-        transcribe=transcribe,
-        device=choose_device(device),
-        trust_remote_code=trust_remote_code,
-    )
+    serve(**{**context.params, "device": choose_device(device)})
 
 
 def load_pipe(model: str, device: str | None) -> Any:

@@ -50,18 +50,13 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option for each of `ExtractSettings`."""
     signature = inspect.signature(command)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    made, what = [], argument_help(ExtractSettings)
+    what = argument_help(ExtractSettings)
+    made = []
     for each in fields(ExtractSettings):
-        kind = each.metadata["word"] or each.type
+        kind, default = each.metadata["word"] or each.type, None if each.default == () else each.default
         option = typer.Option(flag_of(each), help=what[each.name])
-        made.append(
-            inspect.Parameter(
-                each.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None if each.default == () else each.default,
-                annotation=Annotated[kind, option],
-            )
-        )
+        where = inspect.Parameter.KEYWORD_ONLY
+        made.append(inspect.Parameter(each.name, where, default=default, annotation=Annotated[kind, option]))
     command.__signature__ = signature.replace(parameters=[*own, *made])  # type: ignore[attr-defined]
     return command
 

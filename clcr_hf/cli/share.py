@@ -16,7 +16,7 @@ from .model import check_model
 def card(
     folder: Path,
     model_id: str | None = None,
-    pictures: Annotated[bool, typer.Option("--figure", "--pictures")] = False,
+    figure: Annotated[bool, typer.Option("--figure", "--pictures")] = False,
     split: str = "test",
     limit: Annotated[int, typer.Option(min=1)] = 200,
     license: str | None = None,
@@ -31,7 +31,7 @@ def card(
     Args:
         folder: Where training left the model and run.json.
         model_id: org/name that the card's examples load.
-        pictures: Measure on the run's data how the model decides, and draw it.
+        figure: Measure on the run's data how the model decides, and draw it.
         split: Where to measure that: train, validation or test.
         limit: On how many examples.
         license: The weights' licence, as the Hub names it.
@@ -51,7 +51,7 @@ def card(
         from ..hub.means import add_example
 
         add_example(folder, example, text)
-    if pictures:
+    if figure:
         from ..hub.means import build_card_figures
 
         build_card_figures(folder, _own_rows(folder, split, limit), split=split)
@@ -69,9 +69,7 @@ def _own_rows(folder: Path, split: str, limit: int) -> Any:
     if split not in splits:
         raise ValueError(f"the data have no split {split!r}, only {', '.join(splits)}")
     rows = splits[split]
-    if limit >= len(rows):
-        return rows
-    return rows.select(np.linspace(0, len(rows) - 1, limit).round().astype(int))
+    return rows.select(np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int))
 
 
 @app.command()

@@ -93,11 +93,9 @@ def fusion_inputs(model: CLCRPreTrainedModel, inputs: Mapping[str, torch.Tensor]
     with ExitStack() as hooks:
         for name, encoder in model.base_model.hierarchy.encoders.items():
             if encoder.reader is not None:
-
-                def keep(module: nn.Module, given: Any, result: Any, name: str = name) -> None:
-                    read[name] = result
-
-                hooks.enter_context(encoder.reader.register_forward_hook(keep))
+                hooks.enter_context(
+                    encoder.reader.register_forward_hook(lambda _, given, found, name=name: read.update({name: found}))
+                )
         model(**inputs)
     replaced = {"inputs_embeds", *(key for name in read for key in (*modality(name).inputs, *modality(name).tokens))}
     features = {name: value for name, value in inputs.items() if name not in replaced}

@@ -97,9 +97,10 @@ class FrozenBackbone:
         self.reader.eval().to(self.device, dtype)
 
     @property
-    def feature_shape(self) -> tuple[int | None, int]:
-        """`(L, D)`; L is None for features without levels."""
-        return self.num_levels, self.width
+    def about(self) -> dict[str, Any]:
+        """What made the features, for the record."""
+        kind = self.config.model_type
+        return {"backbone": self.source, "model_type": kind, "layers": self.taps, "width": self.width}
 
     @torch.inference_mode()
     def forward(self, inputs: dict[str, np.ndarray], mask: np.ndarray | None = None) -> np.ndarray:
@@ -107,8 +108,7 @@ class FrozenBackbone:
         tensors = {name: torch.from_numpy(value).to(self.device) for name, value in inputs.items()}
         first = next(iter(tensors.values()))
         if mask is None:
-            steps = first.shape[self.reader.time_axis if first.dim() > 2 and self.reader.modality == "audio" else 1]
-            mask = np.ones((len(first), steps), bool)
+            mask = np.ones((len(first), first.shape[self.reader.time_axis]), bool)
         levels, _ = self.reader(tensors, torch.from_numpy(mask).bool().to(self.device))
         padded = [torch.nn.functional.pad(level, (0, self.width - level.shape[-1])) for level in levels]
         return torch.stack(padded, dim=1).float().cpu().numpy()
@@ -217,10 +217,6 @@ class AudioBackbone(FrozenBackbone):
         sound = {"array": wave, "sampling_rate": self.sampling_rate}
         return self.processor(audio=[sound], return_tensors="np")["input_values"][0]
 
-    def read(self, values: Sequence[np.ndarray], batch_size: int) -> list[np.ndarray]:
-        """Tokens `(L, T, D)` of each window."""
-        return self.forward_items(values, batch_size)
-
     def step_seconds(self, tokens: int, seconds: float) -> float:
         """Seconds from one token to the next, of a window of `seconds` that gave `tokens`."""
         if getattr(self.config, "conv_stride", None) is not None:
@@ -264,10 +260,8 @@ class TextBackbone(FrozenBackbone):
 
     def read(self, texts: Sequence[str], batch_size: int) -> list[TextTokens]:
         """[`TextTokens`] of each text; padded within a batch, under a mask."""
-        outputs: list[TextTokens] = []
-        for begin in range(0, len(texts), batch_size):
-            outputs += self._read_batch(list(texts[begin : begin + batch_size]))
-        return outputs
+        batches = (list(texts[begin : begin + batch_size]) for begin in range(0, len(texts), batch_size))
+        return [tokens for batch in batches for tokens in self._read_batch(batch)]
 
     def _read_batch(self, texts: list[str]) -> list[TextTokens]:
         whole = self.tokenizer(texts, verbose=False)["input_ids"]

@@ -8,21 +8,23 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from ..media import resample_audio, track_lengths
-from ..samples import Reading, read_sample
-from .backbones import AudioBackbone, VisionBackbone
+from ..samples import Reading, Sample, read_sample
+from .readers import Readers
+from .settings import ExtractSettings
 from .sources import Clip
-from .speech import OpenSmile
+from .speech import Transcript
 
 # What may be wrong with one clip, without a fault of ours or of the installation. MediaError and UnicodeDecodeError are
-# ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors.
-CLIP_ERRORS = (ValueError, OSError, RuntimeError, ArithmeticError, LookupError)
+# ValueErrors; PyAV's errors are OSErrors, ValueErrors or RuntimeErrors; a value of the wrong kind is a TypeError.
+CLIP_ERRORS = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, LookupError)
 # Runtime errors that are no clip's fault: a device that is out of memory, or that gave up.
 DEVICE_ERRORS = (torch.cuda.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.cuda.OutOfMemoryError))
 DEFAULT_FRAMES = 16
@@ -36,227 +38,200 @@ _Out = TypeVar("_Out")
 
 
 @dataclass
-class Job:
-    """A stretch of a clip's file to read, in seconds of the file; `end=None` is the file's end.
+class Piece:
+    """A stretch of a clip's file, and what it gave. Times are seconds from the clip's start, unless said.
 
     Attributes:
-        frames: arguments of `load_video` that say which frames; None reads none. `frames_end` is where the stretch
-            ends, in seconds of the clip.
-        sound: whether its audio is read, and no more than `sound_limit` seconds of it (compressed audio may end a
-            little later than its file states); `keep` is where the part begins (seconds of the clip) that the window
-            before did not hold.
-        speech: whether the audio goes to the recogniser.
+        begin, end: of the stretch, in seconds of the file; `end=None` is the file's end.
+        sees: whether its frames are read; `frames_end` is where these end.
+        hears: whether its audio is read; `keep` is where the part begins that the window before did not hold.
+        transcribes: whether the audio goes to the recogniser.
         last: whether the clip is complete with it.
-        error: what was wrong with the clip already.
+        error: what is wrong with the clip.
+        pixels, frame_times, longest: see `VisionBackbone`.
+        sound: the extractor's values of a window of audio, which ends at `sound_end`.
+        smile: openSMILE's features `(T, D)` and the seconds of each.
+        speech: the whole audio at the recogniser's rate.
+        tokens: by modality, what the backbones gave for it: taps `(L, T, D)` and their seconds `(T, 2)`.
+        transcript: what the recogniser heard.
     """
 
     clip: Clip
     begin: float = 0.0
     end: float | None = None
-    frames: dict[str, Any] | None = None
+    sees: bool = False
     frames_end: float = 0.0
-    sound: bool = False
-    sound_limit: float | None = None
+    hears: bool = False
     keep: float = 0.0
-    speech: bool = False
+    transcribes: bool = False
     last: bool = False
     error: Exception | None = None
-
-
-@dataclass
-class Piece:
-    """What a job gave, ready for the backbones. Times are seconds from the clip's start.
-
-    Attributes:
-        pixels, num_frames, frame_times, frame_end, longest: see `VisionBackbone`.
-        sound: the extractor's values of a window; it begins at `sound_begin`, its audio ends at `sound_end`.
-        smile: openSMILE's features `(T, D)` and the seconds of each.
-        speech: the whole audio at the recogniser's rate.
-        vision_taps, audio_taps: the tokens `(L, T, D)` that the backbones gave for it, later.
-    """
-
-    job: Job
-    pixels: np.ndarray | None = None
-    num_frames: int = 0
-    frame_times: np.ndarray | None = None
-    frame_end: float = 0.0
+    pixels: Any = None
+    frame_times: np.ndarray = field(default_factory=lambda: np.zeros(0))
     longest: float = math.inf
-    sound: np.ndarray | None = None
-    sound_begin: float = 0.0
+    sound: Any = None
     sound_end: float = 0.0
     smile: tuple[np.ndarray, float] | None = None
     speech: np.ndarray | None = None
-    vision_taps: np.ndarray | None = None
-    audio_taps: np.ndarray | None = None
-    error: Exception | None = None
+    tokens: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    transcript: Transcript | None = None
+
+    @property
+    def offset(self) -> float:
+        """Where the stretch begins."""
+        return self.begin - self.clip.start
+
+    @property
+    def sound_seconds(self) -> float:
+        """How long the window of audio is."""
+        return max(self.sound_end - self.offset, 0.0)
+
+    @property
+    def sound_span(self) -> dict[str, float]:
+        """Where the window of audio lies, as `pool_to_rate` takes it."""
+        return {"begin": self.offset, "keep": self.keep, "end": self.sound_end}
+
+
+def fault(step: Callable[..., None], *arguments: Any) -> Exception | None:
+    """What is wrong with a clip that a step fails on; None where it does not. What the device is at fault for is
+    raised."""
+    try:
+        step(*arguments)
+    except DEVICE_ERRORS:
+        raise
+    except CLIP_ERRORS as error:
+        return error
+    return None
 
 
 class ClipReader:
-    """Plans and reads clips for the backbones at hand; both methods may run in several threads at once.
+    """Plans and reads clips for the models at hand; both methods may run in several threads at once.
 
     Args:
-        vision, audio, smile: what reads frames and audio; None for what is not wanted.
-        speech_rate: samples a second for the recogniser; None without one.
-        fps, num_frames: frames of a clip, see `load_video`. With neither, `num_frames` is 16, or what a backbone that
-            reads clips takes.
-        face_crop: detector by which frames are cut to the speaker's face; None takes them whole.
-        window_seconds: longest stretch of audio that a backbone reads at a time.
-        audio_rate: tokens of audio a second; windows hold a whole number of them.
+        readers: the models.
+        settings: their `fps`, `num_frames` (with neither it is 16, or what a backbone that reads clips takes),
+            `face_crop`, `window_seconds` and `audio_rate` (windows hold a whole number of its tokens).
     """
 
-    def __init__(
-        self,
-        vision: VisionBackbone | None = None,
-        audio: AudioBackbone | None = None,
-        smile: OpenSmile | None = None,
-        speech_rate: int | None = None,
-        *,
-        fps: float | None = None,
-        num_frames: int | None = None,
-        face_crop: str | None = None,
-        window_seconds: float | None = None,
-        audio_rate: float | None = None,
-    ):
-        self.vision, self.audio, self.smile = vision, audio, smile
-        self.speech_rate = speech_rate
-        clip_frames = vision.clip_frames if vision is not None else 1
+    def __init__(self, readers: Readers, settings: ExtractSettings):
+        self.vision, self.audio, self.smile = readers.vision, readers.audio, readers.smile
+        self.speech_rate = None if readers.recogniser is None else readers.recogniser.sampling_rate
+        fps, num_frames = settings.fps, settings.num_frames
+        clip_frames = 1 if self.vision is None else self.vision.clip_frames
         if fps is None and num_frames is None:
             num_frames = clip_frames if clip_frames > 1 else DEFAULT_FRAMES
-        self.fps, self.num_frames, self.face_crop = fps, num_frames, face_crop
-        self.stretch = max(_FRAMES_AT_ONCE // clip_frames, 1) * clip_frames / fps if fps is not None else float("inf")
-        window = window_seconds or (audio.max_seconds if audio is not None else None) or DEFAULT_WINDOW
-        if audio is not None and audio.max_seconds is not None:
-            window = min(window, audio.max_seconds)
-        if audio_rate:
-            window = max(1, int(window * audio_rate + _CLOSE)) / audio_rate
-        self.window = window
-        self.reads_sound = audio is not None or smile is not None
-        self.sound_rate = audio.sampling_rate if audio is not None else _SOUND_RATE
+        # A backbone that reads clips wants so many frames; else one token a frame is enough.
+        self.reading = Reading(num_frames=num_frames, fps=fps, repeats=clip_frames > 1, face_crop=settings.face_crop)
+        self.stretch = max(_FRAMES_AT_ONCE // clip_frames, 1) * clip_frames / fps if fps is not None else math.inf
+        longest = None if self.audio is None else self.audio.max_seconds
+        self.window = min(settings.window_seconds or longest or DEFAULT_WINDOW, longest or math.inf)
+        if settings.audio_rate:
+            self.window = max(1, int(self.window * settings.audio_rate + _CLOSE)) / settings.audio_rate
+        self.reads_sound = self.audio is not None or self.smile is not None
+        self.sound_rate = _SOUND_RATE if self.audio is None else self.audio.sampling_rate
 
     # --- which stretches ---------------------------------------------------------------------------------------------
 
-    def plan(self, clip: Clip) -> list[Job]:
-        """The clip's jobs, in order; one at least. A clip that cannot be read has one job with the error."""
+    def plan(self, clip: Clip) -> list[Piece]:
+        """The clip's pieces, in order, to be read; one at least. A clip that cannot be read has one with the error."""
         try:
-            jobs = self._plan(clip) or [Job(clip)]
+            pieces = self._plan(clip) or [Piece(clip)]
         except CLIP_ERRORS as error:
-            return [Job(clip, last=True, error=error)]
-        jobs[-1].last = True
-        return jobs
+            pieces = [Piece(clip, error=error)]
+        pieces[-1].last = True
+        return pieces
 
-    def _plan(self, clip: Clip) -> list[Job]:
+    def _plan(self, clip: Clip) -> list[Piece]:
         wants_speech = self.speech_rate is not None and clip.text is None and not clip.words
         wants_sound = self.reads_sound or wants_speech
-        lengths: dict[int, tuple[float | None, float | None]] = {}
-        for source in (clip.video if self.vision is not None else None, clip.audio if wants_sound else None):
-            if source is not None and id(source) not in lengths:
-                lengths[id(source)] = track_lengths(source)
-        frames = self._frame_jobs(clip, lengths.get(id(clip.video), (None, None))[0])
-        sounds = self._sound_jobs(clip, lengths.get(id(clip.audio), (None, None))[1], wants_sound)
-        if wants_speech and sounds:
-            if len(sounds) > 1:  # the recogniser goes through long audio by itself
-                frames = [Job(clip, clip.start, clip.end, speech=True), *frames]
-            else:
-                sounds[0].speech = True
+        sources = (clip.video if self.vision is not None else None, clip.audio if wants_sound else None)
+        files = {id(source): source for source in sources if source is not None}
+        lengths = {key: track_lengths(source) for key, source in files.items()}
+        frames = self._frame_pieces(clip, lengths.get(id(clip.video), (None, None))[0])
+        sounds = self._sound_pieces(clip, lengths.get(id(clip.audio), (None, None))[1]) if wants_sound else []
+        if wants_speech and len(sounds) > 1:  # the recogniser goes through long audio by itself
+            frames = [Piece(clip, clip.start, clip.end, transcribes=True), *frames]
+        elif wants_speech and sounds:
+            sounds[0].transcribes = True
         # A short clip's one file is opened once for both.
         if len(frames) == len(sounds) == 1 and clip.video is clip.audio:
-            return [replace(sounds[0], frames=frames[0].frames, frames_end=frames[0].frames_end)]
+            return [replace(sounds[0], sees=True, frames_end=frames[0].frames_end)]
         return frames + sounds
 
-    def _frame_jobs(self, clip: Clip, length: float | None) -> list[Job]:
+    def _frame_pieces(self, clip: Clip, length: float | None) -> list[Piece]:
         if self.vision is None:
             return []
         if clip.video is None:
-            return [Job(clip, frames={})] if clip.images else []
+            return [Piece(clip, clip.start, clip.end, sees=True)] if clip.images else []
         total = _stretch(clip, length)
         if total <= 0:
             return []
-        if self.num_frames is not None:
-            return [Job(clip, clip.start, clip.end, frames={"num_frames": self.num_frames}, frames_end=total)]
-        begins = self.stretch * np.arange(max(1, np.ceil(total / self.stretch - _CLOSE)))
-        ends = [*(float(begin) for begin in begins[1:]), None]
-        return [
-            Job(
-                clip,
-                clip.start + float(begin),
-                clip.end if end is None else clip.start + end,
-                frames={"fps": self.fps},
-                frames_end=total if end is None else end,
-            )
-            for begin, end in zip(begins, ends, strict=True)
+        edges = [*(i * self.stretch for i in range(1, math.ceil(total / self.stretch - _CLOSE))), total]
+        pieces = [
+            Piece(clip, clip.start + begin, clip.start + end, sees=True, frames_end=end)
+            for begin, end in pairwise([0.0, *edges])
         ]
+        pieces[-1].end = clip.end
+        return pieces
 
-    def _sound_jobs(self, clip: Clip, length: float | None, wanted: bool) -> list[Job]:
+    def _sound_pieces(self, clip: Clip, length: float | None) -> list[Piece]:
         total = _stretch(clip, length)
-        if not wanted or clip.audio is None or total <= 0:
+        if total <= 0:
             return []
         if not self.reads_sound or total <= self.window + _CLOSE:
-            return [Job(clip, clip.start, clip.end, sound=self.reads_sound)]
-        keeps = np.arange(0, total - _CLOSE, self.window)
+            return [Piece(clip, clip.start, clip.end, hears=self.reads_sound)]
+        keeps = np.arange(0, total - _CLOSE, self.window).tolist()
         # The last window reaches back, so that all are of one length.
         begins = [*keeps[:-1], total - self.window]
-        ends = [*(clip.start + keeps[1:]), clip.end]
+        ends = [*(clip.start + keep for keep in keeps[1:]), clip.end]
         return [
-            Job(clip, clip.start + float(b), e, sound=True, sound_limit=self.window, keep=float(k))
-            for b, e, k in zip(begins, ends, keeps, strict=True)
+            Piece(clip, clip.start + begin, end, hears=True, keep=keep)
+            for begin, end, keep in zip(begins, ends, keeps, strict=True)
         ]
 
     # --- reading them ------------------------------------------------------------------------------------------------
 
-    def load(self, job: Job) -> Piece:
-        """Decodes and prepares a job; what goes wrong with the clip is in the piece's `error`."""
-        piece = Piece(job, error=job.error)
-        if piece.error is not None:
-            return piece
-        try:
-            self._load(job, piece)
-        except CLIP_ERRORS as error:
-            piece.error = error
+    def load(self, piece: Piece) -> Piece:
+        """Decodes and prepares a piece; what goes wrong with the clip is in its `error`."""
+        piece.error = piece.error or fault(self._load, piece)
         return piece
 
-    def _load(self, job: Job, piece: Piece) -> None:
-        clip, seconds = job.clip, job.begin - job.clip.start
-        rate = (self.sound_rate if job.sound else self.speech_rate) if job.sound or job.speech else None
-        if job.frames is not None and clip.video is None:
-            self._use_images(piece, clip)
-            return
-        # A backbone that reads clips wants so many frames; else one token a frame is enough.
-        repeats = self.vision is not None and self.vision.clip_frames > 1
-        frames: dict[str, Any] = {"vision": job.frames is not None, "repeats": repeats, **(job.frames or {})}
-        reading = Reading(**frames, face_crop=self.face_crop, sampling_rate=rate)
-        file = {"audio": clip.audio} if job.frames is None else {"media" if rate else "video": clip.video}
-        sample = read_sample({**file, "start": job.begin, "end": job.end}, reading)
-        if sample.frames is not None and sample.frame_times is not None:
-            self._use_frames(piece, sample.frames, sample.frame_times + seconds, job.frames_end)
+    def _load(self, piece: Piece) -> None:
+        clip = piece.clip
+        rate = self.sound_rate if piece.hears else self.speech_rate if piece.transcribes else None
+        if not piece.sees:
+            file = {"audio": clip.audio}
+        elif clip.video is None:
+            file = {"images": clip.images}
+        else:
+            file = {"video" if rate is None else "media": clip.video}
+        reading = replace(self.reading, vision=piece.sees, sampling_rate=rate)
+        sample = read_sample({**file, "start": piece.begin, "end": piece.end}, reading)
+        if sample.frames is not None:
+            self._use_frames(piece, sample)
         if sample.audio is not None and rate is not None:
             self._use_sound(piece, sample.audio, rate)
 
-    def _use_images(self, piece: Piece, clip: Clip) -> None:
-        """Images, taken `fps` a second (1 by default)."""
-        sample = {"images": clip.images, "start": clip.start, "end": clip.end}
-        read = read_sample(sample, Reading(num_frames=self.num_frames, face_crop=self.face_crop))
-        if read.frames is not None and read.frame_places is not None:
-            step = 1 / (self.fps or 1.0)
-            self._use_frames(piece, read.frames, step * read.frame_places, step * len(clip.images or []))
-
-    def _use_frames(self, piece: Piece, frames: np.ndarray, times: np.ndarray, end: float) -> None:
-        assert self.vision is not None
-        if self.face_crop is not None:  # a frame that is left out leaves a gap, which is no other frame's time
-            begin = piece.job.begin - piece.job.clip.start
-            step = 1 / self.fps if self.fps else (end - begin) / (self.num_frames or 1)
+    def _use_frames(self, piece: Piece, sample: Sample) -> None:
+        assert self.vision is not None and sample.frames is not None
+        fps, num_frames = self.reading.fps, self.reading.num_frames
+        if sample.frame_times is not None:
+            times = sample.frame_times + piece.offset
+        else:  # images, taken `fps` a second (1 by default)
+            step = 1 / (fps or 1.0)
+            times, piece.frames_end = step * np.asarray(sample.frame_places), step * len(piece.clip.images or [])
+        if self.reading.face_crop is not None:  # a frame that is left out leaves a gap, which is no other frame's time
+            step = 1 / fps if fps else (piece.frames_end - piece.offset) / (num_frames or 1)
             piece.longest = max(step, float(np.diff(times).min(initial=np.inf)) if len(times) > 1 else 0.0)
-        piece.pixels = self.vision.prepare(frames)
-        piece.num_frames, piece.frame_times, piece.frame_end = len(frames), np.maximum(times, 0.0), end
+        piece.pixels, piece.frame_times = self.vision.prepare(sample.frames), np.maximum(times, 0.0)
 
     def _use_sound(self, piece: Piece, wave: np.ndarray, rate: int) -> None:
-        if piece.job.speech:
+        if piece.transcribes:
             piece.speech = resample_audio(wave, rate, self.speech_rate or rate)
-        if not piece.job.sound:
+        if not piece.hears:
             return
-        if piece.job.sound_limit is not None:
-            wave = wave[: round(piece.job.sound_limit * rate)]
-        piece.sound_begin = piece.job.begin - piece.job.clip.start
-        piece.sound_end = piece.sound_begin + len(wave) / rate
+        wave = wave[: round(self.window * rate)]  # compressed audio may end a little later than its file states
+        piece.sound_end = piece.offset + len(wave) / rate
         if self.audio is not None:
             piece.sound = self.audio.prepare(wave)
         if self.smile is not None:
@@ -282,8 +257,8 @@ def read_ahead(reader: ClipReader, clips: Iterable[Clip], num_workers: int) -> I
         return
     with ThreadPoolExecutor(num_workers, thread_name_prefix="clcr-extract") as pool:
         planned = _ordered_map(pool, reader.plan, clips, num_workers)
-        jobs = (job for group in planned for job in group)
-        yield from _ordered_map(pool, reader.load, jobs, 2 * num_workers)
+        pieces = (piece for group in planned for piece in group)
+        yield from _ordered_map(pool, reader.load, pieces, 2 * num_workers)
 
 
 def _ordered_map(

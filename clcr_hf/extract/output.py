@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,33 +35,26 @@ class FailureList:
         """A clip is skipped."""
         logger.warning("%s is skipped: %s: %s", clip.id, type(error).__name__, error)
         logger.debug("where %s failed", clip.id, exc_info=error)
-        self._line(clip, type(error).__name__, str(error), written=False)
+        self.note(clip, type(error).__name__, str(error), written=False)
 
-    def note(self, clip: Clip, error: str, message: str) -> None:
+    def note(self, clip: Clip, error: str, message: str, written: bool = True) -> None:
         """A row is written, but lacks something."""
-        self._line(clip, error, message, written=True)
-
-    def _line(self, clip: Clip, error: str, message: str, *, written: bool) -> None:
         line = {"id": clip.id, "split": clip.split, "path": clip.path, "error": error, "message": message}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "written": written}, ensure_ascii=False) + "\n")
 
     def failed_ids(self) -> set[str]:
         """Ids of all processes' clips that were skipped in earlier runs."""
-        return {line["id"] for path in _failure_files(self.folder) for line in _lines(path) if not line["written"]}
+        return {line["id"] for _, line in _failures(self.folder) if not line["written"]}
 
 
-def _failure_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("failures-*.jsonl"))
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8") as file:
-        for text in file:
-            try:
-                yield json.loads(text)
-            except ValueError:  # the last line of a killed run
-                continue
+def _failures(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The lines of all processes, each with the file that it is in."""
+    for path in sorted(folder.glob("failures-*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            for text in file:
+                with suppress(ValueError):  # the last line of a killed run
+                    yield path, json.loads(text)
 
 
 def _tidy_failures(folder: Path, done: set[str]) -> tuple[int, dict[str, int]]:
@@ -71,18 +65,14 @@ def _tidy_failures(folder: Path, done: set[str]) -> tuple[int, dict[str, int]]:
         How many clips failed, and how many rows lack something, by reason.
     """
     latest: dict[tuple[str, str], tuple[Path, dict[str, Any]]] = {}
-    for path in _failure_files(folder):
-        for line in _lines(path):
-            if line["written"] == (line["id"] in done):
-                latest[line["id"], line["error"] if line["written"] else ""] = (path, line)
-    for path in _failure_files(folder):
-        kept = [line for home, line in latest.values() if home == path]
-        if not kept:
-            path.unlink()
-            continue
-        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+    for path, line in _failures(folder):
+        if line["written"] == (line["id"] in done):
+            latest[line["id"], line["error"] if line["written"] else ""] = (path, line)
+    for path in folder.glob("failures-*.jsonl"):
+        kept = [json.dumps(line, ensure_ascii=False) + "\n" for home, line in latest.values() if home == path]
+        write_text(path, "".join(kept)) if kept else path.unlink()
     lacks = Counter(line["error"] for _, line in latest.values() if line["written"])
-    return sum(not line["written"] for _, line in latest.values()), dict(sorted(lacks.items()))
+    return len(latest) - lacks.total(), dict(sorted(lacks.items()))
 
 
 def done_ids(folder: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """Rows that `clcr extract` writes: their columns, tokens put together from the pieces of a clip, and words in time."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from datasets import Features, List, Value
 
 from ..data.alignment import average_over
 from .backbones import TextTokens
+from .clips import Piece
 from .sources import Clip
 from .speech import Transcript
 
@@ -42,11 +44,21 @@ class ClipTokens:
     Attributes:
         tokens: by modality, taps `(L, T, D)` of each piece and their seconds `(T, 2)`.
         transcript: what the recogniser heard.
+        text_tokens: tokens of its text.
+        error: what is wrong with it.
     """
 
     clip: Clip
     tokens: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=lambda: defaultdict(list))
     transcript: Transcript | None = None
+    text_tokens: TextTokens | None = None
+    error: Exception | None = None
+
+    def add(self, piece: Piece) -> None:
+        """Takes in what a piece of the clip gave."""
+        self.error, self.transcript = self.error or piece.error, self.transcript or piece.transcript
+        for name, part in piece.tokens.items():
+            self.tokens[name].append(part)
 
     def text(self) -> str | None:
         """The clip's own transcript, or the recognised one; None where nothing was said."""
@@ -75,17 +87,13 @@ class ClipTokens:
 def word_spans(text: str, words: Sequence[str]) -> np.ndarray | None:
     """Characters `(W, 2)` of each word in the text, found from left to right whatever their case; None if one of them
     is not there."""
-    lower = text.lower()
-    if len(lower) != len(text):  # a few letters grow when lowered
-        lower = text
     spans, cursor = [], 0
     for word in words:
-        plain = word.strip()
-        begin = lower.find(plain.lower() if lower is not text else plain, cursor)
-        if begin < 0:
+        found = re.compile(re.escape(word.strip()), re.IGNORECASE).search(text, cursor)
+        if found is None:
             return None
-        cursor = begin + len(plain)
-        spans.append((begin, cursor))
+        cursor = found.end()
+        spans.append(found.span())
     return np.array(spans, np.int64).reshape(-1, 2)
 
 
@@ -96,13 +104,7 @@ def tokens_to_words(tokens: TextTokens, spans: np.ndarray) -> np.ndarray:
         tokens: of the text.
         spans: characters `(W, 2)` of the words in it.
     """
-    levels, _, width = tokens.taps.shape
-    output = np.zeros((levels, len(spans), width), np.float32)
-    for index, (begin, end) in enumerate(spans):
-        inside = (tokens.spans[:, 0] < end) & (tokens.spans[:, 1] > begin)
-        if inside.any():
-            output[:, index] = tokens.taps[:, inside].mean(axis=1)
-    return output
+    return _means(tokens.taps, tokens.spans, spans)[0]
 
 
 def token_intervals(tokens: TextTokens, spans: np.ndarray, intervals: np.ndarray) -> np.ndarray:
@@ -130,22 +132,27 @@ def average_words(taps: np.ndarray, intervals: np.ndarray, words: np.ndarray) ->
 
     A word that no token overlaps (one that takes no time, or lies between two frames) gets the nearest token.
     """
-    levels, _, width = taps.shape
-    flat = taps.transpose(1, 0, 2).reshape(taps.shape[1], levels * width)
-    means, counts = average_over(words.astype(np.float64), intervals.astype(np.float64), flat)
+    means, counts = _means(taps, intervals, words)
     middles = intervals.mean(axis=1)
     for index in np.flatnonzero(counts == 0):
-        means[index] = flat[np.argmin(np.abs(middles - words[index].mean()))]
-    return means.reshape(len(words), levels, width).transpose(1, 0, 2)
+        means[:, index] = taps[:, np.argmin(np.abs(middles - words[index].mean()))]
+    return means
 
 
-def make_row(clip: ClipTokens, features: Features, text: TextTokens | None, align: bool) -> dict[str, Any]:
+def _means(taps: np.ndarray, places: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means `(L, W, D)` of the tokens `(L, T, D)` at `places (T, 2)` that overlap each word, and how many they are."""
+    levels, _, width = taps.shape
+    flat = taps.transpose(1, 0, 2).reshape(-1, levels * width)
+    means, counts = average_over(words.astype(np.float64), places.astype(np.float64), flat)
+    return means.reshape(len(words), levels, width).transpose(1, 0, 2), counts
+
+
+def make_row(clip: ClipTokens, features: Features, align: bool) -> dict[str, Any]:
     """The row of a clip; columns of modalities that it lacks are None.
 
     Args:
         clip: all of its tokens.
         features: see [`row_features`].
-        text: tokens of its text.
         align: one token a word in every modality, instead of each modality's own tokens.
 
     Raises:
@@ -157,11 +164,11 @@ def make_row(clip: ClipTokens, features: Features, text: TextTokens | None, alig
     words = clip.words()
     if words is not None and "words" in features:
         row |= {"words": words[0], "word_intervals": words[1]}
-    found = clip.joined()
+    found, text = clip.joined(), clip.text_tokens
     if not found and text is None:
         raise ValueError("the clip has none of the modalities asked for")
     if align:
-        found = _aligned(clip, found, text)
+        found = _aligned(clip, found)
     elif text is not None:
         spans = None if words is None or (text.spans < 0).all() else word_spans(clip.text() or "", words[0])
         row["text_features"] = _shaped(text.taps, features["text_features"])
@@ -174,9 +181,9 @@ def make_row(clip: ClipTokens, features: Features, text: TextTokens | None, alig
 
 
 def _aligned(
-    clip: ClipTokens, found: dict[str, tuple[np.ndarray, np.ndarray]], text: TextTokens | None
+    clip: ClipTokens, found: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    words = clip.words()
+    words, text = clip.words(), clip.text_tokens
     if words is None:
         raise ValueError("no words with times to align to; give words and word_intervals, or a recogniser (transcribe)")
     output = {name: (average_words(taps, times, words[1]), words[1]) for name, (taps, times) in found.items()}

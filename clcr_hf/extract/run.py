@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -15,108 +14,23 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import DatasetDict, Features
+from datasets.utils import tqdm
 
 from ..data.columns import DataFormatError
 from ..data.folders import OutputFolder, read_json
 from ..data.shards import ShardSet
-from ..faces import allow_detector, find_detector
-from .backbones import AudioBackbone, TextBackbone, TextTokens, VisionBackbone, pool_to_rate
-from .clips import CLIP_ERRORS, DEVICE_ERRORS, ClipReader, Piece, read_ahead
+from .backbones import pool_to_rate
+from .clips import CLIP_ERRORS, ClipReader, Piece, fault, read_ahead
 from .output import FailureList, done_ids, finish
+from .readers import Readers
 from .rows import ClipTokens, make_row, row_features
 from .settings import ExtractSettings
 from .sources import Clip, ClipSource, open_source
-from .speech import OpenSmile, SpeechRecogniser
 
 # Processes that finish early wait for the others at the end.
 _PATIENCE = timedelta(days=14)
-# Settings of the reader of clips.
-_READING = ("fps", "num_frames", "face_crop", "window_seconds", "audio_rate")
 # So many first clips that fail with one and the same message end the run.
 _ALIKE = 20
-
-
-# --- the models ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Readers:
-    """All that reads a clip, loaded once."""
-
-    text: TextBackbone | None = None
-    vision: VisionBackbone | None = None
-    audio: AudioBackbone | None = None
-    smile: OpenSmile | None = None
-    recogniser: SpeechRecogniser | None = None
-
-    @classmethod
-    def load(cls, settings: ExtractSettings, device: torch.device) -> "Readers":
-        """The models that the settings name, on `device`."""
-        dtype = getattr(torch, settings.dtype)
-        options: dict[str, Any] = {"taps": settings.taps, "num_levels": settings.num_levels}
-        options |= {"device": device, "dtype": dtype}
-        readers = cls()
-        if settings.text:
-            readers.text = TextBackbone(settings.text, **options)
-        if settings.face_crop is not None:
-            allow_detector(settings.face_crop)
-            find_detector(settings.face_crop)  # what is not installed is said at once
-        if settings.vision:
-            readers.vision = VisionBackbone(settings.vision, token_grid=settings.token_grid, **options)
-        if settings.audio:
-            readers.audio = AudioBackbone(settings.audio, **options)
-        if settings.opensmile:
-            readers.smile = OpenSmile(settings.opensmile_level, settings.opensmile_window)
-        if settings.transcribe:
-            readers.recogniser = SpeechRecogniser(
-                settings.transcribe, language=settings.language, device=device, dtype=dtype
-            )
-        return readers
-
-    @property
-    def smile_name(self) -> str:
-        """Whose features openSMILE's are."""
-        return "audio" if self.audio is None else "egemaps"
-
-    def backbones(self) -> dict[str, TextBackbone | VisionBackbone | AudioBackbone]:
-        """Backbones by modality."""
-        found = {"text": self.text, "vision": self.vision, "audio": self.audio}
-        return {name: backbone for name, backbone in found.items() if backbone is not None}
-
-    def features(self, clips: ClipSource) -> Features:
-        """Columns of the rows."""
-        shapes = {name: backbone.feature_shape for name, backbone in self.backbones().items()}
-        if self.smile is not None:
-            shapes[self.smile_name] = (None, self.smile.width)
-        heard = self.recogniser is not None
-        words = heard or clips.has("words", "word_intervals")
-        return row_features(shapes, clips.kept, text=heard or clips.has("text"), words=words)
-
-    def clip_reader(self, settings: ExtractSettings) -> ClipReader:
-        """What decodes for them."""
-        return ClipReader(
-            self.vision,
-            self.audio,
-            self.smile,
-            None if self.recogniser is None else self.recogniser.sampling_rate,
-            **{name: getattr(settings, name) for name in _READING},
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """Of each column of features, what made it."""
-        columns: dict[str, Any] = {
-            f"{name}_features": {
-                "backbone": backbone.source,
-                "model_type": backbone.config.model_type,
-                "layers": backbone.taps,
-                "width": backbone.width,
-            }
-            for name, backbone in self.backbones().items()
-        }
-        if self.smile is not None:
-            made_by = f"eGeMAPSv02 {self.smile.level}"
-            columns[f"{self.smile_name}_features"] = {"opensmile": made_by, "width": self.smile.width}
-        return columns
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------
@@ -126,27 +40,25 @@ class Extractor:
     """Takes pieces as they come, runs the backbones over a batch of them, and writes each clip's row when it is
     complete."""
 
-    def __init__(
-        self,
-        settings: ExtractSettings,
-        readers: Readers,
-        shards: ShardSet,
-        failures: FailureList,
-        batch_size: int,
-    ):
+    def __init__(self, settings: ExtractSettings, readers: Readers, shards: ShardSet, failures: FailureList):
         self.settings, self.readers = settings, readers
         self.shards, self.failures = shards, failures
-        self.batch_size = batch_size
         self.open: ClipTokens | None = None  # the clip whose pieces are coming
-        self.broken: str | None = None  # id of a clip that failed in one of its pieces
         self.complaints: Counter[str] = Counter()  # of the clips that failed before the first row
         self.written = False
 
     def run(self, pieces: Iterable[Piece]) -> None:
         """Writes the rows of all clips whose pieces come, in order."""
         for group in self._grouped(pieces):
-            self._read(group)
-            self._write([clip for piece in group if (clip := self._take(piece)) is not None])
+            _together(self._forward, [piece for piece in group if piece.error is None])
+            complete = []
+            for piece in group:
+                self.open = self.open or ClipTokens(piece.clip)
+                self.open.add(piece)
+                if piece.last:
+                    complete.append(self.open)
+                    self.open = None
+            self._write(complete)
 
     def _grouped(self, pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         """Pieces for one pass: together about `batch_size` frames or seconds of audio."""
@@ -154,73 +66,45 @@ class Extractor:
         size = 0.0
         for piece in pieces:
             group.append(piece)
-            size += max(1.0, piece.num_frames, piece.sound_end - piece.sound_begin)
-            if size >= self.batch_size:
+            size += max(1.0, len(piece.frame_times), piece.sound_seconds)
+            if size >= self.settings.batch_size:
                 yield group
                 group, size = [], 0.0
         if group:
             yield group
 
-    def _read(self, group: list[Piece]) -> None:
-        """Gives pieces their tokens. Where a pass fails, each piece is tried by itself, to find the one at fault."""
-        error = _fault(self._forward, [piece for piece in group if piece.error is None])
-        for piece in group if error is not None else ():
-            if piece.error is None:
-                piece.error = error if len(group) == 1 else _fault(self._forward, [piece])
-
     def _forward(self, pieces: list[Piece]) -> None:
-        vision, audio = self.readers.vision, self.readers.audio
+        """Gives pieces their tokens."""
+        vision, audio, rate = self.readers.vision, self.readers.audio, self.settings.audio_rate
         seen = [piece for piece in pieces if piece.pixels is not None]
         if vision is not None and seen:
-            pixels = [piece.pixels for piece in seen if piece.pixels is not None]
-            found = vision.read(pixels, [piece.num_frames for piece in seen], self.batch_size)
+            counts = [len(piece.frame_times) for piece in seen]
+            found = vision.read([piece.pixels for piece in seen], counts, self.settings.batch_size)
             for piece, taps in zip(seen, found, strict=True):
-                piece.vision_taps = taps
+                piece.tokens["vision"] = taps, vision.intervals(piece.frame_times, piece.frames_end, piece.longest)
         heard = [piece for piece in pieces if piece.sound is not None]
         if audio is not None and heard:
-            longest = max(piece.sound_end - piece.sound_begin for piece in heard)
-            at_once = max(1, int(self.batch_size / max(audio.max_seconds or longest, 1.0)))
-            sounds = [piece.sound for piece in heard if piece.sound is not None]
-            for piece, taps in zip(heard, audio.read(sounds, at_once), strict=True):
-                piece.audio_taps = taps
-
-    def _take(self, piece: Piece) -> ClipTokens | None:
-        """Adds a piece to its clip; the clip, when this was its last."""
-        clip = piece.job.clip
-        if self.broken == clip.id:
-            return None
-        if self.open is None or self.open.clip is not clip:
-            self.open = ClipTokens(clip)
-        error = piece.error or _fault(self._add, self.open, piece)
-        if error is not None:
-            self._fail(clip, error)
-            self.open, self.broken = None, clip.id
-        if error is not None or not piece.job.last:
-            return None
-        complete, self.open = self.open, None
-        return complete
-
-    def _add(self, clip: ClipTokens, piece: Piece) -> None:
-        rate = self.settings.audio_rate
-        if piece.vision_taps is not None and self.readers.vision is not None and piece.frame_times is not None:
-            times = self.readers.vision.intervals(piece.frame_times, piece.frame_end, piece.longest)
-            clip.tokens["vision"].append((piece.vision_taps, times))
-        span = {"begin": piece.sound_begin, "keep": piece.job.keep, "end": piece.sound_end}
-        if piece.audio_taps is not None and self.readers.audio is not None:
-            step = self.readers.audio.step_seconds(piece.audio_taps.shape[1], piece.sound_end - piece.sound_begin)
-            clip.tokens["audio"].append(pool_to_rate(piece.audio_taps, step, rate, **span))
-        if piece.smile is not None:
-            features, step = piece.smile
-            clip.tokens[self.readers.smile_name].append(pool_to_rate(features[None], step, rate, **span))
-        if piece.speech is not None and self.readers.recogniser is not None:
-            clip.transcript = self.readers.recogniser(piece.speech)
+            longest = audio.max_seconds or max(piece.sound_seconds for piece in heard)
+            at_once = max(1, int(self.settings.batch_size / max(longest, 1.0)))
+            found = audio.forward_items([piece.sound for piece in heard], at_once)
+            for piece, taps in zip(heard, found, strict=True):
+                step = audio.step_seconds(taps.shape[1], piece.sound_seconds)
+                piece.tokens["audio"] = pool_to_rate(taps, step, rate, **piece.sound_span)
+        for piece in pieces:
+            if piece.smile is not None:
+                features, step = piece.smile
+                piece.tokens[self.readers.smile_name] = pool_to_rate(features[None], step, rate, **piece.sound_span)
+            if piece.speech is not None and self.readers.recogniser is not None:
+                piece.transcript = self.readers.recogniser(piece.speech)
 
     def _write(self, clips: list[ClipTokens]) -> None:
-        for clip, text in zip(clips, self._texts(clips), strict=True):
+        if self.readers.text is not None:
+            _together(self._read_texts, [clip for clip in clips if clip.error is None and clip.text()])
+        for clip in clips:
             try:
-                if isinstance(text, Exception):
-                    raise text
-                row = make_row(clip, self.shards.features, text, self.settings.align == "words")
+                if clip.error is not None:
+                    raise clip.error
+                row = make_row(clip, self.shards.features, self.settings.align == "words")
             except CLIP_ERRORS as error:
                 self._fail(clip.clip, error)
                 continue
@@ -230,7 +114,14 @@ class Extractor:
                 self._fail(clip.clip, error)
                 continue
             self.written = True
-            self._note_lacks(clip.clip, row, text is not None and text.truncated)
+            self._note_lacks(clip, row)
+
+    def _read_texts(self, clips: list[ClipTokens]) -> None:
+        """Gives clips the tokens of their texts."""
+        assert self.readers.text is not None
+        found = self.readers.text.read([clip.text() or "" for clip in clips], self.settings.batch_size)
+        for clip, tokens in zip(clips, found, strict=True):
+            clip.text_tokens = tokens
 
     def _fail(self, clip: Clip, error: Exception) -> None:
         """Lists a clip as failed. When the first ones all fail alike, a setting is at fault and not the clips: what is
@@ -245,40 +136,23 @@ class Extractor:
                 f"the first {count} clips all failed alike ({complaint}). Mend that, then run again with retry_failed"
             ) from error
 
-    def _texts(self, clips: list[ClipTokens]) -> list[TextTokens | Exception | None]:
-        """Tokens of each clip's text, or what went wrong with it; None where there is none."""
-        texts = [clip.text() for clip in clips]
-        present = [text for text in texts if text]
-        if self.readers.text is None or not present:
-            return [None for _ in clips]
-        found: list[Any] = []
-        read = self.readers.text.read
-        error = _fault(lambda: found.extend(read(present, self.batch_size)))
-        if error is not None and len(clips) > 1:
-            return [text for clip in clips for text in self._texts([clip])]
-        tokens = iter(found if error is None else [error])
-        return [next(tokens) if text else None for text in texts]
-
-    def _note_lacks(self, clip: Clip, row: dict[str, Any], truncated: bool) -> None:
+    def _note_lacks(self, clip: ClipTokens, row: dict[str, Any]) -> None:
         for name in row:
             if name.endswith("_features") and row[name] is None:
                 lacking = name.removesuffix("_features")
-                self.failures.note(clip, f"No{lacking.capitalize()}", f"the clip has no {lacking}; its column is empty")
-        if truncated and self.readers.text is not None:
-            limit = self.readers.text.max_tokens
-            self.failures.note(clip, "TextTruncated", f"the text is longer than {limit} tokens; the rest is left out")
+                why = f"the clip has no {lacking}; its column is empty"
+                self.failures.note(clip.clip, f"No{lacking.capitalize()}", why)
+        if clip.text_tokens is not None and clip.text_tokens.truncated and self.readers.text is not None:
+            why = f"the text is longer than {self.readers.text.max_tokens} tokens; the rest is left out"
+            self.failures.note(clip.clip, "TextTruncated", why)
 
 
-def _fault(step: Callable[..., None], *arguments: Any) -> Exception | None:
-    """What is wrong with a clip that a step fails on; None where it does not. What the device is at fault for is
-    raised."""
-    try:
-        step(*arguments)
-    except DEVICE_ERRORS:
-        raise
-    except CLIP_ERRORS as error:
-        return error
-    return None
+def _together(step: Callable[[list[Any]], None], items: list[Any]) -> None:
+    """Takes a step with all items at once. Where it fails, each is tried by itself, to find those at fault: their
+    `error` then says what is wrong."""
+    error = fault(step, items) if items else None
+    for item in items if error is not None else ():
+        item.error = error if len(items) == 1 else fault(step, [item])
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -326,7 +200,9 @@ def extract_features(
         # "cuda" is this process's GPU, not the first.
         own = chosen.device in (None, state.device.type)
         readers = Readers.load(chosen, state.device if own else torch.device(str(chosen.device)))
-    features = readers.features(clips)
+    heard = readers.recogniser is not None
+    words = heard or clips.has("words", "word_intervals")
+    features = row_features(readers.shapes(), clips.kept, text=heard or clips.has("text"), words=words)
     task = {
         "source": clips.name,
         "settings": chosen.identity(),
@@ -339,17 +215,24 @@ def extract_features(
     with folder.writing(task) if state.is_main_process else nullcontext():
         state.wait_for_everyone()
         begin = time.perf_counter()
-        _write(folder.path, clips, chosen, readers, state, progress)
+        _write(folder.path, clips, features, chosen, readers, state, progress)
         state.wait_for_everyone()
         if state.is_main_process:
             seconds = round(time.perf_counter() - begin, 1)
-            finish(folder, task, readers.describe(), seconds, state.num_processes)
+            columns = {f"{name}_features": maker.about for name, maker in readers.makers().items()}
+            finish(folder, task, columns, seconds, state.num_processes)
         state.wait_for_everyone()
     return read_json(folder.record) or {}
 
 
 def _write(
-    folder: Path, clips: ClipSource, settings: ExtractSettings, readers: Readers, state: PartialState, progress: bool
+    folder: Path,
+    clips: ClipSource,
+    features: Features,
+    settings: ExtractSettings,
+    readers: Readers,
+    state: PartialState,
+    progress: bool,
 ) -> None:
     """This process's share of the clips, as shards."""
     failures = FailureList(folder, state.process_index)
@@ -360,16 +243,9 @@ def _write(
         if index % state.num_processes == state.process_index and clip.id not in skip
     )
     most = clips.total and min(clips.total, settings.limit or clips.total) // state.num_processes - len(skip)
-    shards = ShardSet(folder, readers.features(clips), rank=state.process_index, rows_per_shard=settings.rows_per_shard)
+    shards = ShardSet(folder, features, rank=state.process_index, rows_per_shard=settings.rows_per_shard)
     with shards:
-        extractor = Extractor(settings, readers, shards, failures, settings.batch_size)
-        pieces = read_ahead(readers.clip_reader(settings), _with_bar(mine, most, progress, state), settings.num_workers)
-        extractor.run(pieces)
-
-
-def _with_bar(clips: Iterable[Clip], total: int | None, progress: bool, state: PartialState) -> Iterable[Clip]:
-    if not (progress and state.is_main_process):
-        return clips
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    return tqdm(clips, total=total and max(total, 0), unit="clip", desc="extract")
+        hidden = not (progress and state.is_main_process)
+        bar = tqdm(mine, total=most and max(most, 0), unit="clip", desc="extract", disable=hidden)
+        pieces = read_ahead(ClipReader(readers, settings), bar, settings.num_workers)
+        Extractor(settings, readers, shards, failures).run(pieces)

@@ -108,12 +108,9 @@ class ExtractSettings:
             raise ValueError("nothing to extract; give one or more of text, vision, audio, opensmile, transcribe")
         if self.fps is not None and self.num_frames is not None:
             raise ValueError("give fps or num_frames, not both")
-        if self.opensmile_level not in OPENSMILE_LEVELS:
-            raise ValueError(f"opensmile must be {' or '.join(OPENSMILE_LEVELS)}, not {self.opensmile_level!r}")
-        if self.align not in (None, "words"):
-            raise ValueError(f"align must be 'words' or None, not {self.align!r}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        for name, known in {"opensmile_level": OPENSMILE_LEVELS, "align": (None, "words"), "dtype": DTYPES}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be {' or '.join(map(str, known))}, not {getattr(self, name)!r}")
         positive = ("num_levels", "fps", "num_frames", "token_grid", "audio_rate", "window_seconds")
         for name in (*positive, "batch_size", "rows_per_shard", "limit"):
             value = getattr(self, name)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ..media_files import optional
-from .settings import OPENSMILE_LEVELS
 
 logger = logging.getLogger("clcr_hf.extract")
 
@@ -86,21 +85,17 @@ def tidy_transcript(found: dict[str, Any], seconds: float) -> Transcript:
     audio; times outside the audio are brought into it.
     """
     chunks = [chunk for chunk in found.get("chunks", []) if chunk["text"].strip()]
-    times = np.full((len(chunks), 2), np.nan)
+    starts = [chunk["timestamp"][0] for chunk in chunks]
+    intervals, before = np.zeros((len(chunks), 2), np.float32), 0.0
     for index, chunk in enumerate(chunks):
-        times[index] = [np.nan if time is None else time for time in chunk["timestamp"]]
-    for index in range(len(chunks)):
-        start, end = times[index]
-        if np.isnan(start):
-            start = times[index - 1, 1] if index else 0.0
-        if np.isnan(end):
-            later = times[index + 1 :, 0]
-            later = later[~np.isnan(later)]
-            end = later[0] if len(later) else seconds
-        start = min(max(start, 0.0), seconds)
-        times[index] = start, min(max(end, start), seconds)
+        start, end = chunk["timestamp"]
+        if end is None:
+            end = next((later for later in starts[index + 1 :] if later is not None), seconds)
+        start = min(max(before if start is None else start, 0.0), seconds)
+        before = min(max(end, start), seconds)
+        intervals[index] = start, before
     words = [chunk["text"].strip() for chunk in chunks]
-    return Transcript(found["text"].strip(), words, times.astype(np.float32))
+    return Transcript(found["text"].strip(), words, intervals)
 
 
 class OpenSmile:
@@ -117,10 +112,9 @@ class OpenSmile:
     """
 
     sampling_rate = 16_000
+    num_levels = None  # its features have no axis of levels
 
     def __init__(self, level: str = "lld", window: float = 1.0):
-        if level not in OPENSMILE_LEVELS:
-            raise ValueError(f"openSMILE gives {' or '.join(OPENSMILE_LEVELS)}, not {level!r}")
         self._opensmile = optional(
             "opensmile",
             'eGeMAPS features need openSMILE: pip install ".[opensmile]" in a clone of clcr-hf '
@@ -133,17 +127,20 @@ class OpenSmile:
         # Its objects are not made for several threads at a time: each thread has its own.
         self._local = threading.local()
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What made the features, for the record."""
+        return {"opensmile": f"eGeMAPSv02 {self.level}", "width": self.width}
+
     def __call__(self, wave: np.ndarray) -> tuple[np.ndarray, float]:
         """Features float32 `(T, 25)` or `(T, 88)` of `wave (samples,)` at 16 kHz, and the seconds from one to the
         next. Values that are not finite (a window without voice) are 0."""
-        shortest = round(_OPENSMILE_SHORTEST * self.sampling_rate)
         if self.level == "lld":
-            return self._process(np.pad(wave, (0, max(0, shortest - len(wave))))), _OPENSMILE_STEP
-        length = round(self.window * self.sampling_rate)
+            return self._process(wave), _OPENSMILE_STEP
+        shortest, length = (round(each * self.sampling_rate) for each in (_OPENSMILE_SHORTEST, self.window))
         parts = [wave[begin : begin + length] for begin in range(0, max(len(wave), 1), length)]
         if len(parts) > 1 and len(parts[-1]) < shortest:
             parts.pop()
-        parts[-1] = np.pad(parts[-1], (0, max(0, shortest - len(parts[-1]))))
         return np.concatenate([self._process(part) for part in parts]), self.window
 
     def _process(self, wave: np.ndarray) -> np.ndarray:
@@ -153,5 +150,6 @@ class OpenSmile:
                 feature_set=self._opensmile.FeatureSet.eGeMAPSv02,
                 feature_level=getattr(self._opensmile.FeatureLevel, level),
             )
+        wave = np.pad(wave, (0, max(0, round(_OPENSMILE_SHORTEST * self.sampling_rate) - len(wave))))
         table = self._local.smile.process_signal(wave, self.sampling_rate)
         return np.nan_to_num(table.to_numpy(np.float32), nan=0.0, posinf=0.0, neginf=0.0)

@@ -6,7 +6,8 @@ that survives a kill, `subtitles.py` gives words their times.
 
 from .output import PredictionFile
 from .request import Request
+from .run import Predictor
 from .sources import open_items
 from .subtitles import read_subtitles
 
-__all__ = ["PredictionFile", "Request", "open_items", "read_subtitles"]
+__all__ = ["PredictionFile", "Predictor", "Request", "open_items", "read_subtitles"]

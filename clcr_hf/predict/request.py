@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..extract.speech import SpeechRecogniser
 from ..pipeline_clcr import CLCRPipeline
 from .output import TABLE_FORMATS, PredictionFile, column_types, model_digest
-from .run import Predictor
 from .sources import Item, Items, file_digest, is_one_clip, open_items, sample_of
 from .subtitles import read_subtitles
 
@@ -18,17 +16,18 @@ FIGURE_FORMATS = (".png", ".svg", ".pdf")
 @dataclass
 class Request:
     """
-    What `clcr predict` is asked for. In Python: `items()` to read, `predictor(pipe)` to read them with.
+    What `clcr predict` is asked for. In Python: `items()` to read, `Predictor(request, pipe)` to read them with.
 
     Args:
         sources, split: see [`open_items`].
         text, features: what is said in a single clip; its ready features, each as NAME=FILE.
-        window, every: seconds, see [`Predictor`].
+        window, every: seconds; None reads each item as one.
         subtitles: words of a single recording with their times, see [`read_subtitles`].
         transcribe, language: speech recogniser for what has no text, and its language.
         outputs: a table, a figure of a single recording in windows, or both.
         batch_size: clips or windows a forward pass.
-        on_error: "skip" or "raise"; None skips where there are several, or windows.
+        on_error: "skip" records what cannot be read with the reason, "raise" ends with it; None skips where there are
+            several, or windows.
 
     Raises:
         ValueError: options that contradict each other, or that nothing here uses.
@@ -54,7 +53,8 @@ class Request:
         tables = [path for path in self.outputs if path not in figures]
         self.figure, self.table = next(iter(figures), None), next(iter(tables), None)
         self._check_words()
-        if self.on_error not in (None, "skip", "raise"):
+        self.on_error = self.on_error or ("raise" if self.one_clip and not self.in_windows else "skip")
+        if self.on_error not in ("skip", "raise"):
             raise ValueError(f"--on_error takes skip or raise, got {self.on_error!r}")
         if self.split is not None and self.one_clip:
             raise ValueError("--split is for a table with a column of splits")
@@ -96,17 +96,6 @@ class Request:
         (item,) = found
         whole = replace(item, sample={**(item.sample or {}), **own})
         return replace(found, open=lambda: iter([whole]))
-
-    def predictor(self, pipe: CLCRPipeline) -> Predictor:
-        """What reads the items; ValueError where words are given to a model that reads none."""
-        for name in ("subtitles", "transcribe"):
-            if getattr(self, name) is not None and pipe.processor.tokenizer is None:
-                raise ValueError(f"--{name}: this model reads no text")
-        recogniser = None
-        if self.transcribe is not None:
-            recogniser = SpeechRecogniser(self.transcribe, language=self.language, device=pipe.device)
-        on_error = self.on_error or ("raise" if self.one_clip and not self.in_windows else "skip")
-        return Predictor(pipe, self.batch_size, on_error, self.window, self.every, recogniser)
 
     def file(self, path: Path, pipe: CLCRPipeline, items: Items, model_name: str) -> PredictionFile:
         """The table that the answers are written to; refused where it holds those to another request."""

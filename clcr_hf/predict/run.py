@@ -2,123 +2,100 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from ..extract.clips import CLIP_ERRORS
 from ..extract.speech import SpeechRecogniser
 from ..pipeline_clcr import CLCRPipeline
 from ..samples import Reading, read_sample
 from .output import PredictionFile, result_rows
+from .request import Request
 from .sources import Item
 
-# What one item may do wrong; all else is a fault of ours or of the installation.
-_ITEM_ERRORS = (ValueError, OSError, RuntimeError, TypeError, KeyError)
+# What gets one answer: a window of an item as of `CLCRPipeline.windows`, or a whole item, the `sample` alone; with
+# `error` where it cannot be read.
+Unit = tuple[Item, dict[str, Any]]
 
 
-@dataclass
-class Unit:
-    """What gets one answer: a window of an item as of `CLCRPipeline.windows`, or a whole item, the `sample` alone."""
-
-    item: Item
-    window: dict[str, Any]
-    error: Exception | str | None = None
-
-
-@dataclass
 class Predictor:
     """
     Reads items with a model.
 
     Args:
+        request: what is asked for.
         pipe: a pipeline "multimodal-sentiment".
-        batch_size: items, or windows, in a forward pass.
-        on_error: "skip" records what cannot be read with the reason, "raise" ends with it.
-        window, every: seconds; None reads each item as one.
-        recogniser: gives a transcript to what has none.
-        expect: called with how many windows an item has, when they are about to be read.
 
     Attributes:
+        expect: called with how many windows an item has, when they are about to be read.
         cut: by item, `(read, seconds)` of what lasts longer than the model reads.
         recordings: by item, `(read, seconds, windows)` of what was read in windows.
+
+    Raises:
+        ValueError: words are given to a model that reads none.
     """
 
-    pipe: CLCRPipeline
-    batch_size: int = 8
-    on_error: str = "skip"
-    window: float | None = None
-    every: float | None = None
-    recogniser: SpeechRecogniser | None = None
-    expect: Callable[[int], None] = lambda count: None
-    cut: dict[str, tuple[float, float]] = field(default_factory=dict)
-    recordings: dict[str, tuple[float, float, int]] = field(default_factory=dict)
-
-    @property
-    def in_windows(self) -> bool:
-        """Whether items are read in windows."""
-        return self.window is not None or self.every is not None
-
-    def __call__(self, items: Iterable[Item], skip: int = 0) -> Iterator[list[tuple[Unit, dict[str, Any]]]]:
-        """Results of the items, a batch at a time, in order, without those of the first `skip` units."""
-        units = itertools.islice(self._units(items), skip, None)
-        while group := list(itertools.islice(units, self.batch_size)):
-            yield self._answers(group)
+    def __init__(self, request: Request, pipe: CLCRPipeline) -> None:
+        for name in ("subtitles", "transcribe"):
+            if getattr(request, name) is not None and pipe.processor.tokenizer is None:
+                raise ValueError(f"--{name}: this model reads no text")
+        self.request, self.pipe = request, pipe
+        self.recogniser: SpeechRecogniser | None = None
+        if request.transcribe is not None:
+            self.recogniser = SpeechRecogniser(request.transcribe, language=request.language, device=pipe.device)
+        self.expect: Callable[[int], Any] = lambda count: None
+        self.cut: dict[str, tuple[float, float]] = {}
+        self.recordings: dict[str, tuple[float, float, int]] = {}
 
     def write(self, items: Iterable[Item], rows: PredictionFile, done: Callable[[int], None]) -> None:
-        """Adds to `rows` what they lack; `done` is called with how many units came with each batch."""
-        for batch in self(items, rows.done):
-            rows.add([result_rows(unit.item.id, unit.item.path, result) for unit, result in batch])
-            done(len(batch))
-
-    # -- units ---------------------------------------------------------------------------------------------------------
+        """Adds to `rows` what they lack, a batch at a time and in order; `done` is called with how many answers came
+        with each batch."""
+        units = itertools.islice(self._units(items), rows.done, None)
+        while group := list(itertools.islice(units, self.request.batch_size)):
+            rows.add([result_rows(item.id, item.path, result) for item, result in self._answers(group)])
+            done(len(group))
 
     def _units(self, items: Iterable[Item]) -> Iterator[Unit]:
         for item in items:
-            if item.sample is not None and self.in_windows:
+            if item.sample is None:
+                yield item, self._failed(ValueError(item.error))
+            elif self.request.in_windows:
                 yield from self._windows(item)
             else:
-                yield Unit(item, {"sample": item.sample}, item.error)
+                yield item, {"sample": item.sample}
 
     def _windows(self, item: Item) -> Iterator[Unit]:
-        assert item.sample is not None
         rate = None if self.recogniser is None else self.recogniser.sampling_rate
         try:
-            windows = self.pipe.windows(item.sample, self.window, self.every, sampling_rate=rate)
+            windows = self.pipe.windows(item.sample, self.request.window, self.request.every, sampling_rate=rate)
             self.expect(len(windows))
             self.recordings[item.id] = (windows.covered, windows.seconds, len(windows))
-            yield from (Unit(item, window) for window in windows)
-        except _ITEM_ERRORS as error:
-            yield Unit(item, {"sample": None}, error)
+            yield from ((item, window) for window in windows)
+        except CLIP_ERRORS as error:
+            yield item, self._failed(error)
 
-    # -- answers -------------------------------------------------------------------------------------------------------
+    def _failed(self, error: Exception) -> dict[str, Any]:
+        """What stands for a sample that cannot be read."""
+        if self.request.on_error == "raise":
+            raise error
+        return {"sample": None, "error": " ".join(str(error).split())}
 
-    def _answers(self, units: list[Unit]) -> list[tuple[Unit, dict[str, Any]]]:
-        for unit in units:
-            self._transcribe(unit)
-            if unit.error is not None and self.on_error == "raise":
-                raise unit.error if isinstance(unit.error, Exception) else ValueError(unit.error)
-        windows = [unit.window for unit in units if unit.error is None]
-        options: dict[str, Any] = {"on_error": self.on_error, "return_explanation": True}
+    def _answers(self, units: list[Unit]) -> list[tuple[Item, dict[str, Any]]]:
+        options: dict[str, Any] = {"on_error": self.request.on_error, "return_explanation": True}
         options["top_k"] = self.pipe.model.config.num_labels  # all: segments have their probabilities then too
-        if self.in_windows:
-            results = iter(self.pipe.read_windows(windows, **options))
-        else:
-            results = iter(self.pipe([each["sample"] for each in windows], batch_size=self.batch_size, **options))
-        return [(unit, self._answer(unit, results)) for unit in units]
+        results = self.pipe.read_windows([self._transcribed(window) for _, window in units], **options)
+        answers = [(item, result) for (item, _), result in zip(units, results, strict=True)]
+        for item, result in answers:
+            if "read_seconds" in result and not self.request.in_windows:
+                self.cut[item.id] = (result["read_seconds"], result["seconds"])
+        return answers
 
-    def _answer(self, unit: Unit, results: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        if unit.error is not None:
-            return {"error": " ".join(str(unit.error).split())}
-        result = next(results)
-        if "read_seconds" in result and not self.in_windows:
-            self.cut[unit.item.id] = (result["read_seconds"], result["seconds"])
-        return result
-
-    def _transcribe(self, unit: Unit) -> None:
-        if unit.error is None and unit.window["sample"] is not None:
-            try:
-                unit.window = {**unit.window, "sample": self.heard(unit.window["sample"])}
-            except _ITEM_ERRORS as error:
-                unit.error = error
+    def _transcribed(self, window: dict[str, Any]) -> dict[str, Any]:
+        if window["sample"] is None:
+            return window
+        try:
+            return {**window, "sample": self.heard(window["sample"])}
+        except CLIP_ERRORS as error:
+            return {**window, **self._failed(error)}
 
     def heard(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """The sample, and where it has no text what the recogniser hears in it."""

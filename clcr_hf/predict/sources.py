@@ -130,9 +130,8 @@ def open_items(sources: Sequence[str], split: str | None = None) -> Items:
 
 def _file_items(name: str, files: list[str], root: str | None = None) -> Items:
     """Clips named by their place below `root`, without the suffix where that is enough."""
-    folders = [os.path.dirname(os.path.abspath(file)) for file in files if not is_url(file)]
-    root = root or (os.path.commonpath(folders) if folders else "")
     local = [file for file in files if not is_url(file)]
+    root = root or os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in local] or [""])
     named = dict(zip(local, place_names(root, local), strict=True))
     ids = [named.get(file, file) for file in files]
     twice = [each for each, count in Counter(ids).items() if count > 1]
