@@ -185,7 +185,7 @@ def _draw_evidence(axes: Any, decision: Decision) -> None:
     """What the answer is the sum of."""
     what, parts = decision.evidence
     _signed_bars(axes, parts, [modality(name).colour for name in parts])
-    axes.set_title(f"what each part adds; the sum, {sum(parts.values()):+.2f}, is the\n{what}")
+    axes.set_title(f"what each part adds;\nthe sum, {sum(parts.values()):+.2f}, is the {what}")
 
 
 def _signed_bars(axes: Any, values: Mapping[str, float], colours: Sequence[str], signed: bool = True) -> None:
