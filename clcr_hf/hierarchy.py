@@ -98,7 +98,7 @@ class DilatedConv1d(nn.Conv1d):
     FEW = 20480  # numbers in a clip, up to which torch loops
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        (size,), (dilation,), (padding,) = self.kernel_size, self.dilation, self.padding
+        (size,), (dilation,), padding = self.kernel_size, self.dilation, int(self.padding[0])
         loops = input.device.type == "cpu" and dilation > 1 and not torch.compiler.is_compiling()
         if torch.compiler.is_exporting() or not loops or input.shape[0] > 1 or input.numel() > self.FEW:
             return super().forward(input)

@@ -51,7 +51,7 @@ class ExchangeOutput(NamedTuple):
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "IntraLevelExchange",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
