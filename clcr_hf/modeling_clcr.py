@@ -5,6 +5,7 @@ and `alignment.py`."""
 # No `from __future__ import annotations` here: it breaks `from_pretrained` of transformers 5.
 
 import os
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -357,9 +358,8 @@ def _fetched(module: nn.Module, name: str) -> torch.Tensor:
     weight = getattr(module, name)
     if not weight.is_meta:
         return weight
-    from accelerate.utils import align_module_device
-
-    with align_module_device(module):
+    # By name: who loads this code alone, and offloads nothing, needs no accelerate.
+    with import_module("accelerate.utils").align_module_device(module):
         return getattr(module, name)
 
 

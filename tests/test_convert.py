@@ -352,7 +352,7 @@ def test_command(tmp_path):
 
 
 def test_options_are_json_or_text():
-    text = "fold=2,a=[1, 2],text=text_bert,skip=true,name=x=y,none=null,names=b,c"
+    text = "fold=2,a=[1, 2],text=text_bert,skip=true,name=x=y,none=null,names=b,c,joint=False,no=None"
     assert read_options(text, "--dataset_options") == {
         "fold": 2,
         "a": [1, 2],
@@ -361,6 +361,8 @@ def test_options_are_json_or_text():
         "name": "x=y",
         "none": None,
         "names": "b,c",
+        "joint": False,
+        "no": None,
     }
     for wrong in ("fold", "=1", "a=1,a=2"):
         with pytest.raises(ValueError, match="--dataset_options wants name=value"):

@@ -57,6 +57,8 @@ def test_on_few_rows_of_validation_the_last_state_is_kept():
     args = arguments()
     assert "validation has 99 rows" in fit_length(args, 1000, 99)
     assert not args.load_best_model_at_end and args.early_stopping_patience == 0
+    args = arguments("--load_best_model_at_end", "True")
+    assert "best on validation" in fit_length(args, 1000, 99)
     args = arguments("--small_validation", "0")
     assert "best on validation" in fit_length(args, 1000, 99)
     assert args.load_best_model_at_end and args.early_stopping_patience == 8

@@ -9,6 +9,7 @@ from typing import Any
 
 # A comma between two options, and none inside a list or a mapping.
 _BETWEEN = re.compile(r",(?=\s*[^\W\d]\w*\s*=)")
+_PYTHON = {"True": True, "False": False, "None": None}
 
 
 def did_you_mean(word: Any, known: Iterable[str]) -> str:
@@ -31,7 +32,7 @@ def read_options(text: str | None, flag: str) -> dict[str, Any]:
     """
     Options of one text: `name=value,name=value`, or a JSON mapping (which a recipe's YAML may hold).
 
-    Values are read as JSON where they are JSON, else as text.
+    Values are read as JSON where they are JSON, True, False and None as Python's, all else as text.
 
     Args:
         flag: the argument that the text was given to, named in errors.
@@ -52,7 +53,7 @@ def read_options(text: str | None, flag: str) -> dict[str, Any]:
             try:
                 found[name] = json.loads(value)
             except ValueError:
-                found[name] = value.strip()
+                found[name] = _PYTHON.get(value.strip(), value.strip())
     except ValueError as error:
         raise ValueError(f"{flag} wants name=value pairs with commas between them, got {text!r} ({error})") from error
     return found

@@ -15,7 +15,7 @@ from ..data.options import did_you_mean, read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
 from ..modalities import STANDARD_MODALITIES
-from .length import MIN_STEPS
+from .length import MIN_STEPS, SMALL_VALIDATION
 from .parser import RunParser
 from .trainer import CLCRTrainingArguments
 
@@ -317,6 +317,7 @@ class ModelArguments:
 
 
 _RECIPES = (".json", ".yaml", ".yml")
+_LENGTHS = ("num_train_epochs", "max_steps", "load_best_model_at_end")
 
 
 @dataclass
@@ -345,7 +346,8 @@ class RunArguments(CLCRTrainingArguments):
         logging_steps: Steps between two lines of the log.
         dataloader_pin_memory: Pin the batches' memory; of use with a GPU only.
         early_stopping_patience: Stop after so many measurements without improvement; 0 never.
-        small_validation: With fewer validation rows than this the last state is kept, not the best measured one.
+        small_validation: With fewer validation rows than this the last state is kept, not the best measured one. Left
+            out: 100, or none where --load_best_model_at_end is given.
         baselines: At the end, measure a constant and a linear model on mean features beside the model.
         calibrate: After training, find on validation the temperature of probabilities, the thresholds of several
             labels and the intervals of scores, and keep them with the model.
@@ -370,7 +372,7 @@ class RunArguments(CLCRTrainingArguments):
     logging_steps: float = 10
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
     early_stopping_patience: int = 8
-    small_validation: int = 100
+    small_validation: int | None = None
     baselines: bool = True
     calibrate: bool = True
 
@@ -412,8 +414,11 @@ def parse_args(
     # What is None stands for the default, which a word on the command line cannot say.
     given = [word for name, value in (defaults | recipe).items() if value is not None for word in as_words(name, value)]
     model_args, data_args, run_args = parser.parse_args_into_dataclasses(args=[*given, *words])
-    if run_args.min_steps is None and not any(_named([*given, *words], ("num_train_epochs", "max_steps")).values()):
+    said = {name for name, value in _named([*given, *words], _LENGTHS).items() if value is not None}
+    if run_args.min_steps is None and not said & {"num_train_epochs", "max_steps"}:
         run_args.min_steps = MIN_STEPS
+    if run_args.small_validation is None and "load_best_model_at_end" not in said:
+        run_args.small_validation = SMALL_VALIDATION
     return model_args, data_args, run_args
 
 
@@ -424,10 +429,11 @@ def named_data(words: Sequence[str]) -> dict[str, str | None]:
 
 
 def _named(words: Sequence[str], names: Sequence[str]) -> dict[str, str | None]:
-    """The values of some arguments among words of a command line; None for what they do not say."""
+    """The values of some arguments among words of a command line, empty where none follows; None for what they do not
+    say."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in names:
-        parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []))
+        parser.add_argument(f"--{name}", *([f"--{name.replace('_', '-')}"] if "_" in name else []), nargs="?", const="")
     return vars(parser.parse_known_args(list(words))[0])
 
 

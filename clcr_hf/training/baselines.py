@@ -20,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from ..configuration_clcr import CLCRConfig
+from ..data.columns import logger
 from ..data.labels import LabelKind, feature_shapes
 from ..modalities import FEATURES_END, modality
 
@@ -263,7 +264,10 @@ def own_evidence(found: PredictionOutput, config: CLCRConfig, measure: Measure, 
     Args:
         found: of `trainer.predict(..., ignore_keys=joint_kept(config))`.
     """
-    if not (config.unimodal_evidence and config.use_joint_path) or not isinstance(found.predictions, tuple):
+    if not (config.unimodal_evidence and config.use_joint_path):
+        return {}
+    if not isinstance(found.predictions, tuple):
+        logger.warning("the model is not compared with its own evidence: batch_eval_metrics keeps no predictions")
         return {}
     whole, joint = found.predictions[:2]
     answers = {"whole": whole, "own": whole - joint}

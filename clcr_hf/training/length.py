@@ -6,6 +6,7 @@ from typing import Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 MIN_STEPS = 600
+SMALL_VALIDATION = 100
 _MEASUREMENTS = 20  # of a run whose passes are too short to measure after each
 
 
@@ -34,10 +35,10 @@ def fit_length(args: Any, train_rows: int, validation_rows: int) -> str:
     said = f"{steps} steps, {steps / a_pass:.4g} passes"
     if not args.load_best_model_at_end:
         return said
-    if validation_rows < getattr(args, "small_validation", 0):
+    if validation_rows < (getattr(args, "small_validation", None) or 0):
         args.load_best_model_at_end, args.early_stopping_patience = False, 0
         return f"{said}; the last state is kept, for validation has {validation_rows} rows alone"
     return f"{said}; the state best on validation is kept"
 
 
-__all__ = ["MIN_STEPS", "fit_length"]
+__all__ = ["MIN_STEPS", "SMALL_VALIDATION", "fit_length"]
