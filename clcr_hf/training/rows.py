@@ -19,7 +19,7 @@ from .arguments import DataArguments
 from .augmentation import FrameAugmentation
 from .data import LABEL_COLUMNS
 from .sequence_augmentation import SequenceAugmentation
-from .statistics import feature_spreads
+from .statistics import feature_statistics
 
 _CHECK_SECONDS = 0.04  # of a clip that are decoded to see whether it opens
 _CHECK_THREADS = 8
@@ -219,7 +219,8 @@ def prepare(
     wanted = {*ready_columns(columns), *raw_columns(columns), *LABEL_COLUMNS, "id"}
     datasets = {}
     augments = training and args.augment_features and "train" in splits
-    spreads = feature_spreads(splits["train"], columns) if augments else {}
+    statistics = feature_statistics(splits["train"], columns) if augments else {}
+    spreads = {name: std for name, (_, std) in statistics.items()}
     if augments and not spreads:
         raise ValueError(f"--augment_features: the data hold no ready features, only {', '.join(columns.values())}")
     total = sum(map(len, splits.values()))

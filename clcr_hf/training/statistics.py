@@ -21,18 +21,17 @@ def standardise_features(model: PreTrainedModel, rows: Dataset, columns: Mapping
     Args:
         rows: the training split. columns: the column that each modality is read from.
     """
-    for name, column in columns.items():
-        if column.endswith(FEATURES_END) and model.config.modality_config(name).feature_norm == "standardise":
-            found = column_statistics(rows, column, modality(name).mask)
-            if found is not None:
-                model.set_feature_statistics(name, *map(torch.from_numpy, found))
+    own = model.config.modality_config
+    wanted = {name: column for name, column in columns.items() if own(name).feature_norm == "standardise"}
+    for name, found in feature_statistics(rows, wanted).items():
+        model.set_feature_statistics(name, *map(torch.from_numpy, found))
 
 
-def feature_spreads(rows: Dataset, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The standard deviation `(D,)` of each column of every modality that is read from ready features."""
+def feature_statistics(rows: Dataset, columns: Mapping[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The [`column_statistics`] of every modality that is read from ready features, and has any."""
     ready = {name: column for name, column in columns.items() if column.endswith(FEATURES_END)}
     found = {name: column_statistics(rows, column, modality(name).mask) for name, column in ready.items()}
-    return {name: statistics[1] for name, statistics in found.items() if statistics is not None}
+    return {name: statistics for name, statistics in found.items() if statistics is not None}
 
 
 def column_statistics(rows: Dataset, column: str, mask: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -93,4 +92,4 @@ def label_statistics(rows: Dataset) -> dict[str, Any]:
     return {"label_mean": mean.tolist(), "label_std": np.where(std > 1e-8, std, 1.0).tolist()}
 
 
-__all__ = ["column_statistics", "feature_spreads", "label_statistics", "mean_length", "standardise_features"]
+__all__ = ["column_statistics", "feature_statistics", "label_statistics", "mean_length", "standardise_features"]
