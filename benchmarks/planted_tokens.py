@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import transformers
 from planted_task import LEVELS, MODALITIES, WIDTH, Samples, generate, oracle_scores, r_squared
+from records import add_run, read_runs
 from scipy import stats
 from torch import nn
 from torch.nn import functional as F
@@ -377,13 +378,6 @@ def run(job: Job) -> dict[str, Any]:
     }
 
 
-def read_runs(path: Path | None) -> list[dict[str, Any]]:
-    """Runs of a file of results; none where it does not exist."""
-    if path is None or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
 def study(jobs: Sequence[Job], workers: int, output: Path | None) -> list[dict[str, Any]]:
     """Runs what `output` does not hold yet, each appended when it is done; the records of all `jobs`."""
     wanted = {job.key for job in jobs}
@@ -395,10 +389,7 @@ def study(jobs: Sequence[Job], workers: int, output: Path | None) -> list[dict[s
         for record in pool.imap_unordered(run, missing):
             done[record["key"]] = record
             print(_line(record), flush=True)
-            if output is not None:
-                output.parent.mkdir(parents=True, exist_ok=True)
-                with output.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(_rounded(record)) + "\n")
+            add_run(output, _rounded(record))
     return list(done.values())
 
 

@@ -12,7 +12,6 @@ each baseline a bootstrap interval over these rows (95 %). A set fails where tha
 """
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from records import add_run, read_runs
 
 from clcr_hf.data.folders import versions
 from clcr_hf.modeling_clcr import CLCRPreTrainedModel
@@ -217,8 +217,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON lines; runs that it holds are not done again")
     parser.add_argument("--table", type=Path, help="print the table of this file; nothing is trained")
     options = parser.parse_args()
-    source = options.table or options.output
-    records = [json.loads(line) for line in source.read_text().splitlines()] if source and source.exists() else []
+    records = read_runs(options.table or options.output)
     if options.table is None:
         done = {(each["set"], each["seed"]) for each in records}
         for seed in options.seeds:
@@ -226,9 +225,7 @@ def main() -> None:
                 if (name, seed) in done:
                     continue
                 records.append(run(name, seed, shlex.split(options.arguments)))
-                if options.output:
-                    with options.output.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(records[-1]) + "\n")
+                add_run(options.output, records[-1])
                 print(table(records[-1:]).splitlines()[-1], flush=True)
     print(table(records))
 

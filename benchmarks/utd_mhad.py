@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from records import add_run, read_runs
 from torch import nn
 from torch.nn import functional as F
 
@@ -186,8 +187,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON lines; runs that it holds are not done again")
     parser.add_argument("--table", type=Path, help="print the table of this file; nothing is trained")
     options = parser.parse_args()
-    source = options.table or options.output
-    records = [json.loads(line) for line in source.read_text().splitlines()] if source and source.exists() else []
+    records = read_runs(options.table or options.output)
     if options.table is None:
         done = {(each["variant"], each["seed"]) for each in records}
         for seed in options.seeds:
@@ -202,9 +202,7 @@ def main() -> None:
                     ),
                     flush=True,
                 )
-                if options.output:
-                    with options.output.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(records[-1]) + "\n")
+                add_run(options.output, records[-1])
     print(table(records))
 
 
