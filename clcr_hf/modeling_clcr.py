@@ -15,10 +15,11 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from .alignment import alignment_loss
-from .configuration_clcr import CLCRConfig, CLCRModalityConfig
+from .configuration_clcr import STATISTICS, CLCRConfig, CLCRModalityConfig
 from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder, TemporalBlock
 from .intercad import InterLevelAggregation, LevelNorm, level_evidence
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
+from .linear_evidence import LinearEvidence, feature_means
 from .modalities import STANDARD_MODALITIES
 from .modeling_inputs import collect_inputs
 from .modeling_outputs import (
@@ -62,7 +63,7 @@ class CLCRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm | LevelNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, LevelLinear | TokenBudget | UnimodalReadout):
+        elif isinstance(module, LevelLinear | LinearEvidence | TokenBudget | UnimodalReadout):
             module.reset_parameters()
         elif isinstance(module, IntraLevelExchange):
             module.reset_bases()
@@ -275,6 +276,7 @@ class CLCRModel(CLCRPreTrainedModel):
         inputs, masks = collect_inputs(
             self.config, self.hierarchy.encoders, raw, features, token_type_ids, embeds=input_ids is None
         )
+        means = feature_means(self.config, inputs, masks) if self.config.linear_share and not self.training else None
         encoded = self.hierarchy(inputs, masks)
         if self.training and self.config.modality_dropout:
             self._drop_modalities(encoded)
@@ -290,11 +292,14 @@ class CLCRModel(CLCRPreTrainedModel):
         statistics = None
         if self.config.unimodal_evidence:
             steps = self.per_segment and self.config.num_segments is None
-            statistics = self._squeeze(token_statistics(encoded.tokens, groups, encoded.lengths, steps))
+            kinds = self.config.unimodal_statistics or STATISTICS
+            statistics = self._squeeze(token_statistics(encoded.tokens, groups, encoded.lengths, steps, kinds))
         fused: dict[str, Any] = {}
         if self.config.use_joint_path:
             fused = self._fuse(encoded, groups, present, bool(attend), output_last_hidden_state, output_alignment_loss)
-        return CLCRModelOutput(modality_statistics=statistics, present=present, hidden_states=hidden_states, **fused)
+        return CLCRModelOutput(
+            modality_statistics=statistics, feature_means=means, present=present, hidden_states=hidden_states, **fused
+        )
 
     def _fuse(
         self,
@@ -412,7 +417,7 @@ class CLCRClassificationHead(nn.Module):
         """
         Args:
             pooled: `(..., pooled_size)`, None without a joint path.
-            statistics: `(..., M, 3 L d)`, None without unimodal evidence.
+            statistics: `(..., M, K L d)`, None without unimodal evidence.
 
         Returns:
             Logits `(..., C)`, of them the joint part `(..., C)` and the modalities' own `(..., M, C)` or None.
@@ -435,6 +440,9 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         self.num_labels = config.num_labels
         self.clcr = CLCRModel(config, per_segment=self.per_segment)
         self.classifier = CLCRClassificationHead(config)
+        self.linear = LinearEvidence(config) if config.linear_share is not None else None
+        if self.linear is not None and self.per_segment:
+            raise ValueError("`linear_share` is for labels of clips, not of segments")
         self.post_init()
 
     @can_return_tuple
@@ -490,8 +498,11 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits, joint, own = self.classifier(outputs.pooler_output, outputs.modality_statistics)
-        loss, components = (None, None) if labels is None else self._objective(outputs, logits, own, labels)
+        logits, joint, own = answer = self.classifier(outputs.pooler_output, outputs.modality_statistics)
+        evidence = own  # of which the model is trained
+        if outputs.feature_means is not None and self.linear is not None:
+            logits, joint, own = self.linear(self.config.linear_share, answer, outputs.feature_means, outputs.present)
+        loss, components = (None, None) if labels is None else self._objective(outputs, logits, evidence, labels)
         mean, std = label_scale(self.config, logits)
         return self.output_class(
             loss=loss,
@@ -511,9 +522,36 @@ class _CLCRWithHead(CLCRPreTrainedModel):
 
     def logit_bias(self) -> torch.Tensor:
         """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""
-        bias = self.classifier.bias()
+        bias, share = self.classifier.bias(), self.config.linear_share
+        if share and self.linear is not None:
+            bias = (1 - share) * bias + share * _fetched(self.linear, "bias")
         mean, std = label_scale(self.config, bias)
         return mean + std * bias
+
+    def add_linear_evidence(self):
+        """Makes room for a linear model on mean features, of which [`set_linear_evidence`] then says what it is."""
+        self.config.linear_share = 0.0
+        if self.linear is None:
+            self.linear = LinearEvidence(self.config).to(self.device)
+
+    def set_linear_evidence(self, share: float, weight: Any, center: Any, offset: Any, bias: Any):
+        """
+        Sets the linear model that [`add_linear_evidence`] made room for (see `linear_evidence.py`).
+
+        Args:
+            share: of it in the answer, 0 to 1.
+            weight, center, offset, bias: as of [`~linear_evidence.LinearEvidence.set`], arrays that give the data's
+                units.
+
+        Raises:
+            ValueError: a share outside 0 to 1, other shapes, or no room.
+        """
+        if self.linear is None or not 0 <= share <= 1:
+            raise ValueError(f"add_linear_evidence comes first, and the share lies in [0, 1]; got {share}")
+        weight, offset, bias = (torch.as_tensor(each, dtype=torch.float64) for each in (weight, offset, bias))
+        mean, std = label_scale(self.config, bias)
+        self.linear.set(weight / std, center, offset / std, (bias - mean) / std)
+        self.config.linear_share = float(share)
 
     def _objective(
         self, outputs: CLCRModelOutput, logits: torch.Tensor, own: torch.Tensor | None, labels: torch.Tensor

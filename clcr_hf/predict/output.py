@@ -52,7 +52,7 @@ def column_types(config: Any, *, per_segment: bool = False, windows: bool = Fals
         columns |= {f"level_weight_{level}": float for level in range(1, config.effective_num_levels + 1)}
         for kind in ("modality_weight", "private_gate"):
             columns |= {f"{kind}_{name}": float for name in config.modalities}
-    if config.unimodal_evidence:
+    if config.has_modality_logits:
         scores = names if problem == "regression" and config.num_labels > 1 else [None]
         parts = [*config.modalities, JOINT, BIAS]
         columns |= {_evidence_column(part, score): float for score in scores for part in parts}

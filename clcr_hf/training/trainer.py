@@ -124,9 +124,12 @@ class CLCRTrainer(Trainer):
                 raise ValueError(f"neftune_noise_alpha adds noise to the embeddings of words. {error}") from error
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers'; what was calibrated for the weights before is forgotten, for it does not hold after."""
-        if isinstance(getattr(self.model, "config", None), CLCRConfig):
-            forget_calibration(self.model.config)
+        """As transformers'; what was calibrated for the weights before, and the share of a linear model in the answer,
+        is forgotten, for it does not hold after."""
+        config = getattr(self.model, "config", None)
+        if isinstance(config, CLCRConfig):
+            forget_calibration(config)
+            config.linear_share = None if config.linear_share is None else 0.0
         return super().train(*args, **kwargs)
 
     def compute_loss(
