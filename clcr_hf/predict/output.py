@@ -78,9 +78,7 @@ def _flat(result: Mapping[str, Any]) -> Row:
     spans = {f"_{name}": span for name, span in result.get("intervals", {}).items()}
     spans |= {"": result["interval"]} if "interval" in result else {}
     row |= {
-        f"interval_{side}{end}": value
-        for end, span in spans.items()
-        for side, value in zip(_SIDES, span, strict=True)
+        f"interval_{side}{end}": value for end, span in spans.items() for side, value in zip(_SIDES, span, strict=True)
     }
     if "labels" in result:
         row["labels"] = "|".join(result["labels"])

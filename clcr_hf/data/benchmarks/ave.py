@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, DatasetDict, Features, List, Value, Video
+from datasets import ClassLabel, DatasetDict, Features, List, Value
 
-from ..arrow import typed_splits
 from ..columns import (
     DataFormatError,
     check_choice,
@@ -43,7 +42,7 @@ from ..files import find_file, folder_with
 from ..source import Row, Rows, Source, find_source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 from . import class_names
-from .lists import file_column, parsed_lines, present_rows
+from .lists import clip_splits, file_column, parsed_lines, present_rows
 
 if TYPE_CHECKING:
     import h5py
@@ -109,10 +108,9 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
     videos, uses = folder / "AVE", Counter[str]()
     parts = {split: [_video_row(videos, each, uses) for each in annotations] for split, annotations in lists.items()}
     parts = present_rows(videos, parts, skip_missing, "Put the videos into the folder AVE as <VideoID>.mp4")
-    labels = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
-    types: dict[str, Any] = {"id": Value("string"), "media": Video(decode=False)}
-    types |= {"labels": labels} if task == "segment" else {"label": ClassLabel(names=list(AVE_EVENTS))}
-    return typed_splits(types | dict.fromkeys(("event_start", "event_end"), Value("float32")), parts)
+    labels = {"labels": H5_FEATURES["labels"]} if task == "segment" else {"label": ClassLabel(names=list(AVE_EVENTS))}
+    types = {**labels, **dict.fromkeys(("event_start", "event_end"), Value("float32"))}
+    return clip_splits(parts, ("id", "media", *types), **types)
 
 
 def _video_row(videos: Path, annotation: Annotation, uses: Counter[str]) -> Row:
