@@ -16,6 +16,8 @@ class MultimodalClassification(evaluate.Metric):
     `evaluate.load(path, "multilabel")` takes (N, C) of 0 and 1 for predictions and references.
     """
 
+    _compute = staticmethod(classification_metrics)
+
     def _info(self) -> evaluate.MetricInfo:
         kind: Any = datasets.Value("int64")
         if self.config_name == _MULTILABEL:
@@ -26,8 +28,3 @@ class MultimodalClassification(evaluate.Metric):
             inputs_description=classification_metrics.__doc__ or "",
             features=datasets.Features({"predictions": kind, "references": kind}),
         )
-
-    def _compute(
-        self, predictions: Any, references: Any, scores: Any = None, probabilities: Any = None
-    ) -> dict[str, float]:
-        return classification_metrics(predictions, references, scores, probabilities)

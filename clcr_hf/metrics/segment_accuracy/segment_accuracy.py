@@ -1,7 +1,5 @@
 """`evaluate` module: a class for each segment of a clip (AVE event localisation)."""
 
-from typing import Any
-
 import datasets
 import evaluate
 
@@ -11,6 +9,8 @@ from clcr_hf.metrics import segment_metrics
 class SegmentAccuracy(evaluate.Metric):
     """`compute(predictions=, references=)` of lists of class numbers; see `clcr_hf.metrics.segment_metrics`."""
 
+    _compute = staticmethod(segment_metrics)
+
     def _info(self) -> evaluate.MetricInfo:
         kind = datasets.List(datasets.Value("int64"))
         return evaluate.MetricInfo(
@@ -19,6 +19,3 @@ class SegmentAccuracy(evaluate.Metric):
             inputs_description=segment_metrics.__doc__ or "",
             features=datasets.Features({"predictions": kind, "references": kind}),
         )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return segment_metrics(predictions, references)
