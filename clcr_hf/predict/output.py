@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,11 @@ def result_rows(name: str, path: str | None, result: Mapping[str, Any]) -> list[
     head = {"id": name, "path": path, **window}
     if "segments" not in result:
         return [{**head, **_flat(result)}]
-    segments = enumerate(result["segments"])
-    times = ("start", "end")
-    return [
-        {**head, "segment": part.get("index", index), **{key: part.get(key) for key in times}, **_flat(part)}
-        for index, part in segments
-    ]
+    rows = []
+    for index, part in enumerate(result["segments"]):
+        times = {key: part.get(key) for key in ("start", "end")}
+        rows.append({**head, "segment": part.get("index", index), **times, **_flat(part)})
+    return rows
 
 
 def _flat(result: Mapping[str, Any]) -> Row:
@@ -283,8 +282,4 @@ def _write_parquet(path: Path, rows: Iterator[Row], columns: Mapping[str, type])
             writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
-_WRITERS: dict[str, Callable[[Path, Iterator[Row], Mapping[str, type]], None]] = {
-    ".csv": _write_csv,
-    ".jsonl": _write_jsonl,
-    ".parquet": _write_parquet,
-}
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}

@@ -254,12 +254,10 @@ def _dataset(stack: ExitStack, path: Path, key: str) -> "h5py.Dataset":
 
 def _check_shapes(folder: Path, frames: "h5py.Dataset", sounds: "h5py.Dataset", hot: "h5py.Dataset") -> None:
     number = len(hot) if hot.ndim else 0
-    wanted = {frames: (7, 7, 512), sounds: (128,), hot: (len(AVE_SEGMENT_CLASSES),)}
-    problems = [
-        f"{Path(dataset.file.filename).name} is {dataset.shape}, not {(number, NUM_SEGMENTS, *shape)}"
-        for dataset, shape in wanted.items()
-        if dataset.shape != (number, NUM_SEGMENTS, *shape)
-    ]
+    problems = []
+    for dataset, last in ((frames, (7, 7, 512)), (sounds, (128,)), (hot, (len(AVE_SEGMENT_CLASSES),))):
+        if dataset.shape != (wanted := (number, NUM_SEGMENTS, *last)):
+            problems.append(f"{Path(dataset.file.filename).name} is {dataset.shape}, not {wanted}")
     raise_problems(folder, problems)
     for dataset in (frames, sounds):
         read_h5(dataset, rows=slice(0, 1))  # checks storage, type and every chunk, so that rows can be taken one by one

@@ -178,11 +178,9 @@ class CsdRows:
         self._widths = {role: width for role, (_, width) in scans.items()}
         if not skip_damaged:
             problems += damaged
-        problems += [
-            f"{self.files[role].name}: has none of the videos that the labels are for"
-            for role, index in self._index.items()
-            if not index and self._videos
-        ]
+        for role, index in self._index.items():
+            if self._videos and not index:
+                problems.append(f"{self.files[role].name}: has none of the videos that the labels are for")
         raise_problems(self.root, problems, "skip_damaged=True takes damaged entries for missing." if damaged else "")
         self._start[_DAMAGED].update(damaged)
         self._columns = self._choose_columns(columns)

@@ -228,8 +228,7 @@ class Manifest:
         """
         kinds: dict[str, set[type]] = {name: set() for name in self.keep_columns}
         wanted = [*self.label_columns, *([self.id_column] if self.id_column else []), split_column, *kinds]
-        seen: set[str] = set()
-        twice: dict[str, None] = {}
+        uses: Counter[str] = Counter()
         unsplit: str | None = None  # the first is enough
         for table in self.tables:
             for number, row in enumerate(read_rows(table, wanted), 1):
@@ -242,10 +241,7 @@ class Manifest:
                 if self.id_column is not None:
                     if is_absent(row.get(self.id_column)):
                         raise DataFormatError(f"{table.path}: row {number} has no {self.id_column}")
-                    name = str(row[self.id_column]).strip()
-                    if name in seen:
-                        twice[name] = None
-                    seen.add(name)
+                    uses[str(row[self.id_column]).strip()] += 1
                 if self.label_columns:
                     at = f"row {number}" if len(self.tables) == 1 else f"{table.path}, row {number}"
                     labels.add(self._label_cell(row), at)
@@ -254,8 +250,9 @@ class Manifest:
                         found.add(type(row[key]))
         if not self.num_rows:
             raise DataFormatError(f"{self.source}: the table has no rows")
+        twice = [name for name, count in uses.items() if count > 1]
         if twice:
-            raise DataFormatError(f"{self.source}: {len(twice)} ids come twice (first: {next(iter(twice))!r})")
+            raise DataFormatError(f"{self.source}: {len(twice)} ids come twice (first: {twice[0]!r})")
         if self.split_column and unsplit:
             raise DataFormatError(f"{unsplit} has no {split_column}")
         return kinds
