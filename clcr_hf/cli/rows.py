@@ -16,12 +16,7 @@ from .device import choose_device
 
 
 @documented
-def _extract(
-    source: str,
-    out: str,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-    **words: Any,
-) -> None:
+def _extract(source: str, out: str, as_json: Annotated[bool, typer.Option("--json")] = False, **words: Any) -> None:
     """
     Turn clips into features by pretrained backbones. Goes on where it was stopped.
 

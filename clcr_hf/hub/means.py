@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,30 +37,28 @@ def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ValueError: no result without an error.
     """
     levels: list[list[float]] = []
-    named: dict[str, dict[str, list[float]]] = {"modality_weights": {}, "private_gates": {}}
-    own: dict[str, list[float]] = {}
+    kinds = ("modality_weights", "private_gates", "evidence")
+    found: dict[str, defaultdict[str, list[float]]] = {kind: defaultdict(list) for kind in kinds}
     for result in results:
         if "error" in result:
             continue
         weights = decided_by(result)
         levels.append(weights["level_weights"])
-        for kind, values in named.items():
+        for kind in ("modality_weights", "private_gates"):
             for name, value in weights[kind].items():
-                present = bool(result["tokens"].get(name))
-                values.setdefault(name, []).extend([value] * present)
+                found[kind][name] += [value] if result["tokens"].get(name) else []
         for part in result.get("segments", [result]):
             added = evidence(part)[1]
             for name in (*part.get("modality_logits", ()), JOINT, BIAS):
-                own.setdefault(name, []).extend([abs(added[name])] if name in added else [])
+                found["evidence"][name] += [abs(added[name])] if name in added else []
     if not levels:
         raise ValueError("there is no result to take means of")
-    sizes = _of_each(own)
-    return {
-        "rows": len(levels),
-        "level_weights": [_mean_and_std(column) for column in np.transpose(levels)],
-        **{kind: _of_each(values) for kind, values in named.items()},
-        **({"evidence": sizes} if sizes else {}),
-    }
+    means: dict[str, Any] = {"level_weights": [_mean_and_std(column) for column in np.transpose(levels)]}
+    for kind, named in found.items():
+        means[kind] = {name: _mean_and_std(values) for name, values in named.items() if values}
+    if not means["evidence"]:
+        del means["evidence"]
+    return {"rows": len(levels), **means}
 
 
 def build_card_figures(
@@ -145,10 +144,6 @@ def _labels(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     values = result.get("probabilities") or result.get("scores") or {result["label"]: result["score"]}
     ranked = sorted(values.items(), key=lambda item: -item[1])
     return [{"label": name, "score": round(value, 4)} for name, value in ranked]
-
-
-def _of_each(named: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
-    return {name: _mean_and_std(found) for name, found in named.items() if found}
 
 
 def _mean_and_std(values: Any) -> dict[str, float]:

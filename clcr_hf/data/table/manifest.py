@@ -439,10 +439,9 @@ def _group_of(source: object, number: int, row: Row) -> str:
 def check_leak(source: object, owner: dict[int, str], row: Row, split: str) -> None:
     """Refuse a file that is in another split too; `owner` keeps a number of each path, for there may be many."""
     for path in cell_paths(row):
-        if owner.setdefault(hash(path), split) != split:
-            raise DataFormatError(
-                f"{source}: {path} is in both {owner[hash(path)]} and {split}; a clip belongs to one split"
-            )
+        first = owner.setdefault(hash(path), split)
+        if first != split:
+            raise DataFormatError(f"{source}: {path} is in both {first} and {split}; a clip belongs to one split")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from clcr_hf.metrics import sentiment_metrics
+from clcr_hf.metrics import module_info, sentiment_metrics
 
 _CITATION = """\
 @inproceedings{zadeh2018mosei, title={Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset and Interpretable
@@ -17,9 +17,5 @@ class MultimodalSentiment(evaluate.Metric):
     _compute = staticmethod(sentiment_metrics)
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="MAE, Pearson correlation, Acc-7, Acc-5, and Acc-2 and weighted F1 in both conventions.",
-            citation=_CITATION,
-            inputs_description=sentiment_metrics.__doc__ or "",
-            features=datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("float64"))),
-        )
+        about = "MAE, Pearson correlation, Acc-7, Acc-5, and Acc-2 and weighted F1 in both conventions."
+        return module_info(sentiment_metrics, about, datasets.Value("float64"), _CITATION)

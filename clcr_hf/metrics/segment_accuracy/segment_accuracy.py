@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from clcr_hf.metrics import segment_metrics
+from clcr_hf.metrics import module_info, segment_metrics
 
 
 class SegmentAccuracy(evaluate.Metric):
@@ -12,10 +12,5 @@ class SegmentAccuracy(evaluate.Metric):
     _compute = staticmethod(segment_metrics)
 
     def _info(self) -> evaluate.MetricInfo:
-        kind = datasets.List(datasets.Value("int64"))
-        return evaluate.MetricInfo(
-            description="Accuracy and macro F1 over segments; references of -100 are ignored.",
-            citation="",
-            inputs_description=segment_metrics.__doc__ or "",
-            features=datasets.Features({"predictions": kind, "references": kind}),
-        )
+        about = "Accuracy and macro F1 over segments; references of -100 are ignored."
+        return module_info(segment_metrics, about, datasets.List(datasets.Value("int64")))
