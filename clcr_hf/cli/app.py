@@ -25,9 +25,8 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def documented(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose arguments are told by its docstring: help for each that stands below `Args:`."""
     what, signature = argument_help(command), inspect.signature(command)
-    parameters = [
-        with_help(each, what[each.name]) if each.name in what else each for each in signature.parameters.values()
-    ]
+    given = signature.parameters.values()
+    parameters = [with_help(each, what[each.name]) if each.name in what else each for each in given]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__doc__ = (inspect.getdoc(command) or "").partition("\nArgs:\n")[0]
     return command

@@ -236,9 +236,8 @@ def _scalar(feature: Any) -> str:
 
 def _told(features: Features) -> str:
     """Columns with what they hold, for a message."""
-    return ", ".join(
-        f"{name} ({getattr(kind, 'dtype', None) or type(kind).__name__})" for name, kind in features.items()
-    )
+    kinds = {name: getattr(kind, "dtype", None) or type(kind).__name__ for name, kind in features.items()}
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
 def _number_column(name: str, features: Features, column: str) -> str:

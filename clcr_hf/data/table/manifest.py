@@ -125,18 +125,16 @@ def read_manifest(
     manifest = open_manifest(source, **options)
     missing: list[str] = []
     owner: dict[int, str] = {}
-    parts: dict[str, list[tuple[int, Row]]] = {}
-    count = 0
-    for count, row in enumerate(manifest.rows(missing), 1):
-        parts.setdefault(row["split"], []).append((count - 1, row))
-    report_missing(source, missing, count + len(missing), skip_missing, "Give paths relative to the table")
-    parts = carve_split(
-        parts, lambda rows: [_group_of(source, *numbered) for numbered in rows], validation_fraction, seed
-    )
+    parts: dict[str, list[Row]] = {}
+    for number, row in enumerate(manifest.rows(missing)):
+        parts.setdefault(row["split"], []).append({**row, "__number__": number})
+    total = sum(map(len, parts.values())) + len(missing)
+    report_missing(source, missing, total, skip_missing, "Give paths relative to the table")
+    parts = carve_split(parts, lambda rows: [_group_of(source, row) for row in rows], validation_fraction, seed)
     for split, rows in parts.items():
-        for _, row in rows:
+        for row in rows:
             check_leak(source, owner, row, split)
-    data = ordered_splits({split: manifest.dataset([row for _, row in rows]) for split, rows in parts.items()})
+    data = ordered_splits({split: manifest.dataset(rows) for split, rows in parts.items()})
     if dialogue_column is not None:
         data = as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
     return Rows.of(data, **manifest.about_labels)
@@ -427,10 +425,10 @@ def _name_unused(source: str, names: tuple[str, ...]) -> None:
 # Splits
 
 
-def _group_of(source: object, number: int, row: Row) -> str:
+def _group_of(source: object, row: Row) -> str:
     """What must stay together with a row when validation is carved: its group, or else its file."""
     if "__group__" not in row:
-        return next(cell_paths(row), f"row {number}")
+        return next(cell_paths(row), f"row {row['__number__']}")
     if is_absent(row["__group__"]):
         raise DataFormatError(f"{source}: the row {row['id']!r} has no group; validation is carved by whole groups")
     return str(row["__group__"])
