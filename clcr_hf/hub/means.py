@@ -13,15 +13,7 @@ from transformers import pipeline
 from ..data.folders import write_json
 from ..explain.decision import BIAS, JOINT, decided_by, evidence
 from ..pipeline_clcr import TASK
-from .run_folder import (
-    EXAMPLES_FOLDER,
-    FIGURE_FILE,
-    WEIGHTS_FILE,
-    read_card_options,
-    read_run,
-    run_mark,
-    set_card_options,
-)
+from . import run_folder
 
 
 def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -91,13 +83,13 @@ def build_card_figures(
     from ..explain.plot import draw_mean_weights
 
     folder = Path(folder)
-    mark = run_mark(read_run(folder))
+    mark = run_folder.run_mark(run_folder.read_run(folder))
     pipe = pipeline(TASK, model=str(folder), device=device)
     chosen = rows if hasattr(rows, "__getitem__") else list(rows)  # a data set stays one, and is read as it goes
     results = pipe(chosen, batch_size=batch_size, return_explanation=True, on_error="skip")
     measured = {"split": split, "mark": mark, **mean_weights(results)}
-    draw_mean_weights(measured, folder / FIGURE_FILE)
-    write_json(folder / WEIGHTS_FILE, measured)
+    draw_mean_weights(measured, folder / run_folder.FIGURE_FILE)
+    write_json(folder / run_folder.WEIGHTS_FILE, measured)
     return measured
 
 
@@ -126,14 +118,14 @@ def add_example(
     answer = pipeline(TASK, model=str(folder), device="cpu")({key: value for key, value in given.items() if value})
     example: dict[str, Any] = {"title": title or (Path(clip).stem if clip else " ".join((text or "").split()[:6]))}
     if clip is not None:
-        target = folder / EXAMPLES_FOLDER / Path(clip).name
+        target = folder / run_folder.EXAMPLES_FOLDER / Path(clip).name
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(clip, target)
-        example["file"] = f"{EXAMPLES_FOLDER}/{target.name}"
+        example["file"] = f"{run_folder.EXAMPLES_FOLDER}/{target.name}"
     example |= {"text": text} if text else {}
-    example |= {"output": _labels(answer), "mark": run_mark(read_run(folder))}
-    kept = [each for each in read_card_options(folder).examples if each.get("title") != example["title"]]
-    set_card_options(folder, examples=[*kept, example])
+    example |= {"output": _labels(answer), "mark": run_folder.run_mark(run_folder.read_run(folder))}
+    kept = [each for each in run_folder.read_card_options(folder).examples if each.get("title") != example["title"]]
+    run_folder.set_card_options(folder, examples=[*kept, example])
     return example
 
 

@@ -17,18 +17,8 @@ from ..feature_arrays import feature_sequence, feature_type, features_like, read
 from ..files import file_fault, report_missing
 from ..source import Row, Rows, Source
 from ..talking_faces.factors import MARKER
+from . import choose
 from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, absolute_path, cell_paths, first_fault, located
-from .choose import (
-    ID_COLUMNS,
-    LABEL_COLUMNS,
-    MEDIA_COLUMNS,
-    WINDOW_COLUMNS,
-    choose_columns,
-    listed,
-    pick,
-    pick_label,
-    require,
-)
 from .labels import LabelScan
 from .read import TABLE_SUFFIXES, Table, column_names, find_tables, named_table, read_rows
 from .values import is_absent, is_missing_word
@@ -189,23 +179,23 @@ class Manifest:
         self.split_column: str | None = None
         self.tables = find_tables(source)
         present = _present_columns(source, self.tables)
-        self.columns = choose_columns(source, self.tables, present, media_column, text_column)
+        self.columns = choose.choose_columns(source, self.tables, present, media_column, text_column)
         self.label_columns = _label_columns(source, present, label_column, label_columns, require_label)
         self.spread_labels = bool(label_columns)
-        self.id_column = pick(source, present, id_column, ID_COLUMNS)
+        self.id_column = choose.pick(source, present, id_column, choose.ID_COLUMNS)
         for name in (*keep_columns, *([group_column] if group_column else [])):
-            require(source, present, name)
+            choose.require(source, present, name)
         missing = missing_labels if require_label else "keep"
         self.drop_unlabelled = missing == "drop"
         labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
         kinds = self._scan(labels, split_column)
         if not self.columns:
             raise DataFormatError(
-                f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, 'video', 'audio'))}), "
-                f"features (..._features) or texts; it has {listed(present)}"
+                f"{source}: no column of clips ({', '.join((*choose.MEDIA_COLUMNS, 'video', 'audio'))}), "
+                f"features (..._features) or texts; it has {choose.listed(present)}"
             )
         timed = self.columns.keys() & _TIMED
-        self.window = tuple(name for name in WINDOW_COLUMNS if name in present and timed)
+        self.window = tuple(name for name in choose.WINDOW_COLUMNS if name in present and timed)
         used = {*self.columns.values(), *self.window, *self.label_columns, self.id_column, split_column}
         used |= {*keep_columns, group_column, *ignore_columns}
         _name_unused(str(source), tuple(name for name in present if name not in used))
@@ -281,7 +271,7 @@ class Manifest:
         scores = self.labels is not None and self.labels.task == "regression"
         several = isinstance(self.features.get("label"), List)
         names: Sequence[str] | None = self.label_names if several or scores else None
-        if scores and not several and names is None and self.label_columns[0] not in LABEL_COLUMNS:
+        if scores and not several and names is None and self.label_columns[0] not in choose.LABEL_COLUMNS:
             names = self.label_columns
         return {"label_names": names, "scores": scores and several}
 
@@ -380,11 +370,11 @@ def _label_columns(
         if one is not None or len(set(several)) < len(several):
             raise DataFormatError(f"{source}: name one label_column, or label_columns that are all different")
         for name in several:
-            require(source, present, name)
+            choose.require(source, present, name)
         return tuple(several)
     if required:
-        return (pick_label(source, present, one),)
-    label = pick(source, present, one, LABEL_COLUMNS)
+        return (choose.pick_label(source, present, one),)
+    label = choose.pick(source, present, one, choose.LABEL_COLUMNS)
     return () if label is None else (label,)
 
 
