@@ -140,11 +140,9 @@ def export(
     from ..export.onnx import export_model
 
     names = modalities.split(",") if modalities else None
-    difference = export_model(
-        folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size
-    )
+    largest = export_model(folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size)
     if as_json:
-        typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": difference}))
+        typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": largest}))
         return
     size = f"{out.stat().st_size / 1e6:.1f} MB"
-    Console().print(f"{out}: {size}; largest difference to the model {difference:.1e}", highlight=False)
+    Console().print(f"{out}: {size}; largest difference to the model {largest:.1e}", highlight=False)

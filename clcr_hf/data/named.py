@@ -158,12 +158,12 @@ def typed_rows(
 
 def _named_splits(name: str, data: DatasetDict, given: Mapping[str, str] | None) -> dict[str, Dataset]:
     """The splits by our names, in the order train, validation, test."""
+    there = ", ".join(map(str, data))
     if given is not None:
         wrong = [split for split in given if split not in SPLITS] + [s for s in given.values() if s not in data]
         if wrong:
             raise DataFormatError(
-                f"{name}: splits={dict(given)} names {wrong[0]!r}; give some of {', '.join(SPLITS)} as some of "
-                f"{', '.join(map(str, data))}"
+                f"{name}: splits={dict(given)} names {wrong[0]!r}; give some of {', '.join(SPLITS)} as some of {there}"
             )
         chosen = dict(given)
     else:
@@ -175,9 +175,7 @@ def _named_splits(name: str, data: DatasetDict, given: Mapping[str, str] | None)
             if known is not None:
                 chosen[known] = split
     if not {"train", "test"} & set(chosen):
-        raise DataFormatError(
-            f"{name}: which of its splits {', '.join(map(str, data))} is train? Say it as splits={{'train': ...}}"
-        )
+        raise DataFormatError(f"{name}: which of its splits {there} is train? Say it as splits={{'train': ...}}")
     unused = [split for split in data if split not in chosen.values()]
     if unused:
         logger.warning("%s: splits that are not used: %s", name, ", ".join(map(str, unused)))
@@ -196,9 +194,8 @@ def _choose(name: str, features: Features, media_column: str | None, text_column
         if media_column in found:
             found = [media_column]
         if len(found) > 1:
-            raise DataFormatError(
-                f"{name}: the columns {' and '.join(found)} all hold {kind}; say which with media_column"
-            )
+            told = " and ".join(found)
+            raise DataFormatError(f"{name}: the columns {told} all hold {kind}; say which with media_column")
         if found:
             chosen[kind] = found[0]
     if {"video", "images"} <= set(chosen):

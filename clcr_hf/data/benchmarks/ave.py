@@ -55,12 +55,10 @@ AVE_SEGMENT_CLASSES = (*AVE_EVENTS, "Background")
 LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.txt"}
 ORDERS = {"train": "train_order.h5", "validation": "val_order.h5", "test": "test_order.h5"}
 H5_FEATURES = Features(
-    {
-        "id": Value("string"),
-        "vision_features": sequence_feature("float32", 512),
-        "audio_features": sequence_feature("float32", 128),
-        "labels": List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
-    }
+    id=Value("string"),
+    vision_features=sequence_feature("float32", 512),
+    audio_features=sequence_feature("float32", 128),
+    labels=List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
 )
 
 

@@ -365,12 +365,10 @@ class CsdRows:
         self, sequences: Mapping[str, ComputationalSequence], video: str, tally: _Tally
     ) -> Iterator[dict[str, Any]]:
         material, made_from = None, None
+        entries = {role: index.get(video, []) for role, index in self._index.items()}
         for segment in self._videos[video]:
             # Files aligned before have entries named as the segment; raw ones one a video.
-            keys = {
-                role: [segment.name] if segment.name in (names := index.get(video, [])) else names
-                for role, index in self._index.items()
-            }
+            keys = {role: [segment.name] if segment.name in names else names for role, names in entries.items()}
             if material is None or keys != made_from:
                 material, made_from = self._material(sequences, keys, tally), keys
             row = self._row(video, segment, material, tally)

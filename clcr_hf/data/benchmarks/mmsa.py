@@ -88,10 +88,8 @@ class MmsaRows:
             raise DataFormatError(f"modalities={tuple(modalities)}; choose from text, vision, audio")
         splits = _find_splits(path, load_pickle_safely(path, max_bytes=max_bytes))
         problems: list[str] = []
-        tables = {
-            name: _SplitReader(f"split {name!r}", split, problems).read(text, modalities, label_range, label_index)
-            for name, split in splits.items()
-        }
+        readers = {name: _SplitReader(f"split {name!r}", split, problems) for name, split in splits.items()}
+        tables = {name: each.read(text, modalities, label_range, label_index) for name, each in readers.items()}
         _check_ids(tables, problems)
         _check_widths(tables, problems)
         if len({"raw_text" in split for split in splits.values()}) > 1:

@@ -71,10 +71,8 @@ def load_ucf101(
     advice = f"give the folder that holds {_LIST_FOLDERS[0]}"
     lists = folder_with(Path(root), _LIST_FOLDERS, "classInd.txt", advice)
     names = _read_classes(lists / "classInd.txt")
-    parts = {
-        split: _read_list(lists / f"{split}list{fold:02d}.txt", names, labelled=split == "train")
-        for split in ("train", "test")
-    }
+    files = {split: lists / f"{split}list{fold:02d}.txt" for split in ("train", "test")}
+    parts = {split: _read_list(file, names, labelled=split == "train") for split, file in files.items()}
     _check_groups(lists, parts)
     videos = next((path for name in _VIDEO_FOLDERS if (path := Path(root) / name).is_dir()), Path(root))
     find = _finder(videos)
