@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .app import SPELLING, app, documented, progress_bar
 from .device import Device
@@ -182,9 +182,8 @@ def _print_json(rows: Iterable[dict[str, Any]], one_recording: bool) -> None:
 def _table(rows: Iterable[dict[str, Any]], in_windows: bool) -> Table:
     """A line a clip, or a window: which or when, what, and which modality decided most."""
     title, first = ("timeline", "time") if in_windows else ("answers", "clip")
-    table = Table(title=title, title_justify="left", box=None)
-    for head in (first, "label", "score", "decided most by", "text"):
-        table.add_column(head, justify="right" if head in (first, "score") else "left")
+    heads = (Column(first, justify="right"), "label", Column("score", justify="right"), "decided most by", "text")
+    table = Table(*heads, title=title, title_justify="left", box=None)
     for row in rows:
         scores = [row["score"]] if "score" in row else [row[key] for key in row if key.startswith("score_")]
         shown = " ".join(f"{value:.3f}" for value in scores if value is not None)

@@ -355,15 +355,11 @@ def _ids(name: str, split: str, rows: Dataset, typed: Dataset, identity: str | N
 def _features(
     name: str, split: str, values: Sequence[Any], key: str, shape: tuple[int, int]
 ) -> list[np.ndarray | None]:
-    arrays: list[np.ndarray | None] = []
-    replaced = 0
-    for number, value in enumerate(values, 1):
-        array, bad = features_like(shape, value, f"{name}: {split}, row {number}, {key}")
-        arrays.append(array)
-        replaced += bad
+    read = [features_like(shape, value, f"{name}: {split}, row {at}, {key}") for at, value in enumerate(values, 1)]
+    replaced = sum(bad for _, bad in read)
     if replaced:
         logger.warning("%s: %d NaN or infinite values in %s of %s were replaced by 0", name, replaced, key, split)
-    return arrays
+    return [array for array, _ in read]
 
 
 SOURCE = Source(

@@ -4,6 +4,7 @@ are drawn by `plot.py`, and as HTML by `demo/html.py`, which does without matplo
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -198,10 +199,8 @@ def _seconds(sample: Mapping[str, Any], result: Mapping[str, Any]) -> float | No
     found = [part["end"] for part in result.get("segments", []) if "end" in part]
     for source in (sample.get(name) for name in ("media", "video", "audio")):
         if isinstance(source, str | os.PathLike) and os.path.isfile(source):
-            try:
+            with suppress(MediaError):  # a file without a stated length
                 found.append(media_duration(source))
-            except MediaError:  # a file without a stated length
-                continue
     if found:
         return max(found)
     times = [token["time"] for tokens in result["tokens"].values() for token in tokens if "time" in token]

@@ -174,13 +174,11 @@ def _draw_evidence(axes: Any, decision: Decision) -> None:
 
 def _signed_bars(axes: Any, values: Mapping[str, float], colours: Sequence[str], signed: bool = True) -> None:
     """Horizontal bars from 0 to both sides, a number at each; where not `signed`, shares in percent."""
-    axes.barh(list(values), list(values.values()), 0.62, color=colours)
+    bars = axes.barh(list(values), list(values.values()), 0.62, color=colours)
+    labels = [f"{value:+.2f}" if signed else f"{100 * value:.0f}%" for value in values.values()]
+    axes.bar_label(bars, labels, padding=3, fontsize=9)
     reach = 1.75 * max(max(abs(value) for value in values.values()), 0.05)
     axes.set_xlim(-reach if signed else 0, reach)
-    for row, value in enumerate(values.values()):
-        label = f"{value:+.2f}" if signed else f"{100 * value:.0f}%"
-        side, where = ("left", 0.03) if value >= 0 else ("right", -0.03)
-        axes.text(value + where * reach, row, label, va="center", ha=side, fontsize=9)
     axes.axvline(0, color="#333333", linewidth=0.8)
     axes.invert_yaxis()
     axes.grid(axis="x")

@@ -311,11 +311,9 @@ def _named(key: str) -> tuple[str, str]:
     """What the card calls a figure, and its type in the Hub's vocabulary."""
     known: dict[str, tuple[str, str]] = TEXTS["metrics"]
     metric, _, score = key.partition("_")
-    if key in known or metric not in known:
-        name, kind = known.get(key, (key, key))
-        return name, kind
-    name, kind = known[metric]  # of one score of several
-    return f"{name}, {score}", kind
+    of_several = key not in known and metric in known  # the metric of one score of several
+    name, kind = known[metric] if of_several else known.get(key, (key, key))
+    return f"{name}, {score}" if of_several else name, kind
 
 
 def _compared(run: dict[str, Any], split: str) -> list[str]:

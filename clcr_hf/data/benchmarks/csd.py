@@ -30,7 +30,7 @@ from ..columns import (
     replace_non_finite,
     sequence_feature,
 )
-from ..source import Source, find_source, has_files
+from ..source import Row, Source, find_source, has_files
 from ..untrusted.arrays import UnsafeFileError
 from .csd_files import (
     MAX_ENTRY_BYTES,
@@ -59,6 +59,7 @@ FACET_20 = (0, 2, 5, 10, 11, 12, 14, 17, 20, 21, 22, 24, 25, 29, 30, 31, 32, 36,
 
 # What did not fit: the names, with how often, of each kind.
 _Tally = defaultdict[str, Counter[str]]
+_Sequences = Mapping[str, ComputationalSequence]  # by the part that each plays
 
 
 class _Segment(NamedTuple):
@@ -224,7 +225,7 @@ class CsdRows:
         """Whether rows have a transcript."""
         return self._streams.get("words") == "words" and "text" in self.modalities
 
-    def _open(self, stack: ExitStack) -> dict[str, ComputationalSequence]:
+    def _open(self, stack: ExitStack) -> _Sequences:
         roles = {"labels", *self._streams.values()}
         return {role: stack.enter_context(read_csd(self.files[role], max_bytes=self._max_bytes)) for role in roles}
 
@@ -350,7 +351,7 @@ class CsdRows:
         types["label"] = List(Value("float32"), length=len(MOSEI_EMOTIONS)) if emotion else Value("float32")
         return Features(types | {"video": Value("string"), "start": Value("float64"), "end": Value("float64")})
 
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
         tally: _Tally = defaultdict(Counter)
         with ExitStack() as stack:
             sequences = self._open(stack)
@@ -361,9 +362,7 @@ class CsdRows:
             if names:
                 logger.warning("%s: %s: %d (%s)", self.root, what, names.total(), name_some(names))
 
-    def _video_rows(
-        self, sequences: Mapping[str, ComputationalSequence], video: str, tally: _Tally
-    ) -> Iterator[dict[str, Any]]:
+    def _video_rows(self, sequences: _Sequences, video: str, tally: _Tally) -> Iterator[Row]:
         material, made_from = None, None
         entries = {role: index.get(video, []) for role, index in self._index.items()}
         for segment in self._videos[video]:
@@ -375,9 +374,7 @@ class CsdRows:
             if row is not None:
                 yield row
 
-    def _material(
-        self, sequences: Mapping[str, ComputationalSequence], keys: Mapping[str, Sequence[str]], tally: _Tally
-    ) -> _Material:
+    def _material(self, sequences: _Sequences, keys: Mapping[str, Sequence[str]], tally: _Tally) -> _Material:
         tracks: dict[str, CsdEntry] = {}
         for use, role in self._streams.items():
             track = self._track(sequences[role], role, keys[role], tally)
@@ -423,12 +420,12 @@ class CsdRows:
                 tally[f"non-finite values of {role}, set to 0"][keys[0]] += bad
         return CsdEntry(features, intervals)
 
-    def _row(self, video: str, segment: _Segment, material: _Material, tally: _Tally) -> dict[str, Any] | None:
+    def _row(self, video: str, segment: _Segment, material: _Material, tally: _Tally) -> Row | None:
         inside = overlapping(segment.start, segment.end, material.words.intervals)
         if self._align == "words" and not len(inside):
             tally["segments without a word, left out"][segment.name] += 1
             return None
-        row: dict[str, Any] = {"id": segment.name}
+        row: Row = {"id": segment.name}
         if self._spoken:
             spoken = list(map(str, material.words.features[inside]))
             row |= {"text": " ".join(spoken), "words": spoken}
@@ -444,9 +441,7 @@ class CsdRows:
             tally[f"segments without {name}, kept"][segment.name] += 1
         return row | {"label": segment.label, "video": video, "start": segment.start, "end": segment.end}
 
-    def _modality(
-        self, name: str, segment: _Segment, material: _Material, inside: np.ndarray
-    ) -> dict[str, np.ndarray | None]:
+    def _modality(self, name: str, segment: _Segment, material: _Material, inside: np.ndarray) -> Row:
         track = material.tracks.get(name)
         features, beside = None, None
         if track is not None and self._align == "words":
