@@ -23,6 +23,7 @@ from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
 from .table.choose import ID_COLUMNS, TEXT_COLUMNS, pick, pick_label, require
 from .table.labels import LabelScan, TableLabels
 
+_Shape = tuple[int, int]  # axes and width of a column of features
 _KINDS = {"video": Video, "audio": Audio, "images": Image}
 
 
@@ -138,6 +139,7 @@ def typed_rows(
     if unused:
         logger.warning("%s: columns that are not used: %s", name, ", ".join(unused))
     labels = _labels(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))
+    chosen |= {labels.column: label} | ({} if identity is None else {"id": identity})
     if missing_labels == "drop":
         for split, rows in parts.items():
             present = [at for at, value in enumerate(rows[label]) if labels.read(value) is not None]
@@ -148,7 +150,7 @@ def typed_rows(
 
     parts = carve_split(parts, groups_of, validation_fraction, seed)
     shapes = {key: _shape(name, parts, key) for key in chosen if key.endswith(FEATURES_SUFFIX)}
-    typed = {split: _typed(name, split, rows, chosen, identity, label, labels, shapes) for split, rows in parts.items()}
+    typed = {split: _typed(name, split, rows, chosen, labels, shapes) for split, rows in parts.items()}
     names = labels.names if isinstance(labels.type, List) and labels.column == "label" else None
     return Rows.of(ordered_splits(typed), label_names=names)
 
@@ -273,7 +275,7 @@ def _words(value: Any, classes: ClassLabel | None) -> Any:
     return None if value < 0 else classes.int2str(value)
 
 
-def _shape(name: str, parts: Mapping[str, Dataset], column: str) -> tuple[int, int]:
+def _shape(name: str, parts: Mapping[str, Dataset], column: str) -> _Shape:
     """Axes and width of a column of features, by its first row that has some."""
     for split, rows in parts.items():
         for number, value in enumerate(rows[column], 1):
@@ -298,18 +300,11 @@ def _undecoded(rows: Dataset, column: str) -> Dataset:
 
 
 def _typed(
-    name: str,
-    split: str,
-    rows: Dataset,
-    chosen: Mapping[str, str],
-    identity: str | None,
-    label: str,
-    labels: TableLabels,
-    shapes: Mapping[str, tuple[int, int]],
+    name: str, split: str, rows: Dataset, chosen: Mapping[str, str], labels: TableLabels, shapes: Mapping[str, _Shape]
 ) -> Dataset:
     """A split with our columns. Media stay where they are, in the files of `datasets`."""
     rows = rows.flatten_indices() if rows._indices is not None else rows
-    plain = {key: column for key, column in chosen.items() if key not in shapes}
+    plain = {key: column for key, column in chosen.items() if key not in {*shapes, labels.column, "id"}}
     typed = rows.select_columns(list(plain.values()))
     for column in plain.values():
         if _kind(rows.features[column]) is not None:
@@ -321,8 +316,8 @@ def _typed(
     for key, kind in {"text": "string", "start": "float64", "end": "float64"}.items():
         if key in plain and _scalar(typed.features[key]) != kind:
             typed = typed.cast_column(key, Value(kind))
-    made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, identity)}
-    made[labels.column] = list(map(labels.read, rows[label]))
+    made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, chosen.get("id"))}
+    made[labels.column] = list(map(labels.read, rows[chosen[labels.column]]))
     made |= {key: _features(name, split, rows[key], key, shape) for key, shape in shapes.items()}
     types = {"id": Value("string"), labels.column: labels.type}
     types |= {key: feature_type(*shape) for key, shape in shapes.items()}
@@ -352,9 +347,7 @@ def _ids(name: str, split: str, rows: Dataset, typed: Dataset, identity: str | N
     return [make_id(cell, split) for cell in (typed[column] if column else [None] * len(rows))]
 
 
-def _features(
-    name: str, split: str, values: Sequence[Any], key: str, shape: tuple[int, int]
-) -> list[np.ndarray | None]:
+def _features(name: str, split: str, values: Sequence[Any], key: str, shape: _Shape) -> list[np.ndarray | None]:
     read = [features_like(shape, value, f"{name}: {split}, row {at}, {key}") for at, value in enumerate(values, 1)]
     replaced = sum(bad for _, bad in read)
     if replaced:

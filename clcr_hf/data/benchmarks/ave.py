@@ -27,17 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from datasets import ClassLabel, DatasetDict, Features, List, Value
 
-from ..columns import (
-    DataFormatError,
-    check_choice,
-    in_two_splits,
-    logger,
-    raise_problems,
-    replace_non_finite,
-    sequence_feature,
-    warn_of,
-)
-from ..errors import format_error
+from ..columns import check_choice, in_two_splits, logger, raise_problems, replace_non_finite, sequence_feature, warn_of
+from ..errors import DataFormatError, format_error
 from ..files import find_file, folder_with
 from ..source import Row, Rows, Source, find_source, has_files
 from ..untrusted.arrays import open_h5, read_h5

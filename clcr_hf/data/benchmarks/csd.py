@@ -21,15 +21,8 @@ import numpy as np
 from datasets import DatasetDict, Features, List, Value
 
 from ..alignment import average_over, overlapping, usable_intervals
-from ..columns import (
-    DataFormatError,
-    check_choice,
-    logger,
-    name_some,
-    raise_problems,
-    replace_non_finite,
-    sequence_feature,
-)
+from ..columns import check_choice, logger, name_some, raise_problems, replace_non_finite, sequence_feature
+from ..errors import DataFormatError
 from ..source import Row, Source, find_source, has_files
 from ..untrusted.arrays import UnsafeFileError
 from .csd_files import (

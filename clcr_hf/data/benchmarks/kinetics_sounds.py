@@ -22,16 +22,8 @@ from pathlib import Path
 
 from datasets import ClassLabel, DatasetDict
 
-from ..columns import (
-    SPLIT_ALIASES,
-    DataFormatError,
-    carve_split,
-    in_two_splits,
-    logger,
-    name_some,
-    raise_problems,
-    warn_of,
-)
+from ..columns import SPLIT_ALIASES, carve_split, in_two_splits, logger, name_some, raise_problems, warn_of
+from ..errors import DataFormatError
 from ..files import files_below, find_file, list_lines
 from ..source import Row, Source
 from . import class_names
