@@ -67,8 +67,8 @@ def predict(
 
     given = {name: value for name, value in context.params.items() if value is not None}
     given |= {name: _seconds(given[name], f"--{name}") for name in ("window", "every") if name in given}
-    known = {name: given[name] for name in Request.__dataclass_fields__ if name in given}
-    request = Request(**known, outputs=list(map(Path, output or ())))
+    asked = {name: given[name] for name in Request.__dataclass_fields__ if name in given}  # parameters of those names
+    request = Request(**asked, outputs=list(map(Path, output or ())))
     items = request.items()
     pipe = load_pipe(model, device)
     predictor = Predictor(request, pipe)

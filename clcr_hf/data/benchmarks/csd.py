@@ -259,19 +259,19 @@ class CsdRows:
         widths = (6, 7) if emotion else (1, 7)
         if values.ndim != 2 or values.dtype.kind not in "biuf" or values.shape[1] not in widths:
             kinds = " or ".join(map(str, widths))
-            raise ValueError(
+            raise DataFormatError(
                 f"labels are {values.dtype} {values.shape}; {self._labels} wants {kinds} numbers a segment"
             )
         if intervals.shape != (len(values), 2):
-            raise ValueError(f"{len(values)} labels, but intervals {intervals.shape}")
+            raise DataFormatError(f"{len(values)} labels, but intervals {intervals.shape}")
         values = values[:, -6:] if emotion else values[:, 0]
         if not np.isfinite(values).all():
-            raise ValueError(f"{int((~np.isfinite(values)).sum())} labels are not finite")
+            raise DataFormatError(f"{int((~np.isfinite(values)).sum())} labels are not finite")
         if label_range is not None:
             low, high = bounds = (0.0, 3.0) if emotion else label_range
             outside = values[(values < low - 1e-6) | (values > high + 1e-6)]
             if outside.size:
-                raise ValueError(f"{outside.size} labels lie outside {bounds}, e.g. {outside[0]:g}")
+                raise DataFormatError(f"{outside.size} labels lie outside {bounds}, e.g. {outside[0]:g}")
         return (values > 0 if emotion else values).astype(np.float32)
 
     def _scan(self, role: str, sequence: ComputationalSequence, damaged: list[str]) -> tuple[dict[str, list[str]], int]:
