@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.errors import optional_package
+from ..media_files import optional
 
 logger = logging.getLogger("clcr_hf.extract")
 
@@ -115,8 +115,11 @@ class OpenSmile:
     num_levels = None  # its features have no axis of levels
 
     def __init__(self, level: str = "lld", window: float = 1.0):
-        need = "eGeMAPS features need openSMILE (its licence allows research and private use, not commercial products)"
-        self._opensmile = optional_package("opensmile", need, "opensmile")
+        self._opensmile = optional(
+            "opensmile",
+            'eGeMAPS features need openSMILE: pip install ".[opensmile]" in a clone of clcr-hf '
+            "(its licence allows research and private use, not commercial products)",
+        )
         logger.warning("openSMILE is licensed for research and private use only, not for commercial products")
         self.level = level
         self.window = window
