@@ -75,12 +75,13 @@ def _own_rows(folder: Path, split: str, limit: int) -> Any:
 @app.command()
 @documented
 def publish(
+    context: typer.Context,
     folder: Path,
     repo_id: str,
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
-    message: str | None = None,
+    commit_message: Annotated[str | None, typer.Option("--message")] = None,
     max_shard_size: str = "5GB",
     to_folder: Path | None = None,
 ) -> None:
@@ -93,7 +94,7 @@ def publish(
         private: Make a new repository private.
         revision: Branch to commit to.
         create_pr: Open a pull request instead.
-        message: Message of the commit.
+        commit_message: Message of the commit.
         max_shard_size: Weights beyond this are cut into files.
         to_folder: Write what would be sent to this folder, and send nothing.
     """
@@ -105,16 +106,8 @@ def publish(
     if to_folder is not None:
         typer.echo(str(build_release(folder, to_folder, repo_id, max_shard_size=max_shard_size)))
         return
-    address = send(
-        folder,
-        repo_id,
-        private=private or None,
-        revision=revision,
-        create_pr=create_pr,
-        commit_message=message,
-        max_shard_size=max_shard_size,
-    )
-    typer.echo(address)
+    options = {name: value for name, value in context.params.items() if name != "to_folder"}
+    typer.echo(send(**{**options, "private": private or None}))
 
 
 @app.command()
@@ -147,11 +140,9 @@ def export(
     from ..export.onnx import export_model
 
     names = modalities.split(",") if modalities else None
-    difference = export_model(
-        folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size
-    )
+    largest = export_model(folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size)
     if as_json:
-        typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": difference}))
+        typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": largest}))
         return
     size = f"{out.stat().st_size / 1e6:.1f} MB"
-    Console().print(f"{out}: {size}; largest difference to the model {difference:.1e}", highlight=False)
+    Console().print(f"{out}: {size}; largest difference to the model {largest:.1e}", highlight=False)
