@@ -271,10 +271,11 @@ class BackboneReader(nn.Module):
         config = self.backbone.config
         options = {**self._unused_parts(config), "key_mapping": WRAPPERS, "output_loading_info": True}
         pretrained, report = AutoModel.from_pretrained(source, config=config, **options)
-        unused = _UNUSED_WEIGHTS
+        unused = {*_UNUSED_WEIGHTS}
         if config.is_encoder_decoder:
-            pretrained, unused = pretrained.get_encoder(), (*unused, "decoder")
-        missing = [name for name in report["missing_keys"] if not set(unused) & set(name.split("."))]
+            pretrained = pretrained.get_encoder()
+            unused.add("decoder")
+        missing = [name for name in report["missing_keys"] if not unused & set(name.split("."))]
         refuse_missing(source, missing, report["unexpected_keys"])
         self.backbone.load_state_dict(pretrained.state_dict())
 

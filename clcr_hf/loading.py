@@ -5,8 +5,8 @@
 import os
 from collections.abc import Collection, Sequence
 
-# DistributedDataParallel saves `x` as `module.x`, torch.compile as `_orig_mod.x`, both together in either order. This is
-# the option `key_mapping` of transformers' `from_pretrained`, in a form that `save_original_format=True` can turn round.
+# DistributedDataParallel saves `x` as `module.x`, torch.compile as `_orig_mod.x`, both together in either order. The
+# option `key_mapping` of transformers' `from_pretrained`, in a form that `save_original_format=True` can turn round.
 WRAPPERS = {r"^_orig_mod\.module\.": "", r"^module\.": "", r"^_orig_mod\.": ""}
 _NAMED = 5
 
