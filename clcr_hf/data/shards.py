@@ -173,7 +173,8 @@ def _shard_features(path: Path) -> Features:
     schema = _read_metadata(path).schema.to_arrow_schema()
     if not schema.metadata or b"huggingface" not in schema.metadata:
         raise DataFormatError(f"{path}: no column types in its metadata; it was not written as a shard")
-    return Features.from_arrow_schema(schema)
+    with format_error(f"{path}: its column types cannot be read", ValueError, LookupError, TypeError, advice=_DAMAGED):
+        return Features.from_arrow_schema(schema)
 
 
 def _check_features(path: Path, features: Features) -> None:
