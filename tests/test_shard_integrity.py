@@ -167,6 +167,15 @@ def test_folders_of_older_versions_open(folder):
         load_shards(folder, verify=True)
 
 
+@pytest.mark.parametrize("shards", [[], 3, {SHARD: None}, {SHARD: {}}, {SHARD: {"bytes": "many", "rows": 4}}])
+def test_a_damaged_record_is_one_typed_error(shards, folder):
+    record = json.loads((folder / "convert.json").read_text())
+    record["shards"] = {**record["shards"], **shards} if isinstance(shards, dict) else shards
+    (folder / "convert.json").write_text(json.dumps(record))
+    with pytest.raises(DataFormatError, match="convert.json: `shards` is not as|altered"):
+        load_shards(folder)
+
+
 def test_training_verifies_where_asked(folder, tmp_path, capsys):
     """A flip in the last bytes of a shard's pages; the run ends before anything is trained."""
     flip(folder / SHARD, 200)

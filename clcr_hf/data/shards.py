@@ -234,18 +234,21 @@ def check_shards(folder: str | os.PathLike, *, verify: bool = False) -> None:
         DataFormatError: a shard that is missing, altered or not in the record, named; `verify` without a record.
     """
     found = {path.relative_to(folder).as_posix(): path for split in SPLITS for path in shard_files(folder, split)}
-    records = [record for name in RECORDS if (record := read_json(Path(folder) / name)) and "shards" in record]
-    if not records:
+    place = next((path for name in RECORDS if "shards" in (read_json(path := Path(folder) / name) or {})), None)
+    if place is None:
         if verify:
             raise DataFormatError(f"{folder}: no hashes to verify; they are recorded since version 0.2, convert anew")
         return
-    known = records[0]["shards"]
-    for name in found.keys() - known.keys():
-        raise DataFormatError(f"{found[name]}: not of this folder, its record does not name it. Remove it")
-    for name, wanted in known.items():
-        fault = _fault(found.get(name), wanted, verify)
-        if fault is not None:
-            raise DataFormatError(f"{Path(folder) / name}: {fault}{_DAMAGED}")
+    known = (read_json(place) or {})["shards"]
+    with format_error(
+        f"{place}: `shards` is not as it was written", ValueError, LookupError, TypeError, AttributeError
+    ):
+        for name in found.keys() - known.keys():
+            raise DataFormatError(f"{found[name]}: not of this folder, its record does not name it. Remove it")
+        for name, wanted in known.items():
+            fault = _fault(found.get(name), wanted, verify)
+            if fault is not None:
+                raise DataFormatError(f"{Path(folder) / name}: {fault}{_DAMAGED}")
 
 
 def _fault(path: Path | None, wanted: Mapping[str, Any], verify: bool) -> str | None:

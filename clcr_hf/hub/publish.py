@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from transformers import AutoProcessor
 
 from ..configuration_clcr import CLCRConfig
-from ..data.folders import read_json, write_json
+from ..data.folders import file_sum, read_json, write_json
 from ..modeling_clcr import CLCRPreTrainedModel
 from ..remote_code import add_remote_code
 from .card import card_from_run
@@ -114,12 +114,12 @@ def build_release(
 
 def _check_weights(folder: Path) -> None:
     """ValueError where a file of weights is not as the run left it; models of older versions have no record of it."""
-    known, found = (read_json(folder / RUN_FILE) or {}).get("weights", {}), weight_sums(folder)
-    altered = [name for name, sums in known.items() if found.get(name) != sums]
-    if altered:
-        fault = "altered" if altered[0] in found else "missing"
-        meant = f"or take `weights` out of {RUN_FILE} if the change was meant"
-        raise ValueError(f"{folder / altered[0]}: {fault} since its training; train again, {meant}")
+    for name, known in (read_json(folder / RUN_FILE) or {}).get("weights", {}).items():
+        path = folder / name
+        fault = "missing" if not path.is_file() else "altered" if file_sum(path) != known else None
+        if fault is not None:
+            meant = f"or take `weights` out of {RUN_FILE} if the change was meant"
+            raise ValueError(f"{path}: {fault} since its training; train again, {meant}")
 
 
 def _write_record(folder: Path, target: Path, model_id: str) -> None:
