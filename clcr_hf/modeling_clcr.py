@@ -20,6 +20,7 @@ from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, Semanti
 from .intercad import InterLevelAggregation, LevelNorm, level_evidence
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
 from .linear_evidence import LinearEvidence, feature_means
+from .loading import WRAPPERS, refuse_missing
 from .modalities import STANDARD_MODALITIES
 from .modeling_inputs import collect_inputs
 from .modeling_outputs import (
@@ -87,6 +88,37 @@ class CLCRPreTrainedModel(PreTrainedModel):
         initialise their children: what a checkpoint lacks would start from wrong values."""
         return False
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        key_mapping: dict[str, str] | None = None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """
+        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that the files lack are an error, unless
+        `output_loading_info` asks for the report, or `state_dict` takes the files' place. A head may start anew on the
+        files of a model that has none of its weights and does not claim to. Names that begin with `module.` or
+        `_orig_mod.`, as DistributedDataParallel and `torch.compile` write them, are read without.
+
+        Raises:
+            ValueError: weights that the files lack, which would be left as noise.
+        """
+        source = pretrained_model_name_or_path
+        names = {**WRAPPERS, **(key_mapping or {})}
+        kwargs |= {"key_mapping": names, "output_loading_info": True}
+        model, report = super().from_pretrained(source, *model_args, **kwargs)
+        if output_loading_info:
+            return model, report
+        missing = set(report["missing_keys"])
+        head = {name for name in model.state_dict() if name.startswith("classifier.")}
+        if head <= missing and cls.__name__ not in (model.config.architectures or ()):
+            missing -= head
+        refuse_missing(source, [] if source is None else sorted(missing), report["unexpected_keys"])
+        return model
+
     @staticmethod
     def load_with_head(source: str | os.PathLike, **kwargs: Any) -> "CLCRPreTrainedModel":
         """
@@ -102,10 +134,7 @@ class CLCRPreTrainedModel(PreTrainedModel):
         options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         head = head_class(CLCRConfig.from_pretrained(source, **options))
         model, report = head.from_pretrained(source, **{**kwargs, "output_loading_info": True})
-        missing, others = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-        if missing:
-            instead = f"; they hold {len(others)} that the model has not (first: {others[0]})" if others else ""
-            raise ValueError(f"{source}: its files lack {len(missing)} weights (first: {missing[0]}){instead}")
+        refuse_missing(source, sorted(report["missing_keys"]), report["unexpected_keys"])
         return model
 
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):

@@ -73,9 +73,8 @@ def progress_bar(**options: Any) -> Any:
 
 
 def quiet() -> None:
-    """Nothing but the answer on the terminal."""
+    """No progress bars of libraries. What transformers warns of, weights above all, is shown."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -44,8 +44,10 @@ def card(
     quiet()
     from ..hub.card import write_model_card
     from ..hub.run_folder import read_run, set_card_options
+    from ..modeling_clcr import CLCRPreTrainedModel
 
     read_run(folder)
+    CLCRPreTrainedModel.load_with_head(folder)  # no card of a model that lacks weights
     set_card_options(folder, license=license, benchmark=benchmark, dataset_id=dataset_id)
     if example is not None or text is not None:
         from ..hub.means import add_example

@@ -43,6 +43,7 @@ from .data import LoadedData, fill_flow, load_data
 from .length import fit_length
 from .linear import add_linear_share
 from .log import CarvedSplits, outcome, plan
+from .one_writer import alone_in_output_dir
 from .parser import RunParser
 from .record import plain, record, report
 from .rows import prepare
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None, **defaults: Any) -> dict[str, float]
     return run_training(*parse_args(argv, **defaults))
 
 
+@alone_in_output_dir
 def run_training(
     model_args: ModelArguments, data_args: DataArguments, training_args: CLCRTrainingArguments
 ) -> dict[str, float]:
@@ -66,7 +68,8 @@ def run_training(
         All metrics, prefixed with `train_`, `eval_` (validation), `test_` or `calibration_` (see [`calibrate`]).
 
     Raises:
-        ValueError, DataFormatError: arguments or data that do not fit together; the message says which.
+        ValueError, DataFormatError: arguments or data that do not fit together; the message says which. Another run
+            writes to `output_dir`.
         MediaError: with `strict_media`, a clip that cannot be read.
     """
     data, columns, processor, carved = open_data(model_args, data_args, training_args)
