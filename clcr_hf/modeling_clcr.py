@@ -116,6 +116,8 @@ class CLCRPreTrainedModel(PreTrainedModel):
         head = {name for name in model.state_dict() if name.startswith("classifier.")}
         if head <= missing and cls.__name__ not in (model.config.architectures or ()):
             missing -= head
+            if model.config.linear_share:
+                model.config.linear_share = 0.0  # of the head that is not there
         refuse_missing(source, [] if source is None else sorted(missing), report["unexpected_keys"])
         return model
 
@@ -405,6 +407,7 @@ class CLCRClassificationHead(nn.Module):
         super().__init__()
         dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
         self.unimodal = UnimodalReadout(config) if config.unimodal_evidence else None
+        self.linear = LinearEvidence(config) if config.linear_share is not None else None
         self.has_joint = config.use_joint_path
         if self.has_joint:
             self.dense = nn.Linear(config.pooled_size, config.hidden_size)
@@ -469,8 +472,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         self.num_labels = config.num_labels
         self.clcr = CLCRModel(config, per_segment=self.per_segment)
         self.classifier = CLCRClassificationHead(config)
-        self.linear = LinearEvidence(config) if config.linear_share is not None else None
-        if self.linear is not None and self.per_segment:
+        if self.per_segment and config.linear_share is not None:
             raise ValueError("`linear_share` is for labels of clips, not of segments")
         self.post_init()
 
@@ -529,8 +531,10 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         )
         logits, joint, own = answer = self.classifier(outputs.pooler_output, outputs.modality_statistics)
         evidence = own  # of which the model is trained
-        if outputs.feature_means is not None and self.linear is not None:
-            logits, joint, own = self.linear(self.config.linear_share, answer, outputs.feature_means, outputs.present)
+        if outputs.feature_means is not None and self.classifier.linear is not None:
+            logits, joint, own = self.classifier.linear(
+                self.config.linear_share, answer, outputs.feature_means, outputs.present
+            )
         loss, components = (None, None) if labels is None else self._objective(outputs, logits, evidence, labels)
         mean, std = label_scale(self.config, logits)
         return self.output_class(
@@ -552,16 +556,16 @@ class _CLCRWithHead(CLCRPreTrainedModel):
     def logit_bias(self) -> torch.Tensor:
         """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""
         bias, share = self.classifier.bias(), self.config.linear_share
-        if share and self.linear is not None:
-            bias = (1 - share) * bias + share * _fetched(self.linear, "bias")
+        if share and self.classifier.linear is not None:
+            bias = (1 - share) * bias + share * _fetched(self.classifier.linear, "bias")
         mean, std = label_scale(self.config, bias)
         return mean + std * bias
 
     def add_linear_evidence(self):
         """Makes room for a linear model on mean features, of which [`set_linear_evidence`] then says what it is."""
         self.config.linear_share = 0.0
-        if self.linear is None:
-            self.linear = LinearEvidence(self.config).to(self.device)
+        if self.classifier.linear is None:
+            self.classifier.linear = LinearEvidence(self.config).to(self.device)
 
     def set_linear_evidence(self, share: float, weight: Any, center: Any, offset: Any, bias: Any):
         """
@@ -575,11 +579,11 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         Raises:
             ValueError: a share outside 0 to 1, other shapes, or no room.
         """
-        if self.linear is None or not 0 <= share <= 1:
+        if self.classifier.linear is None or not 0 <= share <= 1:
             raise ValueError(f"add_linear_evidence comes first, and the share lies in [0, 1]; got {share}")
         weight, offset, bias = (torch.as_tensor(each, dtype=torch.float64) for each in (weight, offset, bias))
         mean, std = label_scale(self.config, bias)
-        self.linear.set(weight / std, center, offset / std, (bias - mean) / std)
+        self.classifier.linear.set(weight / std, center, offset / std, (bias - mean) / std)
         self.config.linear_share = float(share)
 
     def _objective(

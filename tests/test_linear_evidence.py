@@ -145,7 +145,7 @@ def test_a_batch_without_a_modality_and_training_leave_it_out(scores):
     trained = model(**batch).logits
     model.config.linear_share = 0.0
     torch.testing.assert_close(trained, model(**batch).logits)
-    assert not list(model.linear.parameters())
+    assert not list(model.classifier.linear.parameters())
 
 
 def test_it_is_saved_loaded_and_forgotten_by_further_training(scores, tmp_path):
@@ -167,8 +167,14 @@ def test_it_is_saved_loaded_and_forgotten_by_further_training(scores, tmp_path):
     assert other.config.linear_share is None
 
 
+def test_a_new_head_on_the_fusion_of_another_model_has_no_share(scores, tmp_path):
+    model = model_for(scores[0], 0.4, **REGRESSION)
+    model.clcr.save_pretrained(tmp_path)
+    assert CLCRForSequenceClassification.from_pretrained(tmp_path).config.linear_share == 0.0
+
+
 def test_an_older_configuration_has_no_such_part():
-    assert CLCRForSequenceClassification(CLCRConfig(audio_config={"feature_size": 4})).linear is None
+    assert CLCRForSequenceClassification(CLCRConfig(audio_config={"feature_size": 4})).classifier.linear is None
 
 
 def test_what_cannot_be_is_refused(scores):
@@ -215,4 +221,4 @@ def test_a_run_is_not_worse_than_the_line_where_the_line_is_right(tmp_path, caps
     assert with_it["test_mae"] < 0.3 * without["test_mae"]
     model = CLCRPreTrainedModel.load_with_head(tmp_path / "with")
     assert model.config.linear_share > 0.8
-    assert CLCRPreTrainedModel.load_with_head(tmp_path / "without").linear is None
+    assert CLCRPreTrainedModel.load_with_head(tmp_path / "without").classifier.linear is None
