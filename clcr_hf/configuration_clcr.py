@@ -189,13 +189,16 @@ class CLCRConfig(PreTrainedConfig):
             `evidence="agreement"`, else 0.
         alignment_negatives (`int`, defaults to 8): With how many other samples of a batch each is compared there.
         unimodal_evidence (`bool`, *optional*):
-            Adds to the logits a linear readout of each modality by itself, before the exchange; the joint path then
-            starts at zero, as a correction. Ours; on by default with `evidence="norm"`, off with `"agreement"`.
+            Beside the joint path, a linear readout of each modality by itself, before the exchange, with a loss of its
+            own. Ours; on by default with `evidence="norm"`, off with `"agreement"`.
+        own_share (`float`, defaults to 0.5):
+            Share of that evidence in the answer, 0 to 1; the rest is the joint path's. Training by the scripts finds it
+            on validation.
         unimodal_statistics (`list[str]`, *optional*, `["mean", "spread", "max"]` by default):
             What that evidence reads of a modality's tokens over time. Spread and maximum tell motions apart that have
             the same mean. Where readers of raw input are trained, `["mean"]` is better, which the scripts take:
             dropout in the readers raises spread and maximum in training alone.
-        unimodal_loss_weight (`float`, defaults to 0.5): Weight of the task loss of that evidence alone.
+        unimodal_loss_weight (`float`, defaults to 0.5): Weight of the loss of that evidence.
         use_joint_path (`bool`, defaults to `True`):
             `False` leaves the fusion out: the answer is the sum of the modalities' own evidence.
         linear_share (`float`, *optional*):
@@ -282,6 +285,7 @@ class CLCRConfig(PreTrainedConfig):
     unimodal_evidence: bool | None = None
     unimodal_statistics: list | None = None
     unimodal_loss_weight: float | int = 0.5
+    own_share: float | int = 0.5
     use_joint_path: bool = True
     linear_share: float | int | None = None
     private_gate_start: float | int = 2.0
@@ -484,6 +488,11 @@ class CLCRConfig(PreTrainedConfig):
         return self.hidden_size * (2 if self.has_private_path else 1)
 
     @property
+    def effective_own_share(self) -> float:
+        """Share of own evidence in the answer beside that of the joint path; either may be all there is."""
+        return float(self.own_share if self.use_joint_path else 1) if self.unimodal_evidence else 0.0
+
+    @property
     def has_modality_logits(self) -> bool:
         """Whether part of the answer is said modality by modality."""
         return bool(self.unimodal_evidence or self.linear_share)
@@ -571,7 +580,7 @@ class CLCRConfig(PreTrainedConfig):
         _check(self, ("score_interval",), lambda widths: min(widths) >= 0, "not be negative")
         _check(self, ("interval_coverage",), lambda share: 0 < share < 1, "lie in (0, 1)")
         _check(self, ("unimodal_statistics",), _names_statistics, f"be some of {list(STATISTICS)}")
-        _check(self, ("linear_share",), lambda share: 0 <= share <= 1, "lie in [0, 1]")
+        _check(self, ("own_share", "linear_share"), lambda share: 0 <= share <= 1, "lie in [0, 1]")
         for name in ("label_std", "class_weights", "logit_temperature"):
             value = getattr(self, name)
             if value is not None and min(value if isinstance(value, list) else [value]) <= 0:

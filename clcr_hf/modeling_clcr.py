@@ -400,8 +400,8 @@ def _fetched(module: nn.Module, name: str) -> torch.Tensor:
 
 
 class CLCRClassificationHead(nn.Module):
-    """`f(z_sh concat u_pr)` (paper): one hidden layer and the output map (our reconstruction). With unimodal evidence
-    (see `unimodal.py`) beside it the output map starts at zero: the joint path is a correction."""
+    """`f(z_sh concat u_pr)` (paper): one hidden layer and the output map (our reconstruction). Beside it, ours: the
+    modalities' own evidence (`unimodal.py`) and a linear model on mean features (`linear_evidence.py`)."""
 
     def __init__(self, config: CLCRConfig):
         super().__init__()
@@ -418,11 +418,9 @@ class CLCRClassificationHead(nn.Module):
             self.own_bias = nn.Parameter(torch.zeros(config.num_labels))
 
     def reset_parameters(self):
-        """The output map of a correction starts at zero."""
+        """The bias that no linear map has."""
         if not self.has_joint:
             init.zeros_(self.own_bias)
-        elif self.unimodal is not None:
-            init.zeros_(self.out_proj.weight)
 
     @torch.no_grad()
     def start_anew(self):
@@ -431,34 +429,29 @@ class CLCRClassificationHead(nn.Module):
         if self.unimodal is not None:
             nn.init.zeros_(self.unimodal.weight)
         if self.has_joint:
-            start = nn.init.xavier_uniform_ if self.unimodal is None else nn.init.zeros_
-            start(self.out_proj.weight)
+            nn.init.xavier_uniform_(self.out_proj.weight)
 
     def bias(self) -> torch.Tensor:
-        """`(num_labels,)`, the answer to nothing."""
+        """`(num_labels,)`, the answer to nothing of the joint path and of own evidence."""
         return _fetched(self.out_proj, "bias") if self.has_joint else _fetched(self, "own_bias")
-
-    def joint(self, pooled: torch.Tensor) -> torch.Tensor:
-        """`(..., pooled_size)` to `(..., num_labels)`, without the bias."""
-        hidden_states = self.activation(self.dense(self.dropout(pooled)))
-        return nn.functional.linear(self.dropout(hidden_states), _fetched(self.out_proj, "weight"))
 
     def forward(
         self, pooled: torch.Tensor | None, statistics: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
         Args:
             pooled: `(..., pooled_size)`, None without a joint path.
             statistics: `(..., M, K L d)`, None without unimodal evidence.
 
         Returns:
-            Logits `(..., C)`, of them the joint part `(..., C)` and the modalities' own `(..., M, C)` or None.
+            What the joint path says, `(..., C)` or None, and the modalities by themselves, `(..., M, C)` or None;
+            either is an answer once the bias is added.
         """
-        joint = None if pooled is None else self.joint(pooled)
         own = None if self.unimodal is None else self.unimodal(statistics)
-        parts = [part for part in (joint, None if own is None else own.sum(dim=-2)) if part is not None]
-        logits = self.bias() + sum(parts)
-        return logits, torch.zeros_like(logits) if joint is None else joint, own
+        if pooled is None:
+            return None, own
+        hidden_states = self.activation(self.dense(self.dropout(pooled)))
+        return nn.functional.linear(self.dropout(hidden_states), _fetched(self.out_proj, "weight")), own
 
 
 class _CLCRWithHead(CLCRPreTrainedModel):
@@ -529,19 +522,15 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits, joint, own = answer = self.classifier(outputs.pooler_output, outputs.modality_statistics)
-        evidence = own  # of which the model is trained
-        if outputs.feature_means is not None and self.classifier.linear is not None:
-            logits, joint, own = self.classifier.linear(
-                self.config.linear_share, answer, outputs.feature_means, outputs.present
-            )
-        loss, components = (None, None) if labels is None else self._objective(outputs, logits, evidence, labels)
+        joint, own = self.classifier(outputs.pooler_output, outputs.modality_statistics)
+        logits, joint_part, own_part = self._answer(outputs, joint, own)
+        loss, components = (None, None) if labels is None else self._objective(outputs, logits, joint, own, labels)
         mean, std = label_scale(self.config, logits)
         return self.output_class(
             loss=loss,
             logits=mean + std * logits,
-            modality_logits=None if own is None else std * own,
-            joint_logits=std * joint,
+            modality_logits=None if own_part is None else std * own_part,
+            joint_logits=std * joint_part,
             pooler_output=outputs.pooler_output,
             loss_components=components,
             level_weights=outputs.level_weights,
@@ -552,6 +541,20 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _answer(
+        self, outputs: CLCRModelOutput, joint: torch.Tensor | None, own: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Logits `(..., C)`, and of them, each with its share, the joint part `(..., C)` and the modalities' own
+        `(..., M, C)` or None."""
+        share, bias = self.config.effective_own_share, self.classifier.bias()
+        own = None if own is None else share * own
+        joint = bias * 0 if joint is None else (1 - share) * joint
+        logits = bias + joint if own is None else bias + joint + own.sum(dim=-2)
+        if outputs.feature_means is None or self.classifier.linear is None:
+            return logits, joint, own
+        answer = (logits, joint, own)
+        return self.classifier.linear(self.config.linear_share, answer, outputs.feature_means, outputs.present)
 
     def logit_bias(self) -> torch.Tensor:
         """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""
@@ -587,8 +590,16 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         self.config.linear_share = float(share)
 
     def _objective(
-        self, outputs: CLCRModelOutput, logits: torch.Tensor, own: torch.Tensor | None, labels: torch.Tensor
+        self,
+        outputs: CLCRModelOutput,
+        logits: torch.Tensor,
+        joint: torch.Tensor | None,
+        own: torch.Tensor | None,
+        labels: torch.Tensor,
     ):
+        """In evaluation the loss of the answer. In training the joint path has its loss and own evidence has its: were
+        their sum to fit the labels, own evidence would soon know the training rows by heart, and leave the joint path
+        nothing to learn from."""
         config = self.config
         parts: dict[str, torch.Tensor] = {}
         if self._regularises(outputs):
@@ -601,8 +612,9 @@ class _CLCRWithHead(CLCRPreTrainedModel):
                 present=self._rows(outputs.present),
                 sync=True,
             )
-        if own is not None and outputs.present is not None and config.unimodal_loss_weight:
+        if self.training and own is not None and outputs.present is not None:
             parts["unimodal"] = unimodal_loss(config, self.classifier.bias(), own, outputs.present, labels)
+            logits = logits if joint is None else self.classifier.bias() + joint
         if outputs.alignment_loss is not None:
             parts["alignment"] = outputs.alignment_loss
         components = combine(config, task_loss(config, logits, labels), parts)

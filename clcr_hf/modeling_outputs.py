@@ -77,14 +77,14 @@ class CLCRSequenceClassifierOutput(ModelOutput):
     Output of [`CLCRForSequenceClassification`]; fields as in [`CLCRModelOutput`], and:
 
     Args:
-        loss (scalar): when labels are given, `L_task + lambda_inter L_Inter + lambda_intra L_Intra`, and with
-            unimodal evidence `unimodal_loss_weight` times its loss, with alignment `alignment_coef` times its loss. The
-            regularisers and the alignment are left out in evaluation.
+        loss (scalar): when labels are given: in training `L_task + lambda_inter L_Inter + lambda_intra L_Intra`, where
+            with unimodal evidence `L_task` is the joint path's, and `unimodal_loss_weight` times that of the evidence
+            is added, with alignment `alignment_coef` times its loss; in evaluation the task loss of `logits` alone.
         logits (`(B, num_labels)`): scores; for regression the prediction itself, in the data's units.
-        modality_logits (`(B, M, num_labels)`): each modality's own evidence, exactly 0 for a missing one. `logits =
-            bias + joint_logits + modality_logits.sum(1)`, all in the units of `logits`; the bias is the model's
-            `logit_bias()`. `None` without `config.unimodal_evidence` and `config.linear_share`.
-        joint_logits (`(B, num_labels)`): what the fusion adds; 0 with `use_joint_path=False`.
+        modality_logits (`(B, M, num_labels)`): each modality's own evidence with its share, exactly 0 for a missing
+            one. `logits = bias + joint_logits + modality_logits.sum(1)`, all in the units of `logits`; the bias is the
+            model's `logit_bias()`. `None` without `config.unimodal_evidence` and `config.linear_share`.
+        joint_logits (`(B, num_labels)`): what the fusion adds, with its share; 0 with `use_joint_path=False`.
         loss_components (`{name: scalar}`): `task`; `intra`, `inter` and the latter's unweighted parts `inter_private`,
             `inter_leakage`, `inter_mix`; `unimodal`; `alignment`; those that were computed.
     """

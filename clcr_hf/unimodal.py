@@ -1,8 +1,8 @@
-"""Evidence of each modality by itself, added to what the fusion says (our extension).
+"""Evidence of each modality by itself, beside what the fusion says (our extension).
 
-The logits are `bias + joint + sum over modalities of their own`, where a modality's own logits are a linear readout of
-the mean, spread and maximum over time (`config.unimodal_statistics`) of its tokens before the exchange. The joint path
-is then a correction to what late fusion has for nothing, and starts at zero.
+A modality's own logits are a linear readout of the mean, spread and maximum over time (`config.unimodal_statistics`) of
+its tokens before the exchange. Their sum is late fusion, with a loss of its own; the answer is `bias + (1 - own_share)
+joint + own_share * sum of own`.
 """
 
 from collections.abc import Sequence

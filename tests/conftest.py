@@ -22,19 +22,16 @@ def real_data() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def as_if_trained():
-    """Readouts start at random, not at zero: a new model answers its bias whatever it is given, and a test that
-    compares two answers of it could not fail. Tests of the start itself are marked `starts_at_zero`."""
+    """Readouts of own evidence start at random, not at zero: of a new model they say nothing, and a test that compares
+    two answers of them could not fail. Tests of the start itself are marked `starts_at_zero`."""
     from transformers import initialization as init
 
-    from clcr_hf.modeling_clcr import CLCRClassificationHead
     from clcr_hf.unimodal import UnimodalReadout
 
-    classes = (CLCRClassificationHead, UnimodalReadout)
-    originals = {each: each.reset_parameters for each in classes}
+    original = UnimodalReadout.reset_parameters
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CLCRClassificationHead, "reset_parameters", lambda head: None)
         patch.setattr(UnimodalReadout, "reset_parameters", lambda readout: init.normal_(readout.weight, std=0.02))
-        yield originals
+        yield original
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +40,8 @@ def start_of_readouts(request, as_if_trained):
     if not request.node.get_closest_marker("starts_at_zero"):
         yield
         return
+    from clcr_hf.unimodal import UnimodalReadout
+
     with pytest.MonkeyPatch.context() as patch:
-        for each, original in as_if_trained.items():
-            patch.setattr(each, "reset_parameters", original)
+        patch.setattr(UnimodalReadout, "reset_parameters", as_if_trained)
         yield

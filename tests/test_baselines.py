@@ -1,21 +1,19 @@
-"""What a run is measured against: a constant, a linear model on mean features, and its own evidence alone."""
+"""What a run is measured against: a constant, and a linear model on mean features."""
 
 import json
 import warnings
 
 import numpy as np
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub import ModelCard
-from transformers.trainer_utils import EvalPrediction, PredictionOutput
+from transformers.trainer_utils import EvalPrediction
 
-from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data.labels import LabelKind, label_kind
 from clcr_hf.hub.card import card_from_run
 from clcr_hf.modeling_clcr import CLCRPreTrainedModel
 from clcr_hf.training.arguments import parse_args
-from clcr_hf.training.baselines import Baselines, compare, comparison, joint_kept, own_evidence, preferred
+from clcr_hf.training.baselines import Baselines, compare, comparison
 from clcr_hf.training.run import main, metrics_function
 
 COLUMNS = {"gaze": "gaze_features", "pose": "pose_features"}
@@ -139,39 +137,11 @@ def test_no_more_is_read_than_the_line_says(monkeypatch):
     rows = Dataset.from_dict({**columns, "label": means[:, 0].tolist()})
     labels = label_kind({"train": rows})
     measure = metrics_function("regression", False, None)
-    found = compare({"train": rows, "test": rows}, COLUMNS, labels, measure, "mae", {"test": 0.1})
+    found = compare(Baselines(rows, COLUMNS, labels), {"test": rows}, measure, "mae", {"test": 0.1})
     assert (found["rows"], found["total"]) == (50, 120)
     line = comparison({"baselines": found})
     assert "they read 50 of 120 training rows" in line and "worse than ridge regression\n" in line
     assert line.count("\n") == 1
-
-
-# -- the model's own evidence ------------------------------------------------------------------------------------------
-
-
-def test_own_evidence_is_the_sum_of_the_modalities():
-    torch.manual_seed(0)
-    config = CLCRConfig(
-        extra_configs={name: {"feature_size": width} for name, width in WIDTHS.items()},
-        num_labels=1,
-        hidden_size=16,
-        problem_type="regression",
-    )
-    model = CLCRForSequenceClassification(config).eval()
-    inputs = {f"{name}_features": torch.randn(9, 4, width) for name, width in WIDTHS.items()}
-    with torch.no_grad():
-        outputs = model(**inputs)
-        labels = (outputs.modality_logits.sum(1) + model.logit_bias())[:, 0].numpy()
-    kept = [value for name, value in outputs.items() if name not in joint_kept(config)]
-    found = PredictionOutput(tuple(value.numpy() for value in kept), labels, {})
-    measure = metrics_function("regression", False, None)
-    figures = own_evidence(found, config, measure, "mae")
-    assert figures["own"] == pytest.approx(0, abs=1e-6) and figures["whole"] > 1e-3
-    entry = preferred("mae", {"validation": figures})
-    assert entry["preferred"] == "own"
-    assert "use_joint_path=false" in comparison({"evidence": entry})
-    assert preferred("accuracy", {"validation": figures})["preferred"] == "whole"
-    assert preferred("mae", {"test": figures}) == {}
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
@@ -195,17 +165,21 @@ def test_a_run_says_records_and_shows_what_it_was_compared_with(table, tmp_path,
     found = run["baselines"]
     assert list(found["figures"]) == ["validation", "test"] and found["reads"] == ["gaze", "pose"]
     figures = found["figures"]["test"]
-    assert figures["model"] == metrics["test_mae"] > figures["constant"] / 2 > figures["linear"]
+    assert figures["model"] == metrics["test_mae"]
+    assert max(figures["linear"], figures["model"]) < figures["constant"] / 2  # of which the linear part takes care
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compare:")]
-    assert len(said) == 2
+    assert len(said) == 1
     assert f"ridge regression on means of gaze, pose {figures['linear']:.4g}" in said[0] and "on test" in said[0]
-    evidence = run["evidence"]
-    assert evidence["figures"]["test"]["whole"] == pytest.approx(metrics["test_mae"])
-    assert ("whole model (mae" in said[1]) == (evidence["preferred"] == "whole")
-    assert CLCRPreTrainedModel.load_with_head(tmp_path).config.use_joint_path
+    shares = run["shares"]
+    assert list(shares["shares"]) == ["joint path", "own evidence", "linear model"]
+    assert shares["together"] <= max(shares["alone"].values())
+    config = CLCRPreTrainedModel.load_with_head(tmp_path).config
+    assert config.linear_share == pytest.approx(shares["shares"]["linear model"])
+    kept = 1 - config.linear_share
+    assert config.own_share * kept == pytest.approx(shares["shares"]["own evidence"]) or not kept
     text = card_from_run(tmp_path).text
     assert f"the median {figures['constant']:.4f}, ridge regression on mean features of gaze, pose" in text
-    assert f"own evidence, without the fusion, has MAE {evidence['figures']['validation']['own']:.4f}" in text
+    assert f"Shares of its answer: {shares['words']}." in text
     assert ModelCard.load(tmp_path / "README.md").text == text
 
 
@@ -213,7 +187,7 @@ def test_a_run_without_baselines(table, tmp_path, capsys):
     words = ["--data_file", str(table), "--output_dir", str(tmp_path), *SHORT, "--baselines", "False"]
     main([*words, "--config_overrides", "unimodal_evidence=false"])
     run = json.loads((tmp_path / "run.json").read_text())
-    assert "baselines" not in run and "evidence" not in run
+    assert "baselines" not in run and "shares" in run  # the linear model still takes its part
     assert "compare:" not in capsys.readouterr().out
     assert "learned from the same training split" not in (tmp_path / "README.md").read_text()
     assert parse_args(["--data_file", str(table)])[2].baselines

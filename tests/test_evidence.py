@@ -60,11 +60,10 @@ def test_all_of_the_width_as_ranks_warns(caplog, tmp_path):
 
 
 @pytest.mark.starts_at_zero
-def test_a_new_model_answers_its_bias():
-    model, inputs = make(tiny_config(label_mean=3.0, label_std=2.0)), batch()
-    assert torch.equal(model(**inputs).logits, torch.full((6, 1), 3.0))
-    agreeing = make(tiny_config(evidence="agreement"))
-    assert agreeing(**inputs).logits.std() > 0 and agreeing(**inputs).modality_logits is None
+def test_own_evidence_says_nothing_before_it_has_learned():
+    out = make(tiny_config())(**batch())
+    assert (out.modality_logits == 0).all() and out.joint_logits.std() > 0
+    assert make(tiny_config(evidence="agreement"))(**batch()).modality_logits is None
 
 
 @pytest.mark.parametrize("fields", [{}, {"label_mean": 3.0, "label_std": 2.5}, {"use_joint_path": False}])
@@ -110,12 +109,29 @@ def test_own_evidence_alone_has_no_fusion():
         tiny_config(use_joint_path=False, unimodal_evidence=False)
 
 
-def test_the_loss_of_own_evidence_reaches_it_alone():
-    model, inputs = make(feature_config(num_labels=3)).train(), batch(text=False)
+def test_each_part_has_its_share_and_a_loss_of_its_own():
+    model, inputs = make(feature_config(num_labels=3, dropout=0.0, lambda_intra=0, lambda_inter=0)), batch(text=False)
     inputs["labels"] = torch.tensor([0, 1, 2, 0, 1, 2])
-    model(**inputs).loss_components["unimodal"].backward()
+    answers = {}
+    for share in (0.0, 0.25, 1.0):
+        model.config.own_share = share
+        answers[share] = model(**inputs)
+    torch.testing.assert_close(answers[0.25].logits, 0.75 * answers[0.0].logits + 0.25 * answers[1.0].logits)
+    assert (answers[1.0].joint_logits == 0).all() and (answers[0.0].modality_logits == 0).all()
+    model.train()
+    found = model(**inputs)
+    parts, loss = found.loss_components, torch.nn.functional.cross_entropy
+    torch.testing.assert_close(parts["task"], loss(answers[0.0].logits, inputs["labels"]))
+    torch.testing.assert_close(found.loss, parts["task"] + 0.5 * parts["unimodal"])
+    parts["unimodal"].backward(retain_graph=True)
     assert model.classifier.unimodal.weight.grad.abs().sum() > 0
     assert model.classifier.dense.weight.grad is None and model.clcr.exchange.raw_shared.grad is None
+    model.zero_grad()
+    parts["task"].backward()
+    assert model.classifier.unimodal.weight.grad is None and model.classifier.dense.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        measured = model.eval()(**inputs)
+    torch.testing.assert_close(measured.loss, loss(measured.logits, inputs["labels"]))
 
 
 def test_scores_are_learned_in_units_of_their_spread():
@@ -349,7 +365,7 @@ def test_a_compiled_model_follows_the_weights():
 
 def test_evaluation_computes_no_regularisers():
     model, inputs = make(tiny_config()), batch()
-    assert set(model(**inputs).loss_components) == {"task", "unimodal"}
+    assert set(model(**inputs).loss_components) == {"task"}
     assert {"intra", "inter"} <= set(model.train()(**inputs).loss_components)
     assert model.eval()(**inputs).budget_statistics is None
 

@@ -13,8 +13,8 @@ from clcr_hf.data import CLCRDataCollator
 from clcr_hf.data.labels import label_kind
 from clcr_hf.modeling_clcr import CLCRPreTrainedModel
 from clcr_hf.training.baselines import Baselines
-from clcr_hf.training.linear import find_share, laid_out
 from clcr_hf.training.run import main
+from clcr_hf.training.shares import find_shares, laid_out
 from clcr_hf.training.trainer import CLCRTrainer, CLCRTrainingArguments
 
 WIDTHS = {"gaze": 3, "pose": 4}
@@ -190,21 +190,39 @@ def test_what_cannot_be_is_refused(scores):
         model.set_linear_evidence(0.5, **{**laid_out(model.config, baselines), "bias": np.zeros(3)})
 
 
-def test_the_better_model_gets_the_larger_share():
+def test_the_better_answer_gets_the_larger_share():
     rng = np.random.default_rng(0)
     config = CLCRConfig(**REGRESSION)
     truth = 9 * rng.standard_normal(200)
-    good, bad = truth + rng.standard_normal(200), 9 * rng.standard_normal(200)
-    good, bad, one = good[:, None], bad[:, None], (truth + rng.standard_normal(200))[:, None]
-    assert find_share(config, good, bad, truth)[0] < 0.1
-    assert find_share(config, bad, good, truth)[0] > 0.9
-    assert 0.3 < find_share(config, good, one, truth)[0] < 0.7  # as good, with noise of its own
+    good, bad, other = truth + rng.standard_normal(200), 9 * rng.standard_normal(200), truth + rng.standard_normal(200)
+    good, bad, other = good[:, None], bad[:, None], other[:, None]
+
+    def found(config, labels, **parts):
+        shares = find_shares(config, parts, labels)["shares"]
+        assert sum(shares.values()) == pytest.approx(1) and list(shares) == list(parts)
+        return list(shares.values())
+
+    assert found(config, truth, a=good, b=bad)[1] < 0.1 < 0.9 < found(config, truth, a=bad, b=good)[1]
+    assert 0.3 < found(config, truth, a=good, b=other)[1] < 0.7  # as good, with noise of its own
+    shares = found(config, truth, a=good, b=bad, c=other)
+    assert shares[1] < 0.1 and 0.3 < shares[0] < 0.7
     classes = CLCRConfig(num_labels=2, problem_type="single_label_classification")
     labels = (truth > 0).astype(int)
     right, wrong = (np.hstack((-each, each)) for each in (good, bad))
-    assert find_share(classes, wrong, right, labels)[0] > 0.9
-    assert find_share(classes, 30 * wrong, right, labels)[0] > 0.9  # however sure of itself the other is
-    assert find_share(classes, right, wrong, labels)[0] < 0.1
+    assert found(classes, labels, a=wrong, b=right)[1] > 0.85
+    assert found(classes, labels, a=right, b=wrong)[1] < 0.1
+    # However sure of itself the other is: its share is one of logits.
+    mixed = found(classes, labels, a=30 * wrong, b=right)
+    answers = mixed[0] * 30 * wrong + mixed[1] * right
+    assert (answers.argmax(1) == labels).mean() > (right.argmax(1) == labels).mean() - 0.03
+
+
+def test_few_rows_say_little():
+    config, truth = CLCRConfig(**REGRESSION), np.array([1.0, -2.0, 3.0])
+    parts = {"a": truth[:, None] + 0.9, "b": truth[:, None] + 1.0}
+    assert 0.5 < find_shares(config, parts, truth)["shares"]["a"] < 1
+    many = {name: np.tile(value, (100, 1)) for name, value in parts.items()}
+    assert find_shares(config, many, np.tile(truth, 100))["shares"]["a"] == 1
 
 
 def test_a_run_is_not_worse_than_the_line_where_the_line_is_right(tmp_path, capsys):
@@ -216,8 +234,9 @@ def test_a_run_is_not_worse_than_the_line_where_the_line_is_right(tmp_path, caps
     with_it = main([*words, "--output_dir", str(tmp_path / "with")])
     said = capsys.readouterr().out
     without = main([*words, "--output_dir", str(tmp_path / "without"), "--linear_evidence", "False"])
-    assert "of the answer is ridge regression on mean features" in said
-    assert "linear: " not in capsys.readouterr().out
+    assert "% ridge regression on mean features" in said
+    said = capsys.readouterr().out
+    assert "shares:" in said and "ridge regression on mean features;" not in said
     assert with_it["test_mae"] < 0.3 * without["test_mae"]
     model = CLCRPreTrainedModel.load_with_head(tmp_path / "with")
     assert model.config.linear_share > 0.8

@@ -317,9 +317,9 @@ def _named(key: str) -> tuple[str, str]:
 
 
 def _compared(run: dict[str, Any], split: str) -> list[str]:
-    """Sentences on what the run measured beside the model: baselines on the same split, and its own evidence alone."""
+    """Sentences on what the run measured beside the model: baselines on the same split, and its parts by themselves."""
     lines = []
-    found, evidence = run.get("baselines") or {}, run.get("evidence")
+    found, shares = run.get("baselines") or {}, run.get("shares")
     if split in found.get("figures", {}):
         figures, name = found["figures"][split], _named(found["metric"])[0]
         text = "Beside it, learned from the same training split, by "
@@ -327,12 +327,8 @@ def _compared(run: dict[str, Any], split: str) -> list[str]:
         if found["linear"]:
             text += f", {found['linear']} on mean features of {', '.join(found['reads'])} {figures['linear']:.4f}"
         lines.append(f"{text} (this model {figures['model']:.4f}).")
-    if evidence:
-        figures, name = evidence["figures"]["validation"], _named(evidence["metric"])[0]
-        lines.append(
-            f"On validation the sum of the modalities' own evidence, without the fusion, has {name} "
-            f"{figures['own']:.4f}, the whole model {figures['whole']:.4f}."
-        )
+    if shares:
+        lines.append(f"Shares of its answer: {shares['words']}.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What a trained model is measured against: a constant, a linear model on mean features, and its own evidence alone.
+"""What a trained model is measured against: a constant, and a linear model on mean features.
 
 The linear model is scikit-learn's ridge or logistic regression on the mean over time of each column of ready-made
 features; the strength of its penalty is chosen inside the training data. It reads no token ids, and nothing raw (text,
@@ -19,10 +19,8 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers.trainer_utils import EvalPrediction, PredictionOutput
+from transformers.trainer_utils import EvalPrediction
 
-from ..configuration_clcr import CLCRConfig
-from ..data.columns import logger
 from ..data.labels import LabelKind, feature_shapes
 from ..modalities import FEATURES_END, modality
 
@@ -266,29 +264,8 @@ def compare(
     return {"metric": metric, **{name: getattr(baselines, name) for name in names}, "figures": figures}
 
 
-def joint_kept(config: CLCRConfig) -> list[str]:
-    """What evaluation leaves out of a model's output, so that [`own_evidence`] can be told."""
-    return [name for name in config.keys_to_ignore_at_inference if name != "joint_logits"]
-
-
-def own_evidence(found: PredictionOutput, config: CLCRConfig, measure: Measure, metric: str) -> dict[str, float]:
-    """The metric of the whole model and of the sum of its own evidence alone; empty where it has no two such answers.
-
-    Args:
-        found: of `trainer.predict(..., ignore_keys=joint_kept(config))`.
-    """
-    if not (config.unimodal_evidence and config.use_joint_path):
-        return {}
-    if not isinstance(found.predictions, tuple):
-        logger.warning("the model is not compared with its own evidence: batch_eval_metrics keeps no predictions")
-        return {}
-    whole, joint = found.predictions[:2]
-    answers = {"whole": whole, "own": whole - joint}
-    return {name: measure(EvalPrediction(logits, found.label_ids))[metric] for name, logits in answers.items()}
-
-
 def comparison(record: Mapping[str, Any]) -> str:
-    """The comparisons in the record of a run, a line each, as the run says them; empty where there are none."""
+    """The comparison in the record of a run, as the run says it; empty where there is none."""
     lines = []
     if baselines := record.get("baselines"):
         split, figures = list(baselines["figures"].items())[-1]
@@ -302,26 +279,11 @@ def comparison(record: Mapping[str, Any]) -> str:
         notes += [f"the model is worse than {' and '.join(worse)}"] if worse else []
         text = f"compare: {metric} on {split}: this model {figures['model']:.4g}, {', '.join(parts)}"
         lines.append("; ".join([text, *notes]))
-    if evidence := record.get("evidence"):
-        figures, own = evidence["figures"]["validation"], evidence["preferred"] == "own"
-        choice = "the modalities' own evidence alone" if own else "the whole model"
-        values = f"{evidence['metric']} of the whole {figures['whole']:.4g}, of its own evidence {figures['own']:.4g}"
-        advice = "; --config_overrides use_joint_path=false trains that" if own else ""
-        lines.append(f"compare: validation prefers {choice} ({values}){advice}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def preferred(metric: str, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """What the record keeps of [`own_evidence`] by split: which of the two validation prefers, the whole where they are
-    equal; empty without validation."""
-    if not figures.get("validation"):
-        return {}
-    whole, own = figures["validation"]["whole"], figures["validation"]["own"]
-    return {"metric": metric, "preferred": "own" if _beats(metric, own, whole) else "whole", "figures": dict(figures)}
 
 
 def _beats(metric: str, one: float | None, other: float) -> bool:
     return one is not None and (one < other if metric == "mae" else one > other)
 
 
-__all__ = ["Baselines", "compare", "comparison", "joint_kept", "own_evidence", "preferred"]
+__all__ = ["Baselines", "LinearMap", "compare", "comparison"]

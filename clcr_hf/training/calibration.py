@@ -68,15 +68,17 @@ def calibrate(trainer: "CLCRTrainer", rows: Any) -> dict[str, float]:
     return {f"calibration_{name}": value for name, value in found.metrics.items()}
 
 
-def predict_rows(trainer: "CLCRTrainer", rows: Any) -> tuple[Any, Any]:
-    """Logits and labels of all rows, in their order, in every process."""
+def predict_rows(trainer: "CLCRTrainer", rows: Any, *more: str) -> tuple[Any, Any]:
+    """Logits and labels of all rows, in their order, in every process. `more`: other fields of the model's output,
+    which then come in a tuple with the logits."""
     by_batch, trainer.args.batch_eval_metrics = trainer.args.batch_eval_metrics, False  # it keeps no predictions
+    config = trainer.accelerator.unwrap_model(trainer.model).config
     try:
-        predicted = trainer.predict(rows)
+        ignored = [name for name in config.keys_to_ignore_at_inference if name not in more]
+        predicted = trainer.predict(rows, ignored)
     finally:
         trainer.args.batch_eval_metrics = by_batch
-    logits = predicted.predictions
-    return logits[0] if isinstance(logits, tuple) else logits, predicted.label_ids
+    return predicted.predictions, predicted.label_ids
 
 
 def forget_calibration(config: CLCRConfig) -> None:

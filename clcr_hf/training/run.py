@@ -36,18 +36,18 @@ from .arguments import (
     parse_args,
     used_arguments,
 )
-from .baselines import Baselines, compare, comparison, joint_kept, own_evidence, preferred
+from .baselines import Baselines, compare, comparison
 from .build import build_model, build_processor, has_head, label_fault, load_processor
 from .calibration import calibrate, counted
 from .data import LoadedData, fill_flow, load_data
 from .length import fit_length
-from .linear import add_linear_share
 from .log import CarvedSplits, outcome, plan
 from .one_writer import alone_in_output_dir
 from .parser import RunParser
 from .record import plain, record, report
 from .rows import prepare
 from .sequence_augmentation import augments_unasked
+from .shares import set_shares
 from .trainer import CLCRTrainer, CLCRTrainingArguments
 
 
@@ -85,7 +85,7 @@ def run_training(
         print(plan(data.title, datasets, carved, columns, model, training_args, length), flush=True)
 
     metrics: dict[str, float] = {}
-    evidence: dict[str, dict[str, float]] = {}
+    shares: dict[str, Any] = {}
     if training_args.do_train:
         warn_without_alignment(model, model_args.pretrain_epochs, model_args.model_name_or_path is None)
         if model_args.pretrain_epochs and training_args.resume_from_checkpoint is None:
@@ -96,8 +96,9 @@ def run_training(
         trainer.save_state()
         if (linear or training_args.baselines) and trainer.is_world_process_zero():
             baselines = Baselines(datasets["train"].rows, columns, labels)
-        if linear:
-            add_linear_share(trainer, baselines, datasets.get("validation"))
+        shares = set_shares(trainer, baselines, datasets.get("validation"))
+        if shares and trainer.is_world_process_zero():
+            print(f"shares:  {shares['words']}", flush=True)
         if getattr(training_args, "calibrate", False):
             metrics |= calibrate(trainer, datasets.get("validation"))
     for wanted, split, prefix in (
@@ -105,13 +106,13 @@ def run_training(
         (training_args.do_predict, "test", "test"),
     ):
         if wanted and split in datasets:
-            found = trainer.predict(datasets[split], joint_kept(model.config), prefix)
-            metrics |= report(trainer, prefix, {**found.metrics, f"{prefix}_samples": len(datasets[split])})
-            evidence[split] = own_evidence(found, model.config, trainer.compute_metrics, best_metric(labels))
+            found = trainer.predict(datasets[split], metric_key_prefix=prefix).metrics
+            metrics |= report(trainer, prefix, {**found, f"{prefix}_samples": len(datasets[split])})
     trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record
     if trainer.is_world_process_zero():
         entry = record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)
-        entry |= _compared(datasets, baselines, best_metric(labels), trainer, metrics, evidence)
+        entry |= _compared(datasets, baselines, best_metric(labels), trainer, metrics)
+        entry |= {"shares": shares} if shares else {}
         write_json(Path(training_args.output_dir) / RUN_FILE, entry, plain)
         write_model_card(training_args.output_dir)
         print(comparison(entry), end="", flush=True)
@@ -133,20 +134,17 @@ def _compared(
     metric: str,
     trainer: CLCRTrainer,
     metrics: dict[str, float],
-    evidence: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
-    """What the record keeps of the comparisons with baselines and with the model's own evidence. No other process
-    waits for it."""
+    """What the record keeps of the comparison with baselines; empty without. No other process waits for it."""
     measured = {
         split: metrics[f"{prefix}_{metric}"]
         for split, prefix in (("validation", "eval"), ("test", "test"))
         if f"{prefix}_{metric}" in metrics
     }
-    found: dict[str, Any] = {"evidence": preferred(metric, evidence)}
-    if baselines is not None and getattr(trainer.args, "baselines", False) and measured:
-        rows = {split: datasets[split].rows for split in measured}
-        found["baselines"] = compare(baselines, rows, trainer.compute_metrics, metric, measured)
-    return {name: value for name, value in found.items() if value}
+    if baselines is None or not getattr(trainer.args, "baselines", False) or not measured:
+        return {}
+    rows = {split: datasets[split].rows for split in measured}
+    return {"baselines": compare(baselines, rows, trainer.compute_metrics, metric, measured)}
 
 
 def open_data(
