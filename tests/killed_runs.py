@@ -1,7 +1,8 @@
 """Runs of the training script that a test can kill, each a process of its own.
 
-The imports take longer than a small run. So `Forge` starts this file once, and it forks a process for each run: that one
-calls what the scripts in `examples/` call, and is killed by a real SIGKILL, of its own at a chosen write or from outside.
+The imports take longer than a small run. So `Forge` starts this file once, and it forks a process for each run: that
+one calls what the scripts in `examples/` call, and is killed by a real SIGKILL, of its own at a chosen write or from
+outside.
 """
 
 import json
@@ -34,7 +35,7 @@ class Forge:
         """
         Args:
             words: the command line.
-            write: `(text, number)`: die at the so-manieth write to a path that holds `text`.
+            write: `(text, number)`: rank `rank` (0) dies at the so-manieth write to a path that holds `text`.
             after: seconds after which the last rank is sent `signal`.
             signal: SIGKILL if left out.
             at_log: send it when the log holds this text, in place of `after`.
@@ -104,7 +105,7 @@ def live(order: dict[str, Any], rank: int, port: int) -> None:
     if order["ranks"] > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(order["ranks"]))
         os.environ.update(LOCAL_WORLD_SIZE=str(order["ranks"]), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    if "write" in order and rank == order["ranks"] - 1 - order.get("from_last", order["ranks"] - 1):
+    if "write" in order and rank == order.get("rank", 0):
         die_at_write(*order["write"])
     if "poison" in order:
         poison(*order["poison"])
@@ -124,26 +125,25 @@ def finish(children: list[int], order: dict[str, Any]) -> list[int]:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
                     codes[child] = os.waitstatus_to_exitcode(status)
-        now = time.monotonic() - begun
-        due = (
-            now > order["after"]
-            if "after" in order
-            else order.get("at_log", "") in Path(order["log"]).read_text()
-            if "at_log" in order and os.path.exists(order["log"])
-            else False
-        )
-        if not sent and due and children[-1] not in codes:
+        passed = time.monotonic() - begun
+        if not sent and children[-1] not in codes and _due(order, passed):
             sent, number = True, order.get("signal", signal.SIGKILL)
             (os.killpg if order.get("group") else os.kill)(children[-1], number)
-        if -signal.SIGKILL in codes.values() or now > WAIT:
+        if -signal.SIGKILL in codes.values() or passed > WAIT:
             for child in set(children) - codes.keys():
                 os.kill(child, signal.SIGKILL)
         time.sleep(0.01)
     return [codes[child] for child in children]
 
 
+def _due(order: dict[str, Any], passed: float) -> bool:
+    if "after" in order:
+        return passed > order["after"]
+    return os.path.exists(order["log"]) and order["at_log"] in Path(order["log"]).read_text()
+
+
 def die_at_write(text: str, number: int) -> None:
-    """SIGKILL at one of the writes below a path that holds `text`: opened, renamed or removed files, and halves of those
+    """SIGKILL at one of the writes to a path that holds `text`: opened, renamed or removed files, and halves of those
     that libraries write."""
     import safetensors.torch
     import torch

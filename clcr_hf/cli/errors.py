@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Set it to see where an error came from.
 TRACEBACK = "CLCR_TRACEBACK"
-_USER = (ValueError, OSError, ImportError, ArithmeticError, EOFError, MemoryError)
+_USER = (ValueError, OSError, ImportError, OverflowError, FloatingPointError, EOFError, MemoryError)
 # Libraries that read files, check settings or use the network: their own errors are about those, not about our code.
 _EDGE = {
     *("av", "datasets", "gradio", "h5py", "httpx", "httpx2", "huggingface_hub", "onnxruntime", "PIL", "pyarrow"),

@@ -27,6 +27,7 @@ _PARTS = {
 }
 _DEEPSPEED = "global_step*"
 _STATE = "trainer_state.json"
+_TORCH_WRITER = ("inline_container", "iostream")  # of its errors, which are plain RuntimeErrors
 _ZIPPED = (".pt", ".pth", ".bin")  # as torch.save writes
 
 
@@ -139,11 +140,13 @@ def told_in_one_line(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error) + str(error.__context__):
-            raise  # torch has no error of its own for it
-        text = str(error.__context__ or error) if isinstance(error, RuntimeError) else str(error)
-        text = " ".join(text.partition("frame #")[0].split())
-        raise OSError(f"{checkpoint} could not be written ({text}); the one before it was not touched") from error
+        text = " ".join(str(error).partition("frame #")[0].split())
+        if isinstance(error, RuntimeError) and not any(word in text for word in _TORCH_WRITER):
+            raise
+        free = shutil.disk_usage(checkpoint.parent).free / 1e6
+        raise OSError(
+            f"{checkpoint} could not be written, {free:.1f} MB are free there ({text}); the one before it is as it was"
+        ) from error
 
 
 def _newest_first(folder: str | os.PathLike) -> list[Path]:

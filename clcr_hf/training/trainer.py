@@ -173,6 +173,8 @@ class CLCRTrainer(Trainer):
         ):
             self.control.should_training_stop = True
             return
+        if isinstance(getattr(train_dataloader, "generator", None), torch.Generator):
+            train_dataloader.generator.manual_seed(self.args.seed + epoch)
         inner: Any = train_dataloader
         while getattr(inner, "batch_sampler", None) is not None:
             inner = inner.batch_sampler
@@ -186,7 +188,7 @@ class CLCRTrainer(Trainer):
     def _maybe_log_save_evaluate(
         self, tr_loss: Any, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
     ) -> None:
-        control: Any = self.control  # type: ignore[has-type]
+        control: Any = self.control
         if control.should_log or control.should_evaluate or control.should_save:
             self._check_finite(weights=control.should_evaluate)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
@@ -203,7 +205,7 @@ class CLCRTrainer(Trainer):
         if not self._keeps_nothing:
             if self._saved_step != self.state.global_step:
                 self._save_checkpoint(model, trial)
-                self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+                self.control: Any = self.callback_handler.on_save(self.args, self.state, self.control)
             said = f"checkpoint-{self.state.global_step} is saved, --resume_from_checkpoint auto goes on from it"
         if self.is_world_process_zero():
             logger.warning("stopped by %s after step %d: %s", signal.Signals(number).name, self.state.global_step, said)
@@ -291,10 +293,8 @@ class CLCRTrainer(Trainer):
                 )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As transformers'; says so where the rows have no labels, so that nothing was measured. Draws no random
-        numbers, so that training is the same with and without it."""
-        with torch.random.fork_rng(devices=[]):
-            metrics = super().evaluate(*args, **kwargs)
+        """As transformers'; says so where the rows have no labels, so that nothing was measured."""
+        metrics = super().evaluate(*args, **kwargs)
         if self.is_in_train and not math.isfinite(metrics.get("eval_loss", 0.0)):
             raise FloatingPointError(f"step {self.state.global_step}: the loss on validation is not finite")
         if not any(name.endswith("_loss") for name in metrics):
@@ -318,6 +318,8 @@ class CLCRTrainer(Trainer):
             self.args.dataloader_drop_last = dropped
         inner = getattr(loader, "base_dataloader", loader)
         inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
+        # Seeds of workers come from a generator of their own: drawn from torch's, dropout would differ after a resume.
+        inner.generator = torch.Generator().manual_seed(self.args.seed)
         return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
