@@ -22,6 +22,7 @@ from test_trainer import make_trainer
 from transformers import TrainerCallback
 
 from clcr_hf.training.checkpoints import MARK, fault, find_checkpoint, finish, rotate
+from clcr_hf.training.stopping import StopSignals, TrainingStopped
 
 STEPS = 24  # of the run: 3 passes over 32 rows in batches of 4
 SETTINGS = {
@@ -274,6 +275,15 @@ def test_where_there_is_none(tmp_path):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-3"))
 
 
+def test_a_trainer_in_python_passes_over_what_is_not_whole(tmp_path, caplog):
+    make_trainer(tmp_path).train()
+    (tmp_path / "checkpoint-6" / "scheduler.pt").unlink()
+    trainer = make_trainer(tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+    assert "checkpoint-6 is not whole and is passed over: scheduler.pt is missing" in caplog.text
+    assert set(_whole(tmp_path)) == {"checkpoint-3", "checkpoint-6"}
+
+
 def test_a_run_that_starts_anew_beside_checkpoints_says_so(two, caplog):
     assert find_checkpoint(two, None) is None
     assert "holds checkpoint-24 of an earlier run" in caplog.text
@@ -361,6 +371,33 @@ def test_a_signal_in_the_alignment_stage_leaves_no_checkpoint(run, unbroken, tmp
     assert_same_end(tmp_path / "run", unbroken(**settings))
 
 
+def test_a_second_interrupt_does_not_wait_and_other_signals_do():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingStopped), StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.agreed() == signal.SIGTERM
+        raise TrainingStopped(signals.agreed())
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.agreed() == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one was held back")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_after_the_last_step_is_not_lost():
+    told = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    try:
+        with StopSignals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert told == []
+        assert told == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize(
     "settings", [{"max_steps": 10, "save_steps": 5}, {"load_best_model_at_end": True, "early_stopping_patience": 2}]
 )
@@ -426,6 +463,14 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, step, kept):
     ):
         trainer.train()
     assert _whole(tmp_path) == kept
+
+
+def test_a_loss_on_validation_that_is_not_finite_stops_the_run(tmp_path):
+    trainer = make_trainer(tmp_path, eval_strategy="epoch")
+    trainer.eval_dataset[0]["label"] = float("nan")
+    with pytest.raises(FloatingPointError, match="step 3: the loss on validation is not finite"):
+        trainer.train()
+    assert _whole(tmp_path) == []
 
 
 def test_the_log_does_not_hide_a_loss_that_is_not_finite(tmp_path):

@@ -40,9 +40,11 @@ class StopSignals:
         self._before = {each: signal.signal(each, self._note) for each in _ASKING} if here else {}
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
         for each, handler in self._before.items():
             signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        if self._asked and kind is None:  # it came too late to be asked for
+            signal.raise_signal(self._asked)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == self._asked == signal.SIGINT and not self._several:

@@ -107,8 +107,8 @@ class CLCRTrainer(Trainer):
     def __init__(self, *args: Any, keeps_nothing: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._keeps_nothing = keeps_nothing
-        self._signals = StopSignals()
-        self._saved_step = -1
+        self._signals, self._finite = StopSignals(), FiniteWatch()
+        self._saved_step, self._resumed = -1, False
         self._sums: dict[str, torch.Tensor] = {}
         self._passes = 0
         self._range_checked = False
@@ -160,17 +160,16 @@ class CLCRTrainer(Trainer):
         if resume_from_checkpoint:
             run = self.args.output_dir, resume_from_checkpoint, self.args.world_size, self.is_world_process_zero()
             resume_from_checkpoint = find_checkpoint(*run)
-        self._finite, self._saved_step = FiniteWatch(), -1
+        self._finite, self._saved_step, self._resumed = FiniteWatch(), -1, bool(resume_from_checkpoint)
         with self._signals:
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _run_epoch(self, *, model: nn.Module, epoch: int, train_dataloader: DataLoader, **kwargs: Any) -> None:
-        """As transformers', of a run that is not over: it may have been killed after its last step. Samplers and rows
-        draw by the epoch, so that one that is gone on with in its midst is the same."""
+        """As transformers'. A run that was over, and was killed before what follows training, learns no more. Samplers
+        and rows draw by the epoch, so that one that is gone on with in its midst is the same."""
         stops = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
-        if self.state.global_step >= self.state.max_steps or any(
-            each.early_stopping_patience_counter >= each.early_stopping_patience for each in stops
-        ):
+        stopped = any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stops)
+        if self._resumed and (stopped or self.state.global_step >= self.state.max_steps):
             self.control.should_training_stop = True
             return
         if isinstance(getattr(train_dataloader, "generator", None), torch.Generator):
