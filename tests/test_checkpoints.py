@@ -19,7 +19,7 @@ from datasets import Dataset
 from killed_runs import Forge
 from safetensors.torch import load_file
 from test_trainer import make_trainer
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from clcr_hf.training.checkpoints import MARK, fault, find_checkpoint, finish, rotate
 from clcr_hf.training.stopping import StopSignals, TrainingStopped
@@ -282,6 +282,16 @@ def test_a_trainer_in_python_passes_over_what_is_not_whole(tmp_path, caplog):
     trainer.train(resume_from_checkpoint=True)
     assert "checkpoint-6 is not whole and is passed over: scheduler.pt is missing" in caplog.text
     assert set(_whole(tmp_path)) == {"checkpoint-3", "checkpoint-6"}
+
+
+def test_what_goes_to_the_hub_on_the_way_is_whole(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, folder: sent.append((folder, fault(folder))))
+    monkeypatch.setattr(Trainer, "_finish_current_push", lambda self: None)
+    trainer = make_trainer(tmp_path)
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert sent == [(str(tmp_path / name), None) for name in ("checkpoint-3", "checkpoint-6")]
 
 
 def test_a_run_that_starts_anew_beside_checkpoints_says_so(two, caplog):

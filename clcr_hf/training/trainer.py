@@ -238,6 +238,13 @@ class CLCRTrainer(Trainer):
                 rotate(folder, limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         self._saved_step = self.state.global_step
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As transformers', which calls it before the checkpoint is whole."""
+        if self._saved_step == self.state.global_step:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_callback_state(self) -> None:
         """As transformers'; early stopping goes on counting where it was, with the patience of this run."""
