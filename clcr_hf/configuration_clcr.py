@@ -20,6 +20,7 @@ VERSION_01 = {
     "private_gate_start": 0.0,
     "private_gate_floor": 0.0,
 }
+STATISTICS = ("mean", "spread", "max")  # over time, of which own evidence may be read
 # What training finds on validation when the weights stand.
 CALIBRATED = ("logit_temperature", "label_thresholds", "score_interval")
 _STORED = "_stored"  # marks what is read from a file, for `__post_init__`
@@ -46,6 +47,10 @@ def _check(config: PreTrainedConfig, names: Sequence[str], is_right: Callable[[A
         value = getattr(config, name)
         if value is not None and not is_right(value):
             raise ValueError(f"`{name}` must {wanted}, got {value}")
+
+
+def _names_statistics(value: list) -> bool:
+    return bool(value) and set(value) <= set(STATISTICS) and len(set(value)) == len(value)
 
 
 def _is_positive(value: int) -> bool:
@@ -186,9 +191,16 @@ class CLCRConfig(PreTrainedConfig):
         unimodal_evidence (`bool`, *optional*):
             Adds to the logits a linear readout of each modality by itself, before the exchange; the joint path then
             starts at zero, as a correction. Ours; on by default with `evidence="norm"`, off with `"agreement"`.
+        unimodal_statistics (`list[str]`, *optional*, `["mean", "spread", "max"]` by default):
+            What that evidence reads of a modality's tokens over time. Spread and maximum tell motions apart that have
+            the same mean. Where readers of raw input are trained, `["mean"]` is better, which the scripts take:
+            dropout in the readers raises spread and maximum in training alone.
         unimodal_loss_weight (`float`, defaults to 0.5): Weight of the task loss of that evidence alone.
         use_joint_path (`bool`, defaults to `True`):
             `False` leaves the fusion out: the answer is the sum of the modalities' own evidence.
+        linear_share (`float`, *optional*):
+            Share of the answer, 0 to 1, that a linear model on mean features has (see `linear_evidence.py`); it takes
+            part outside of training. Ours; training finds it on validation. None: the model has no such part.
         private_gate_start, private_gate_floor (`float`, default to 2.0 and 0.1):
             Added to the private gates before their sigmoid, and their least opening: gates start open and do not die.
             Ours; 0 and 0 is the paper's formula.
@@ -268,8 +280,10 @@ class CLCRConfig(PreTrainedConfig):
     alignment_coef: float | int | None = None
     alignment_negatives: int = 8
     unimodal_evidence: bool | None = None
+    unimodal_statistics: list | None = None
     unimodal_loss_weight: float | int = 0.5
     use_joint_path: bool = True
+    linear_share: float | int | None = None
     private_gate_start: float | int = 2.0
     private_gate_floor: float | int = 0.1
 
@@ -366,6 +380,7 @@ class CLCRConfig(PreTrainedConfig):
             "level_evidence": agrees,
             "alignment_coef": 0.1 if agrees else 0.0,
             "unimodal_evidence": not agrees,
+            "unimodal_statistics": list(STATISTICS),
         }
         for name, value in defaults.items():
             if getattr(self, name) is None:
@@ -396,7 +411,7 @@ class CLCRConfig(PreTrainedConfig):
         count = kwargs.get("num_labels", len(kwargs["id2label"]) if kwargs.get("id2label") else None)
         if count is not None and count != (2 if stored is None else len(stored)):
             old = ["id2label", "label2id", "problem_type", "label_scale", "label_range"]
-            old += ["label_mean", "label_std", "class_weights", *CALIBRATED]
+            old += ["label_mean", "label_std", "class_weights", "linear_share", *CALIBRATED]
             config_dict = {name: value for name, value in config_dict.items() if name not in old}
             names = {name: kwargs.pop(name) for name in (*old, "num_labels") if name in kwargs}
             if names.get("id2label"):
@@ -467,6 +482,11 @@ class CLCRConfig(PreTrainedConfig):
     def pooled_size(self) -> int:
         """Width of `pooler_output`: `z_sh` and, with a private path, `u_pr` beside it."""
         return self.hidden_size * (2 if self.has_private_path else 1)
+
+    @property
+    def has_modality_logits(self) -> bool:
+        """Whether part of the answer is said modality by modality."""
+        return bool(self.unimodal_evidence or self.linear_share)
 
     @property
     def has_private_path(self) -> bool:
@@ -550,6 +570,8 @@ class CLCRConfig(PreTrainedConfig):
         _check(self, ("label_thresholds",), lambda limits: all(0 < limit < 1 for limit in limits), "lie in (0, 1)")
         _check(self, ("score_interval",), lambda widths: min(widths) >= 0, "not be negative")
         _check(self, ("interval_coverage",), lambda share: 0 < share < 1, "lie in (0, 1)")
+        _check(self, ("unimodal_statistics",), _names_statistics, f"be some of {list(STATISTICS)}")
+        _check(self, ("linear_share",), lambda share: 0 <= share <= 1, "lie in [0, 1]")
         for name in ("label_std", "class_weights", "logit_temperature"):
             value = getattr(self, name)
             if value is not None and min(value if isinstance(value, list) else [value]) <= 0:

@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_clcr import CLCRConfig, CLCRModalityConfig
 from .cross_modal import modality_ids
+from .loading import WRAPPERS, refuse_missing
 
 try:  # internal to transformers: without it everything works but torch.compile(fullgraph=True) before a first call
     from transformers.utils.output_capturing import maybe_install_capturing_hooks
@@ -30,6 +31,8 @@ except ImportError:  # pragma: no cover
 
 # Backbones that read a whole clip `(B, F, C, H, W)`; every other vision backbone reads frames one by one.
 VIDEO_MODEL_TYPES = ("videomae", "vivit")
+# Parts of backbones that no token depends on (the embedding is of masked frames in training), often not in the files.
+_UNUSED_WEIGHTS = ("pooler", "masked_spec_embed")
 
 
 @dataclass
@@ -263,11 +266,17 @@ class BackboneReader(nn.Module):
             self.backbone.requires_grad_(False)
 
     def load_pretrained(self, source: str):
-        """Takes over the weights of the backbone saved at `source` (hub name or folder)."""
+        """Takes over the weights of the backbone saved at `source` (hub name or folder); ValueError where its files
+        lack some that are used."""
         config = self.backbone.config
-        pretrained = AutoModel.from_pretrained(source, config=config, **self._unused_parts(config))
+        options = {**self._unused_parts(config), "key_mapping": WRAPPERS, "output_loading_info": True}
+        pretrained, report = AutoModel.from_pretrained(source, config=config, **options)
+        unused = {*_UNUSED_WEIGHTS}
         if config.is_encoder_decoder:
             pretrained = pretrained.get_encoder()
+            unused.add("decoder")
+        missing = [name for name in report["missing_keys"] if not unused & set(name.split("."))]
+        refuse_missing(source, missing, report["unexpected_keys"])
         self.backbone.load_state_dict(pretrained.state_dict())
 
     @staticmethod

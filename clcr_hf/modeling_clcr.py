@@ -15,10 +15,12 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from .alignment import alignment_loss
-from .configuration_clcr import CLCRConfig, CLCRModalityConfig
+from .configuration_clcr import STATISTICS, CLCRConfig, CLCRModalityConfig
 from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder, TemporalBlock
 from .intercad import InterLevelAggregation, LevelNorm, level_evidence
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
+from .linear_evidence import LinearEvidence, feature_means
+from .loading import WRAPPERS, refuse_missing
 from .modalities import STANDARD_MODALITIES
 from .modeling_inputs import collect_inputs
 from .modeling_outputs import (
@@ -62,7 +64,7 @@ class CLCRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm | LevelNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, LevelLinear | TokenBudget | UnimodalReadout):
+        elif isinstance(module, LevelLinear | LinearEvidence | TokenBudget | UnimodalReadout):
             module.reset_parameters()
         elif isinstance(module, IntraLevelExchange):
             module.reset_bases()
@@ -86,6 +88,39 @@ class CLCRPreTrainedModel(PreTrainedModel):
         initialise their children: what a checkpoint lacks would start from wrong values."""
         return False
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *model_args,
+        key_mapping: dict[str, str] | None = None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """
+        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that the files lack are an error, unless
+        `output_loading_info` asks for the report, or `state_dict` takes the files' place. A head may start anew on the
+        files of a model that has none of its weights and does not claim to. Names that begin with `module.` or
+        `_orig_mod.`, as DistributedDataParallel and `torch.compile` write them, are read without.
+
+        Raises:
+            ValueError: weights that the files lack, which would be left as noise.
+        """
+        source = pretrained_model_name_or_path
+        names = {**WRAPPERS, **(key_mapping or {})}
+        kwargs |= {"key_mapping": names, "output_loading_info": True}
+        model, report = super().from_pretrained(source, *model_args, **kwargs)
+        if output_loading_info:
+            return model, report
+        missing = set(report["missing_keys"])
+        head = {name for name in model.state_dict() if name.startswith("classifier.")}
+        if head <= missing and cls.__name__ not in (model.config.architectures or ()):
+            missing -= head
+            if model.config.linear_share:
+                model.config.linear_share = 0.0  # of the head that is not there
+        refuse_missing(source, [] if source is None else sorted(missing), report["unexpected_keys"])
+        return model
+
     @staticmethod
     def load_with_head(source: str | os.PathLike, **kwargs: Any) -> "CLCRPreTrainedModel":
         """
@@ -101,10 +136,7 @@ class CLCRPreTrainedModel(PreTrainedModel):
         options = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         head = head_class(CLCRConfig.from_pretrained(source, **options))
         model, report = head.from_pretrained(source, **{**kwargs, "output_loading_info": True})
-        missing, others = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-        if missing:
-            instead = f"; they hold {len(others)} that the model has not (first: {others[0]})" if others else ""
-            raise ValueError(f"{source}: its files lack {len(missing)} weights (first: {missing[0]}){instead}")
+        refuse_missing(source, sorted(report["missing_keys"]), report["unexpected_keys"])
         return model
 
     def save_pretrained(self, *args, save_original_format: bool = False, **kwargs):
@@ -275,6 +307,7 @@ class CLCRModel(CLCRPreTrainedModel):
         inputs, masks = collect_inputs(
             self.config, self.hierarchy.encoders, raw, features, token_type_ids, embeds=input_ids is None
         )
+        means = feature_means(self.config, inputs, masks) if self.config.linear_share and not self.training else None
         encoded = self.hierarchy(inputs, masks)
         if self.training and self.config.modality_dropout:
             self._drop_modalities(encoded)
@@ -290,11 +323,14 @@ class CLCRModel(CLCRPreTrainedModel):
         statistics = None
         if self.config.unimodal_evidence:
             steps = self.per_segment and self.config.num_segments is None
-            statistics = self._squeeze(token_statistics(encoded.tokens, groups, encoded.lengths, steps))
+            kinds = self.config.unimodal_statistics or STATISTICS
+            statistics = self._squeeze(token_statistics(encoded.tokens, groups, encoded.lengths, steps, kinds))
         fused: dict[str, Any] = {}
         if self.config.use_joint_path:
             fused = self._fuse(encoded, groups, present, bool(attend), output_last_hidden_state, output_alignment_loss)
-        return CLCRModelOutput(modality_statistics=statistics, present=present, hidden_states=hidden_states, **fused)
+        return CLCRModelOutput(
+            modality_statistics=statistics, feature_means=means, present=present, hidden_states=hidden_states, **fused
+        )
 
     def _fuse(
         self,
@@ -371,6 +407,7 @@ class CLCRClassificationHead(nn.Module):
         super().__init__()
         dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
         self.unimodal = UnimodalReadout(config) if config.unimodal_evidence else None
+        self.linear = LinearEvidence(config) if config.linear_share is not None else None
         self.has_joint = config.use_joint_path
         if self.has_joint:
             self.dense = nn.Linear(config.pooled_size, config.hidden_size)
@@ -412,7 +449,7 @@ class CLCRClassificationHead(nn.Module):
         """
         Args:
             pooled: `(..., pooled_size)`, None without a joint path.
-            statistics: `(..., M, 3 L d)`, None without unimodal evidence.
+            statistics: `(..., M, K L d)`, None without unimodal evidence.
 
         Returns:
             Logits `(..., C)`, of them the joint part `(..., C)` and the modalities' own `(..., M, C)` or None.
@@ -435,6 +472,8 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         self.num_labels = config.num_labels
         self.clcr = CLCRModel(config, per_segment=self.per_segment)
         self.classifier = CLCRClassificationHead(config)
+        if self.per_segment and config.linear_share is not None:
+            raise ValueError("`linear_share` is for labels of clips, not of segments")
         self.post_init()
 
     @can_return_tuple
@@ -490,8 +529,13 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             return_dict=True,
             **kwargs,
         )
-        logits, joint, own = self.classifier(outputs.pooler_output, outputs.modality_statistics)
-        loss, components = (None, None) if labels is None else self._objective(outputs, logits, own, labels)
+        logits, joint, own = answer = self.classifier(outputs.pooler_output, outputs.modality_statistics)
+        evidence = own  # of which the model is trained
+        if outputs.feature_means is not None and self.classifier.linear is not None:
+            logits, joint, own = self.classifier.linear(
+                self.config.linear_share, answer, outputs.feature_means, outputs.present
+            )
+        loss, components = (None, None) if labels is None else self._objective(outputs, logits, evidence, labels)
         mean, std = label_scale(self.config, logits)
         return self.output_class(
             loss=loss,
@@ -511,9 +555,36 @@ class _CLCRWithHead(CLCRPreTrainedModel):
 
     def logit_bias(self) -> torch.Tensor:
         """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""
-        bias = self.classifier.bias()
+        bias, share = self.classifier.bias(), self.config.linear_share
+        if share and self.classifier.linear is not None:
+            bias = (1 - share) * bias + share * _fetched(self.classifier.linear, "bias")
         mean, std = label_scale(self.config, bias)
         return mean + std * bias
+
+    def add_linear_evidence(self):
+        """Makes room for a linear model on mean features, of which [`set_linear_evidence`] then says what it is."""
+        self.config.linear_share = 0.0
+        if self.classifier.linear is None:
+            self.classifier.linear = LinearEvidence(self.config).to(self.device)
+
+    def set_linear_evidence(self, share: float, weight: Any, center: Any, offset: Any, bias: Any):
+        """
+        Sets the linear model that [`add_linear_evidence`] made room for (see `linear_evidence.py`).
+
+        Args:
+            share: of it in the answer, 0 to 1.
+            weight, center, offset, bias: as of [`~linear_evidence.LinearEvidence.set`], arrays that give the data's
+                units.
+
+        Raises:
+            ValueError: a share outside 0 to 1, other shapes, or no room.
+        """
+        if self.classifier.linear is None or not 0 <= share <= 1:
+            raise ValueError(f"add_linear_evidence comes first, and the share lies in [0, 1]; got {share}")
+        weight, offset, bias = (torch.as_tensor(each, dtype=torch.float64) for each in (weight, offset, bias))
+        mean, std = label_scale(self.config, bias)
+        self.classifier.linear.set(weight / std, center, offset / std, (bias - mean) / std)
+        self.config.linear_share = float(share)
 
     def _objective(
         self, outputs: CLCRModelOutput, logits: torch.Tensor, own: torch.Tensor | None, labels: torch.Tensor

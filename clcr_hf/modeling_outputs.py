@@ -16,8 +16,9 @@ class CLCRModelOutput(ModelOutput):
     Args:
         last_hidden_state (`(B, S, d)`): deepest level's tokens after the exchange; zero where padded.
         pooler_output (`(B, 2 d)`): shared summary `z_sh` and private summary `u_pr` (`(B, d)` without private path).
-        modality_statistics (`(B, M, 3 L d)`): mean, spread and maximum over time of each modality's tokens before the
-            exchange, with `config.unimodal_evidence`; exactly 0 for a missing one.
+        modality_statistics (`(B, M, K L d)`): the `K` `config.unimodal_statistics` over time of each modality's tokens
+            before the exchange, with `config.unimodal_evidence`; exactly 0 for a missing one.
+        feature_means (`{modality: (B, D)}`): mean features over time, outside of training with `config.linear_share`.
         level_weights (`(B, L)`): `omega`, sum 1. This and all that follows from the fusion is `None` with
             `config.use_joint_path=False`.
         modality_weights (`(B, M)`): `pi`, sum 1 over the modalities present, exactly 0 for a missing one.
@@ -37,6 +38,7 @@ class CLCRModelOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     modality_statistics: torch.Tensor | None = None
+    feature_means: dict[str, torch.Tensor] | None = None
     level_weights: torch.Tensor | None = None
     modality_weights: torch.Tensor | None = None
     private_gates: torch.Tensor | None = None
@@ -81,7 +83,7 @@ class CLCRSequenceClassifierOutput(ModelOutput):
         logits (`(B, num_labels)`): scores; for regression the prediction itself, in the data's units.
         modality_logits (`(B, M, num_labels)`): each modality's own evidence, exactly 0 for a missing one. `logits =
             bias + joint_logits + modality_logits.sum(1)`, all in the units of `logits`; the bias is the model's
-            `logit_bias()`. `None` without `config.unimodal_evidence`.
+            `logit_bias()`. `None` without `config.unimodal_evidence` and `config.linear_share`.
         joint_logits (`(B, num_labels)`): what the fusion adds; 0 with `use_joint_path=False`.
         loss_components (`{name: scalar}`): `task`; `intra`, `inter` and the latter's unweighted parts `inter_private`,
             `inter_leakage`, `inter_mix`; `unimodal`; `alignment`; those that were computed.

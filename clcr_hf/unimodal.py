@@ -1,8 +1,8 @@
 """Evidence of each modality by itself, added to what the fusion says (our extension).
 
 The logits are `bias + joint + sum over modalities of their own`, where a modality's own logits are a linear readout of
-the mean, spread and maximum over time of its tokens before the exchange. The joint path is then a correction to what
-late fusion has for nothing, and starts at zero.
+the mean, spread and maximum over time (`config.unimodal_statistics`) of its tokens before the exchange. The joint path
+is then a correction to what late fusion has for nothing, and starts at zero.
 """
 
 from collections.abc import Sequence
@@ -11,40 +11,47 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .configuration_clcr import CLCRConfig
+from .configuration_clcr import STATISTICS, CLCRConfig
 
 _TINY = 1e-5
 
 
-def token_statistics(tokens: torch.Tensor, groups: torch.Tensor, lengths: Sequence[int], steps: bool) -> torch.Tensor:
+def token_statistics(
+    tokens: torch.Tensor, groups: torch.Tensor, lengths: Sequence[int], steps: bool, kinds: Sequence[str]
+) -> torch.Tensor:
     """
-    Mean, spread and maximum of each modality's tokens, over the tokens of each group (a clip, or its segments).
+    Statistics of each modality's tokens, over the tokens of each group (a clip, or its segments).
 
     Args:
         tokens: `(B, L, S, d)` before dropout. groups: bool `(B, M, G, S)`. lengths: tokens of each modality.
         steps: each group is one token, whose maximum is the token itself.
+        kinds: `K` of "mean", "spread" (standard deviation) and "max".
 
     Returns:
-        `(B, G, M, 3 L d)` float32; exactly 0 for a modality without tokens in a group.
+        `(B, G, M, K L d)` float32; exactly 0 for a modality without tokens in a group.
     """
     parts = zip(tokens.split(list(lengths), dim=2), groups.split(list(lengths), dim=-1), strict=True)
-    found = [_statistics_of_one(own.float(), each[:, number], steps) for number, (own, each) in enumerate(parts)]
+    found = [_statistics_of_one(own.float(), each[:, number], steps, kinds) for number, (own, each) in enumerate(parts)]
     return torch.stack(found, dim=2)
 
 
-def _statistics_of_one(tokens: torch.Tensor, member: torch.Tensor, steps: bool) -> torch.Tensor:
+def _statistics_of_one(tokens: torch.Tensor, member: torch.Tensor, steps: bool, kinds: Sequence[str]) -> torch.Tensor:
     batch, levels, length, width = tokens.shape
     groups = member.shape[1]
     if isinstance(length, int) and length == 0:
-        return tokens.new_zeros(batch, groups, 3 * levels * width)
+        return tokens.new_zeros(batch, groups, len(kinds) * levels * width)
     share = member.float()
     share = (share / share.sum(dim=-1, keepdim=True).clamp(min=1))[:, None]  # (B, 1, G, T)
     mean = share @ tokens  # (B, L, G, d)
-    variance = (share @ tokens.square() - mean.square()).clamp(min=0)
-    spread = (variance + _TINY).sqrt() - _TINY**0.5
-    highest = mean if steps else _highest(tokens, member)
+    found = {"mean": mean}
+    if "spread" in kinds:
+        variance = (share @ tokens.square() - mean.square()).clamp(min=0)
+        found["spread"] = (variance + _TINY).sqrt() - _TINY**0.5
+    if "max" in kinds:
+        found["max"] = mean if steps else _highest(tokens, member)
     present = member.any(dim=-1)[:, None, :, None]
-    return (torch.stack((mean, spread, highest), dim=3) * present[..., None]).transpose(1, 2).flatten(2)
+    stacked = torch.stack([found[kind] for kind in kinds], dim=3)
+    return (stacked * present[..., None]).transpose(1, 2).flatten(2)
 
 
 def _highest(tokens: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
@@ -60,7 +67,7 @@ class UnimodalReadout(nn.Module):
 
     def __init__(self, config: CLCRConfig):
         super().__init__()
-        width = 3 * config.effective_num_levels * config.hidden_size
+        width = len(config.unimodal_statistics or STATISTICS) * config.effective_num_levels * config.hidden_size
         dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(float(dropout))
         self.weight = nn.Parameter(torch.empty(len(config.modalities), width, config.num_labels))

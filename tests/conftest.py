@@ -20,16 +20,6 @@ def real_data() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def transformers_verbosity():
-    """Every test starts from transformers' default verbosity: the `clcr` command lowers it for its whole process."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    yield
-    logging.set_verbosity(before)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def as_if_trained():
     """Readouts start at random, not at zero: a new model answers its bias whatever it is given, and a test that

@@ -154,6 +154,21 @@ def test_weights_that_do_not_fill_the_model_are_refused(trained, tmp_path):
 # -- over HTTP -------------------------------------------------------------------------------------------------------
 
 
+def test_weights_that_are_not_those_of_the_run_are_refused(trained, tmp_path):
+    """A release keeps the record of its own files, and can be published again."""
+    release = build_release(trained, tmp_path / "release", NAME)
+    build_release(release, tmp_path / "again", NAME)
+    file = release / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="model.safetensors: altered since its training"):
+        build_release(release, tmp_path / "altered", NAME)
+    assert not (tmp_path / "altered").exists()
+    file.unlink()
+    with pytest.raises(ValueError, match="model.safetensors: missing since its training"):
+        build_release(release, tmp_path / "altered", NAME)
+
+
 def test_publish_then_load_by_name_with_and_without_the_package(trained, hub, tmp_path):
     assert "/commit/" in send(trained, hub, tmp_path / "sender")
     with_package = "import clcr_hf\n" + compare(trained)

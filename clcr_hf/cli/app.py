@@ -25,9 +25,8 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def documented(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose arguments are told by its docstring: help for each that stands below `Args:`."""
     what, signature = argument_help(command), inspect.signature(command)
-    parameters = [
-        with_help(each, what[each.name]) if each.name in what else each for each in signature.parameters.values()
-    ]
+    given = signature.parameters.values()
+    parameters = [with_help(each, what[each.name]) if each.name in what else each for each in given]
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__doc__ = (inspect.getdoc(command) or "").partition("\nArgs:\n")[0]
     return command
@@ -56,12 +55,11 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)]
+
+
 @app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
-    ] = False,
-) -> None:
+def _options(version: _Version = False) -> None:
     """CLCR: multimodal models that say what decided their answer."""
 
 
@@ -75,9 +73,8 @@ def progress_bar(**options: Any) -> Any:
 
 
 def quiet() -> None:
-    """Nothing but the answer on the terminal."""
+    """No progress bars of libraries. What transformers warns of, weights above all, is shown."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
     logging.disable_progress_bar()

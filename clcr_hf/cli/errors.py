@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,10 +62,8 @@ def told(error: BaseException) -> str:
 
 def _raised_in(error: BaseException) -> str:
     """The library of the innermost frame."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    names = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return names[-1].partition(".")[0] if names else ""
 
 
 def _end(text: str, code: int) -> None:

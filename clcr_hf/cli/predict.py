@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .app import SPELLING, app, documented, progress_bar
 from .device import Device
@@ -22,6 +22,7 @@ _DEFAULT_OUTPUT = "predictions.csv"
 @app.command(context_settings=SPELLING)
 @documented
 def predict(
+    context: typer.Context,
     sources: Annotated[list[str] | None, typer.Argument()] = None,
     text: str | None = None,
     features: list[str] | None = None,
@@ -64,20 +65,10 @@ def predict(
     """
     from ..predict import Predictor, Request
 
-    request = Request(
-        sources=sources or [],
-        text=text,
-        features=features or [],
-        split=split,
-        window=_seconds(window, "--window"),
-        every=_seconds(every, "--every"),
-        subtitles=subtitles,
-        transcribe=transcribe,
-        language=language,
-        outputs=[Path(name) for name in output or []],
-        batch_size=batch_size,
-        on_error=on_error,
-    )
+    given = {name: value for name, value in context.params.items() if value is not None}
+    given |= {name: _seconds(given[name], f"--{name}") for name in ("window", "every") if name in given}
+    asked = {name: given[name] for name in Request.__dataclass_fields__ if name in given}  # parameters of those names
+    request = Request(**asked, outputs=list(map(Path, output or ())))
     items = request.items()
     pipe = load_pipe(model, device)
     predictor = Predictor(request, pipe)
@@ -107,10 +98,8 @@ def predict(
         _say(f"{table}: {counts['rows']} rows, {counts['errors']} of them with an error")
 
 
-def _seconds(value: str | None, option: str) -> float | None:
+def _seconds(value: str, option: str) -> float:
     """`10`, `10s`, `500ms`, `1.5m` or `1h` as seconds."""
-    if value is None:
-        return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|min|h)?\s*", value)
     seconds = float(found[1]) * {"ms": 0.001, "m": 60, "min": 60, "h": 3600}.get(found[2], 1) if found else 0.0
     if not seconds:
@@ -193,9 +182,8 @@ def _print_json(rows: Iterable[dict[str, Any]], one_recording: bool) -> None:
 def _table(rows: Iterable[dict[str, Any]], in_windows: bool) -> Table:
     """A line a clip, or a window: which or when, what, and which modality decided most."""
     title, first = ("timeline", "time") if in_windows else ("answers", "clip")
-    table = Table(title=title, title_justify="left", box=None)
-    for head in (first, "label", "score", "decided most by", "text"):
-        table.add_column(head, justify="right" if head in (first, "score") else "left")
+    heads = (Column(first, justify="right"), "label", Column("score", justify="right"), "decided most by", "text")
+    table = Table(*heads, title=title, title_justify="left", box=None)
     for row in rows:
         scores = [row["score"]] if "score" in row else [row[key] for key in row if key.startswith("score_")]
         shown = " ".join(f"{value:.3f}" for value in scores if value is not None)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .app import SPELLING, app, documented, quiet
 from .device import Device, choose_device
@@ -156,9 +156,8 @@ def _segment_table(segments: list[dict[str, Any]]) -> Table:
     """A line a segment: when, what, and which modality decided most."""
     from ..explain.decision import evidence
 
-    table = Table(title="segments", title_justify="left", box=None)
-    for name in ("time", "label", "score", "decided most by"):
-        table.add_column(name, justify="left" if name in ("label", "decided most by") else "right")
+    heads = (Column("time", justify="right"), "label", Column("score", justify="right"), "decided most by")
+    table = Table(*heads, title="segments", title_justify="left", box=None)
     for one in segments:
         time = f"{one['start']:.2f}-{one['end']:.2f} s" if "start" in one else str(one["index"])
         label = ", ".join(one["labels"]) if one.get("labels") else one.get("label", "")
@@ -181,10 +180,8 @@ def _bars(title: str, values: dict[str, float]) -> Table:
 
 
 def _token_table(name: str, tokens: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"{name}: most exchanged tokens", title_justify="left", box=None)
-    table.add_column("token")
-    for level in range(1, len(tokens[0]["budget"]) + 1):
-        table.add_column(f"level {level}", justify="right")
+    levels = (Column(f"level {level}", justify="right") for level in range(1, len(tokens[0]["budget"]) + 1))
+    table = Table("token", *levels, title=f"{name}: most exchanged tokens", title_justify="left", box=None)
     for token in tokens:
         what = f"{token['time']:.2f} s" if "time" in token else str(token.get("token", token.get("index")))
         table.add_row(what.replace("[", r"\["), *(f"{value:.2f}" for value in token["budget"]))

@@ -16,12 +16,7 @@ from .device import choose_device
 
 
 @documented
-def _extract(
-    source: str,
-    out: str,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-    **words: Any,
-) -> None:
+def _extract(source: str, out: str, as_json: Annotated[bool, typer.Option("--json")] = False, **words: Any) -> None:
     """
     Turn clips into features by pretrained backbones. Goes on where it was stopped.
 
@@ -36,14 +31,12 @@ def _extract(
     from ..extract import extract_features
 
     record = extract_features(source, out, settings, progress=not as_json)
-    if as_json:
-        typer.echo(json.dumps(record, indent=2))
-        return
     counts = record["counts"]
     rows = ", ".join(f"{name} {count}" for name, count in counts["rows"].items()) or "no rows"
     faults = {"clips that failed": counts["failed"], **counts["lacking"]}
     listed = ", ".join(f"{name} {count}" for name, count in faults.items() if count)
-    typer.echo(f"{out}: {rows}" + (f"; {listed} (see failures-*.jsonl there)" if listed else ""))
+    text = f"{out}: {rows}" + (f"; {listed} (see failures-*.jsonl there)" if listed else "")
+    typer.echo(json.dumps(record, indent=2) if as_json else text)
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -99,8 +92,5 @@ def convert(
             rows_per_shard=rows_per_shard,
             progress=lambda done, total: bar.update(rows, completed=done, total=total),
         )
-    if as_json:
-        typer.echo(json.dumps(record, indent=2))
-        return
     counts = ", ".join(f"{name} {count}" for name, count in record["rows"].items())
-    typer.echo(f"{out}: {counts}")
+    typer.echo(json.dumps(record, indent=2) if as_json else f"{out}: {counts}")

@@ -44,8 +44,10 @@ def card(
     quiet()
     from ..hub.card import write_model_card
     from ..hub.run_folder import read_run, set_card_options
+    from ..modeling_clcr import CLCRPreTrainedModel
 
     read_run(folder)
+    CLCRPreTrainedModel.load_with_head(folder)  # no card of a model that lacks weights
     set_card_options(folder, license=license, benchmark=benchmark, dataset_id=dataset_id)
     if example is not None or text is not None:
         from ..hub.means import add_example
@@ -75,12 +77,13 @@ def _own_rows(folder: Path, split: str, limit: int) -> Any:
 @app.command()
 @documented
 def publish(
+    context: typer.Context,
     folder: Path,
     repo_id: str,
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
-    message: str | None = None,
+    commit_message: Annotated[str | None, typer.Option("--message")] = None,
     max_shard_size: str = "5GB",
     to_folder: Path | None = None,
 ) -> None:
@@ -93,7 +96,7 @@ def publish(
         private: Make a new repository private.
         revision: Branch to commit to.
         create_pr: Open a pull request instead.
-        message: Message of the commit.
+        commit_message: Message of the commit.
         max_shard_size: Weights beyond this are cut into files.
         to_folder: Write what would be sent to this folder, and send nothing.
     """
@@ -105,16 +108,8 @@ def publish(
     if to_folder is not None:
         typer.echo(str(build_release(folder, to_folder, repo_id, max_shard_size=max_shard_size)))
         return
-    address = send(
-        folder,
-        repo_id,
-        private=private or None,
-        revision=revision,
-        create_pr=create_pr,
-        commit_message=message,
-        max_shard_size=max_shard_size,
-    )
-    typer.echo(address)
+    options = {name: value for name, value in context.params.items() if name != "to_folder"}
+    typer.echo(send(**{**options, "private": private or None}))
 
 
 @app.command()
@@ -147,11 +142,9 @@ def export(
     from ..export.onnx import export_model
 
     names = modalities.split(",") if modalities else None
-    difference = export_model(
-        folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size
-    )
+    largest = export_model(folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size)
     if as_json:
-        typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": difference}))
+        typer.echo(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": largest}))
         return
     size = f"{out.stat().st_size / 1e6:.1f} MB"
-    Console().print(f"{out}: {size}; largest difference to the model {difference:.1e}", highlight=False)
+    Console().print(f"{out}: {size}; largest difference to the model {largest:.1e}", highlight=False)

@@ -14,7 +14,7 @@ from .arrow import is_media
 from .columns import SPLITS, DataFormatError
 from .folders import OutputFolder, versions
 from .registry import ROWS_PER_SHARD
-from .shards import ShardSet, count_rows, shard_ids
+from .shards import ShardSet, check_shards, count_rows, record_shards, shard_ids
 from .source import Row, Rows, find_source
 
 # Arrow counts the bytes of a column's batch in 32 bits.
@@ -52,11 +52,12 @@ def convert(
 
     Returns:
         The record that is kept in `convert.json`: dataset, source, options, rows of each split, names of several
-        labels, versions.
+        labels, rows, bytes and hash of each shard, versions.
 
     Raises:
         DataFormatError: an unknown data set or option, a folder with other content, or that is being written, a source
-            that changed since it was begun, or a fault of the data as its reader reports it.
+            that changed since it was begun, shards altered since they were written, or a fault of the data as its
+            reader reports it.
         FileNotFoundError: no such source, or no such media file to embed.
     """
     given = dict(options or {})
@@ -74,6 +75,7 @@ def convert(
     finished = folder.finished(task)
     if finished is not None:
         folder.mark.unlink(missing_ok=True)  # stopped between its last two steps
+        check_shards(out)
         return finished
     rows = reader.open(source, streaming=True, **given)
     with folder.writing(task):
@@ -81,6 +83,7 @@ def convert(
         record = task | {
             "rows": {split: count for split in SPLITS if (count := count_rows(folder.path, split))},
             **rows.about_labels,
+            "shards": record_shards(folder.path),
             "versions": versions("clcr-hf", "datasets", "pyarrow", "numpy"),
         }
         if not record["rows"]:

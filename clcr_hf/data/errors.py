@@ -12,7 +12,7 @@ class DataFormatError(ValueError):
 
 @contextmanager
 def format_error(message: str, *errors: type[Exception], advice: str = "") -> Iterator[None]:
-    """What is raised within comes out as a `DataFormatError`: `message`, and what was raised in brackets.
+    """What is raised within comes out as a `DataFormatError`: `message`, and what was raised in brackets, in one line.
 
     A `DataFormatError` goes through as it is.
 
@@ -25,7 +25,7 @@ def format_error(message: str, *errors: type[Exception], advice: str = "") -> It
     except DataFormatError:
         raise
     except errors as error:
-        raise DataFormatError(f"{message} ({error}){advice}") from error
+        raise DataFormatError(f"{message} ({' '.join(str(error).split())}){advice}") from error
 
 
 def optional_package(module: str, need: str, extra: str) -> ModuleType:

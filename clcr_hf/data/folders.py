@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from huggingface_hub.utils.sha import sha_fileobj
 
 from .errors import DataFormatError, format_error
 
+RECORDS = ("convert.json", "extract.json")
 _PARTIAL = ".partial.json"
-_LOCK = ".writing.lock"
+_LOCK = "_writing.lock"  # a name that uploads to the Hub pass over
 
 
 def replace_durably(temporary: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -63,6 +65,12 @@ def versions(*packages: str) -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
+def file_sum(path: str | os.PathLike) -> dict[str, Any]:
+    """`bytes` and `sha256` of a file, for a record."""
+    with open(path, "rb") as file:
+        return {"bytes": os.path.getsize(path), "sha256": sha_fileobj(file).hex()}
+
+
 def claim(target: str | os.PathLike, lock: str | os.PathLike) -> FileLock:
     """The lock of a file or folder that this process alone writes from now on; [`release`] it at the end.
 
@@ -87,6 +95,18 @@ def release(held: FileLock) -> None:
     held.release()
 
 
+@contextmanager
+def only_writer(folder: str | os.PathLike) -> Iterator[None]:
+    """Keep other writers out of a folder, which is made when absent; DataFormatError where another one writes. A
+    process that is killed holds no lock."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = claim(folder, Path(folder) / _LOCK)
+    try:
+        yield
+    finally:
+        release(lock)
+
+
 def check_finished(folder: str | os.PathLike) -> None:
     """DataFormatError if a writer of this folder left its mark of unfinished work."""
     for mark in sorted(Path(folder).glob(f"*{_PARTIAL}")):
@@ -107,6 +127,7 @@ class OutputFolder:
     def __init__(self, folder: str | os.PathLike, command: str):
         self.path, self.command = Path(folder), command
         self.record, self.mark = self.path / f"{command}.json", self.path / f"{command}{_PARTIAL}"
+        self._kept: dict[str, Any] = {}
 
     def finished(self, task: Mapping[str, Any]) -> dict[str, Any] | None:
         """
@@ -132,21 +153,25 @@ class OutputFolder:
         return record
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Write the record and take the mark away."""
+        """Write the record and take the mark away; DataFormatError where a file of an earlier one, by `shards`, is not
+        as it was recorded."""
+        for name, known in self._kept.items():
+            if record["shards"].get(name) != known:
+                raise DataFormatError(f"{self.path / name}: altered since it was written. Remove it and run this again")
         write_json(self.record, record)
         self.mark.unlink()
 
     @contextmanager
     def writing(self, task: Mapping[str, Any]) -> Iterator[None]:
-        """Claim the folder for this process and mark it unfinished; DataFormatError where another one writes. Others
-        may write at the end."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = claim(self.path, self.path / _LOCK)
-        try:
+        """Claim the folder for this process and mark it unfinished; DataFormatError where another one writes, or wrote
+        another task meanwhile. Others may write at the end."""
+        with only_writer(self.path):
+            record = self.finished(task)
+            if record is not None and "shards" in record:  # what was removed is to be written anew
+                self._kept = {name: sums for name, sums in record["shards"].items() if (self.path / name).exists()}
+                write_json(self.record, record | {"shards": self._kept})
             write_json(self.mark, task)
             yield
-        finally:
-            release(lock)
 
 
 _ADVICE = "Use a new folder"

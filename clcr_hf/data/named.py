@@ -23,6 +23,7 @@ from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
 from .table.choose import ID_COLUMNS, TEXT_COLUMNS, pick, pick_label, require
 from .table.labels import LabelScan, TableLabels
 
+_Shape = tuple[int, int]  # axes and width of a column of features
 _KINDS = {"video": Video, "audio": Audio, "images": Image}
 
 
@@ -138,6 +139,7 @@ def typed_rows(
     if unused:
         logger.warning("%s: columns that are not used: %s", name, ", ".join(unused))
     labels = _labels(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))
+    chosen |= {labels.column: label} | ({} if identity is None else {"id": identity})
     if missing_labels == "drop":
         for split, rows in parts.items():
             present = [at for at, value in enumerate(rows[label]) if labels.read(value) is not None]
@@ -148,7 +150,7 @@ def typed_rows(
 
     parts = carve_split(parts, groups_of, validation_fraction, seed)
     shapes = {key: _shape(name, parts, key) for key in chosen if key.endswith(FEATURES_SUFFIX)}
-    typed = {split: _typed(name, split, rows, chosen, identity, label, labels, shapes) for split, rows in parts.items()}
+    typed = {split: _typed(name, split, rows, chosen, labels, shapes) for split, rows in parts.items()}
     names = labels.names if isinstance(labels.type, List) and labels.column == "label" else None
     return Rows.of(ordered_splits(typed), label_names=names)
 
@@ -158,12 +160,12 @@ def typed_rows(
 
 def _named_splits(name: str, data: DatasetDict, given: Mapping[str, str] | None) -> dict[str, Dataset]:
     """The splits by our names, in the order train, validation, test."""
+    there = ", ".join(map(str, data))
     if given is not None:
         wrong = [split for split in given if split not in SPLITS] + [s for s in given.values() if s not in data]
         if wrong:
             raise DataFormatError(
-                f"{name}: splits={dict(given)} names {wrong[0]!r}; give some of {', '.join(SPLITS)} as some of "
-                f"{', '.join(map(str, data))}"
+                f"{name}: splits={dict(given)} names {wrong[0]!r}; give some of {', '.join(SPLITS)} as some of {there}"
             )
         chosen = dict(given)
     else:
@@ -175,9 +177,7 @@ def _named_splits(name: str, data: DatasetDict, given: Mapping[str, str] | None)
             if known is not None:
                 chosen[known] = split
     if not {"train", "test"} & set(chosen):
-        raise DataFormatError(
-            f"{name}: which of its splits {', '.join(map(str, data))} is train? Say it as splits={{'train': ...}}"
-        )
+        raise DataFormatError(f"{name}: which of its splits {there} is train? Say it as splits={{'train': ...}}")
     unused = [split for split in data if split not in chosen.values()]
     if unused:
         logger.warning("%s: splits that are not used: %s", name, ", ".join(map(str, unused)))
@@ -196,9 +196,8 @@ def _choose(name: str, features: Features, media_column: str | None, text_column
         if media_column in found:
             found = [media_column]
         if len(found) > 1:
-            raise DataFormatError(
-                f"{name}: the columns {' and '.join(found)} all hold {kind}; say which with media_column"
-            )
+            told = " and ".join(found)
+            raise DataFormatError(f"{name}: the columns {told} all hold {kind}; say which with media_column")
         if found:
             chosen[kind] = found[0]
     if {"video", "images"} <= set(chosen):
@@ -236,9 +235,8 @@ def _scalar(feature: Any) -> str:
 
 def _told(features: Features) -> str:
     """Columns with what they hold, for a message."""
-    return ", ".join(
-        f"{name} ({getattr(kind, 'dtype', None) or type(kind).__name__})" for name, kind in features.items()
-    )
+    kinds = {name: getattr(kind, "dtype", None) or type(kind).__name__ for name, kind in features.items()}
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
 def _number_column(name: str, features: Features, column: str) -> str:
@@ -277,7 +275,7 @@ def _words(value: Any, classes: ClassLabel | None) -> Any:
     return None if value < 0 else classes.int2str(value)
 
 
-def _shape(name: str, parts: Mapping[str, Dataset], column: str) -> tuple[int, int]:
+def _shape(name: str, parts: Mapping[str, Dataset], column: str) -> _Shape:
     """Axes and width of a column of features, by its first row that has some."""
     for split, rows in parts.items():
         for number, value in enumerate(rows[column], 1):
@@ -302,18 +300,11 @@ def _undecoded(rows: Dataset, column: str) -> Dataset:
 
 
 def _typed(
-    name: str,
-    split: str,
-    rows: Dataset,
-    chosen: Mapping[str, str],
-    identity: str | None,
-    label: str,
-    labels: TableLabels,
-    shapes: Mapping[str, tuple[int, int]],
+    name: str, split: str, rows: Dataset, chosen: Mapping[str, str], labels: TableLabels, shapes: Mapping[str, _Shape]
 ) -> Dataset:
     """A split with our columns. Media stay where they are, in the files of `datasets`."""
     rows = rows.flatten_indices() if rows._indices is not None else rows
-    plain = {key: column for key, column in chosen.items() if key not in shapes}
+    plain = {key: column for key, column in chosen.items() if key not in {*shapes, labels.column, "id"}}
     typed = rows.select_columns(list(plain.values()))
     for column in plain.values():
         if _kind(rows.features[column]) is not None:
@@ -325,8 +316,8 @@ def _typed(
     for key, kind in {"text": "string", "start": "float64", "end": "float64"}.items():
         if key in plain and _scalar(typed.features[key]) != kind:
             typed = typed.cast_column(key, Value(kind))
-    made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, identity)}
-    made[labels.column] = list(map(labels.read, rows[label]))
+    made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, chosen.get("id"))}
+    made[labels.column] = list(map(labels.read, rows[chosen[labels.column]]))
     made |= {key: _features(name, split, rows[key], key, shape) for key, shape in shapes.items()}
     types = {"id": Value("string"), labels.column: labels.type}
     types |= {key: feature_type(*shape) for key, shape in shapes.items()}
@@ -356,18 +347,12 @@ def _ids(name: str, split: str, rows: Dataset, typed: Dataset, identity: str | N
     return [make_id(cell, split) for cell in (typed[column] if column else [None] * len(rows))]
 
 
-def _features(
-    name: str, split: str, values: Sequence[Any], key: str, shape: tuple[int, int]
-) -> list[np.ndarray | None]:
-    arrays: list[np.ndarray | None] = []
-    replaced = 0
-    for number, value in enumerate(values, 1):
-        array, bad = features_like(shape, value, f"{name}: {split}, row {number}, {key}")
-        arrays.append(array)
-        replaced += bad
+def _features(name: str, split: str, values: Sequence[Any], key: str, shape: _Shape) -> list[np.ndarray | None]:
+    read = [features_like(shape, value, f"{name}: {split}, row {at}, {key}") for at, value in enumerate(values, 1)]
+    replaced = sum(bad for _, bad in read)
     if replaced:
         logger.warning("%s: %d NaN or infinite values in %s of %s were replaced by 0", name, replaced, key, split)
-    return arrays
+    return [array for array, _ in read]
 
 
 SOURCE = Source(

@@ -12,17 +12,17 @@ from ..modalities import FILE_COLUMNS, TOKEN_COLUMNS
 from .arrow import make_dataset
 from .columns import SPLIT_ALIASES, DataFormatError, carve_split, logger, ordered_splits
 from .dialogues import as_dialogues
-from .folders import read_json
+from .folders import RECORDS, read_json
 from .shards import load_shards
 from .source import Rows, Source
 
-_RECORDS = ("convert.json", "extract.json")
 _UNFINISHED = ("convert.partial.json", "extract.partial.json")
 
 
 def read_shards(
     folder: str | os.PathLike,
     *,
+    verify: bool = False,
     mmsa_text: str = "text_bert",
     validation_fraction: float = 0.0,
     group_column: str | None = None,
@@ -32,7 +32,7 @@ def read_shards(
     """Rows of shards.
 
     Args:
-        folder: see `load_shards`.
+        folder, verify: see `load_shards`.
         mmsa_text: "raw" leaves out ready token ids, so that the transcripts are read.
         validation_fraction: share of train that becomes validation where there is none; 0 for none.
         group_column: rows of one group stay together then; by default those of one file.
@@ -41,7 +41,7 @@ def read_shards(
     Raises:
         DataFormatError, FileNotFoundError: as `load_shards`; a column that there is not.
     """
-    splits = load_shards(folder)
+    splits = load_shards(folder, verify=verify)
     if (read_json(Path(folder) / "convert.json") or {}).get("layout") == "ave":  # as version 0.1 called its event
         splits = splits.rename_columns({"start": "event_start", "end": "event_end"})
     present = next(iter(splits.values())).column_names
@@ -57,7 +57,7 @@ def read_shards(
 
 def _recorded_labels(folder: Path) -> dict[str, Any]:
     """What the column of the labels cannot hold of them, where the source of the shards had it."""
-    found = [record for name in _RECORDS if (record := read_json(folder / name)) is not None]
+    found = [record for name in RECORDS if (record := read_json(folder / name)) is not None]
     known = ("label_names", "scores", "label_scale", "label_range")
     return {name: record[name] for record in found for name in known if record.get(name)}
 
@@ -115,6 +115,6 @@ def _files_of(rows: Dataset) -> list[str]:
 SOURCE = Source(
     about="shards that `clcr extract` or `clcr convert` wrote",
     read=read_shards,
-    recognise=lambda path: any((path / name).is_file() for name in (*_RECORDS, *_UNFINISHED)),
+    recognise=lambda path: any((path / name).is_file() for name in (*RECORDS, *_UNFINISHED)),
     segments=True,
 )

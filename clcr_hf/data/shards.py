@@ -2,14 +2,15 @@
 
 A folder of shards is the form that `clcr extract` and `clcr convert` write and that training reads:
 `<folder>/<split>/<split>-<rank>-<index>.parquet`, the types of the columns in each file's metadata. A shard appears
-under its name only when it is whole. A `<name>.partial.json` in the folder says that its writer has not finished.
+under its name only when it is whole. A `<name>.partial.json` in the folder says that its writer has not finished; in
+`<name>.json` it leaves the rows, the bytes and a hash of each shard, which are compared when the folder is read.
 """
 
 import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from pyarrow.dataset import ParquetFragmentScanOptions
 
 from .arrow import is_numbers, rows_table
 from .columns import SPLITS, DataFormatError
 from .errors import format_error
-from .folders import check_finished, replace_durably
+from .folders import RECORDS, check_finished, file_sum, read_json, replace_durably
 from .registry import ROWS_PER_SHARD
 
 # A row group is held in memory while it is written, some four times over, and when a row of it is read in streaming.
 _GROUP_BYTES = 4 * 2**20
-_DAMAGED = ". Remove it and run its writer again"
+_DAMAGED = ". To mend it, remove the file and run `clcr extract` again, or `clcr convert` into a new folder"
 _NAME = re.compile(r"(?P<split>.+)-(?P<rank>\d{3,})-(?P<index>\d{5,})\.parquet")
 
 
@@ -115,7 +118,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         if self._file is None:
             # Measurements hardly repeat: a dictionary of them is work for nothing.
             repeated = [name for name in self._schema.names if not is_numbers(self._schema.field(name).type)]
-            self._file = pq.ParquetWriter(f"{self._target()}.tmp", self._schema, use_dictionary=repeated)
+            options = {"use_dictionary": repeated, "write_page_checksum": True}
+            self._file = pq.ParquetWriter(f"{self._target()}.tmp", self._schema, **options)
         self._file.write_table(pa.concat_tables(self._waiting))
         self._waiting, self._bytes = [], 0
 
@@ -169,7 +173,8 @@ def _shard_features(path: Path) -> Features:
     schema = _read_metadata(path).schema.to_arrow_schema()
     if not schema.metadata or b"huggingface" not in schema.metadata:
         raise DataFormatError(f"{path}: no column types in its metadata; it was not written as a shard")
-    return Features.from_arrow_schema(schema)
+    with format_error(f"{path}: its column types cannot be read", ValueError, LookupError, TypeError, advice=_DAMAGED):
+        return Features.from_arrow_schema(schema)
 
 
 def _check_features(path: Path, features: Features) -> None:
@@ -183,7 +188,7 @@ def _check_features(path: Path, features: Features) -> None:
 
 def _read_ids(path: Path) -> list[str]:
     with format_error(f"{path}: not a shard", OSError, ValueError, KeyError, advice=_DAMAGED):
-        return pq.read_table(path, columns=["id"])["id"].to_pylist()
+        return pq.read_table(path, columns=["id"], page_checksum_verification=True)["id"].to_pylist()
 
 
 def written_ids(folder: str | os.PathLike, split: str) -> set[str]:
@@ -206,24 +211,92 @@ def shard_ids(folder: str | os.PathLike, split: str) -> Iterator[str]:
         yield from _read_ids(path)
 
 
-def load_shards(folder: str | os.PathLike, *, streaming: bool = False) -> DatasetDict | IterableDatasetDict:
+def record_shards(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """What a writer that has finished records of its shards: `rows`, `bytes` and `sha256` by path in the folder.
+
+    Raises:
+        DataFormatError: an id comes twice, or a shard is damaged.
+    """
+    paths = [path for split in SPLITS for path in shard_files(folder, split)]
+    _check_ids(folder, paths)
+    sums = {path: {"rows": _read_metadata(path).num_rows, **file_sum(path)} for path in paths}
+    return {path.relative_to(folder).as_posix(): found for path, found in sums.items()}
+
+
+def check_shards(folder: str | os.PathLike, *, verify: bool = False) -> None:
+    """Compares the shards of a finished folder with what its writer recorded. Folders of older versions have no such
+    record and pass.
+
+    Args:
+        verify: compare the hashes too, for which every byte is read.
+
+    Raises:
+        DataFormatError: a shard that is missing, altered or not in the record, named; `verify` without a record.
+    """
+    found = {path.relative_to(folder).as_posix(): path for split in SPLITS for path in shard_files(folder, split)}
+    place = next((path for name in RECORDS if "shards" in (read_json(path := Path(folder) / name) or {})), None)
+    if place is None:
+        if verify:
+            raise DataFormatError(f"{folder}: no hashes to verify; they are recorded since version 0.2, convert anew")
+        return
+    known = (read_json(place) or {})["shards"]
+    with format_error(
+        f"{place}: `shards` is not as it was written", ValueError, LookupError, TypeError, AttributeError
+    ):
+        for name in found.keys() - known.keys():
+            raise DataFormatError(f"{found[name]}: not of this folder, its record does not name it. Remove it")
+        for name, wanted in known.items():
+            fault = _fault(found.get(name), wanted, verify)
+            if fault is not None:
+                raise DataFormatError(f"{Path(folder) / name}: {fault}{_DAMAGED}")
+
+
+def _fault(path: Path | None, wanted: Mapping[str, Any], verify: bool) -> str | None:
+    """In what a shard differs from the record."""
+    if path is None:
+        return "missing"
+    size = path.stat().st_size
+    if size != wanted["bytes"]:
+        return f"altered, it has {size:,} bytes and {wanted['bytes']:,} were written"
+    rows = _read_metadata(path).num_rows
+    if rows != wanted["rows"]:
+        return f"altered, it has {rows} rows and {wanted['rows']} were written"
+    if verify and not file_sum(path).items() <= wanted.items():
+        return "altered, its hash is not that of what was written"
+    return None
+
+
+def _check_ids(folder: str | os.PathLike, paths: Iterable[Path]) -> None:
+    uses = Counter(name for path in paths for name in _read_ids(path))
+    twice = [name for name, count in uses.items() if count > 1]
+    if twice:
+        told = f"{len(twice)} ids come twice (first: {twice[0]!r}). Were two runs written into one folder?"
+        raise DataFormatError(f"{folder}: {told}")
+
+
+def load_shards(
+    folder: str | os.PathLike, *, streaming: bool = False, verify: bool = False
+) -> DatasetDict | IterableDatasetDict:
     """Read a folder of shards with the column types that it was written with.
 
     Args:
         folder: holds train, validation and test, or some of them.
         streaming: read row group by row group instead of through a memory-mapped copy in the cache of `datasets`.
+        verify: as of [`check_shards`], without which rows and bytes alone are compared. (Pages with other bytes than
+            were written are refused when they are read, where shards have checksums, as all since version 0.2.)
 
     Returns:
         DatasetDict (IterableDatasetDict when streaming) of the splits present.
 
     Raises:
         FileNotFoundError: no such folder.
-        DataFormatError: no shards, a writer that has not finished, damaged shards, column types that differ between
-            shards, or an id that comes twice.
+        DataFormatError: no shards, a writer that has not finished, shards that are damaged or not as recorded, column
+            types that differ between shards, or an id that comes twice.
     """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder} is not a folder")
     check_finished(folder)
+    check_shards(folder, verify=verify)
     files = {split: paths for split in SPLITS if (paths := shard_files(folder, split))}
     if not files:
         old = next(Path(folder).glob("*/*-*.safetensors"), None)
@@ -233,10 +306,22 @@ def load_shards(folder: str | os.PathLike, *, streaming: bool = False) -> Datase
     features = _shard_features(everything[0])
     for path in everything[1:]:
         _check_features(path, features)
-    uses = Counter(name for path in everything for name in _read_ids(path))
-    twice = [name for name, count in uses.items() if count > 1]
-    if twice:
-        told = f"{len(twice)} ids come twice (first: {twice[0]!r}). Were two runs written into one folder?"
-        raise DataFormatError(f"{folder}: {told}")
+    _check_ids(folder, everything)
     patterns = {split: [glob.escape(os.path.abspath(path)) for path in paths] for split, paths in files.items()}
-    return load_dataset("parquet", data_files=patterns, features=features, streaming=streaming)
+    options = {
+        "streaming": streaming,
+        "fragment_scan_options": ParquetFragmentScanOptions(page_checksum_verification=True),
+    }
+    try:
+        return load_dataset("parquet", data_files=patterns, features=features, **options)
+    except DatasetGenerationError:
+        for path in everything:
+            _check_pages(path)
+        raise
+
+
+def _check_pages(path: Path) -> None:
+    """DataFormatError for a shard that does not read to its end."""
+    with format_error(f"{path}: damaged", OSError, ValueError, advice=_DAMAGED):
+        for _ in pq.ParquetFile(path, page_checksum_verification=True).iter_batches():
+            pass

@@ -16,15 +16,7 @@ from ..pipeline_clcr import TASK, CLCRPipeline
 from .html import draw_reading
 from .reading import check_duration, read_clip
 
-_INTRODUCTION = """# CLCR: a clip's score, and what decided it
-
-Give a clip of a person who speaks, and what they say. Any of the three, frames, audio and words, may be missing;
-audio given by itself takes the place of the clip's.
-
-**Take the answer with caution.** Reading emotion from people is uncertain: the same face or voice means different
-things in different people, cultures and moments, and a model repeats the biases of its data. Do not judge anyone by
-it, and show it only people who agreed.
-"""
+_INTRODUCTION = Path(__file__).with_name("introduction.md").read_text("utf-8")
 # Screen readers tell the answer when it comes.
 _SPEAK = "() => { document.getElementById('answer').setAttribute('aria-live', 'polite') }"
 _WAITING = "<p>The answer appears here.</p>"

@@ -16,20 +16,14 @@ from markupsafe import Markup
 from ..explain.decision import Decision, change, token_spans, word
 from ..modalities import modality
 
-_SENTIMENTS = ("negative", "neutral", "positive")
-_TICKS = 5
-
 
 def _title(name: str) -> str:
     return modality(name).title
 
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-_MACROS: Any = _ENVIRONMENT.get_template(
-    "reading.html", globals={"sentiments": _SENTIMENTS, "ticks": _TICKS, "title": _title, "word": word}
-).module
+_FILES = FileSystemLoader(Path(__file__).parent)
+_ENVIRONMENT = Environment(loader=_FILES, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+_MACROS: Any = _ENVIRONMENT.get_template("reading.html", globals={"title": _title, "word": word}).module
 
 
 def draw_reading(decision: Decision) -> tuple[str, str]:

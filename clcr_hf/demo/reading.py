@@ -31,9 +31,8 @@ def read_clip(
     given = {name: value for name, value in given.items() if not is_missing(value)}
     if not given:
         raise ValueError("There is nothing to read yet: give a clip, audio or a transcript.")
-    for path in (clip, audio):
-        if path is not None:
-            check_duration(path, max_seconds)
+    for path in filter(None, (clip, audio)):
+        check_duration(path, max_seconds)
     return explain(pipe, given)
 
 

@@ -4,6 +4,7 @@ are drawn by `plot.py`, and as HTML by `demo/html.py`, which does without matplo
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -17,7 +18,6 @@ from ..pipeline_clcr import CLCRPipeline
 
 # What of a `media` file is left for when one of its two is taken away.
 _REST_OF_MEDIA = {"vision": "audio", "audio": "video"}
-_WEIGHTS = ("level_weights", "modality_weights", "private_gates")
 # What stands beside the modalities in the sum that is an answer's logit.
 JOINT, BIAS = "joint path", "bias (no input)"
 
@@ -125,13 +125,10 @@ def decided_by(result: Mapping[str, Any]) -> dict[str, Any]:
     """`level_weights` (list), `modality_weights` and `private_gates` (by modality) of a pipeline's result; of one with
     segments, the means over them."""
     parts = result.get("segments", [result])
-    return {
-        "level_weights": np.mean([part["level_weights"] for part in parts], axis=0).tolist(),
-        **{
-            name: {key: float(np.mean([part[name][key] for part in parts])) for key in parts[0][name]}
-            for name in _WEIGHTS[1:]
-        },
-    }
+    means: dict[str, Any] = {"level_weights": np.mean([part["level_weights"] for part in parts], axis=0).tolist()}
+    for kind in ("modality_weights", "private_gates"):
+        means[kind] = {name: float(np.mean([part[kind][name] for part in parts])) for name in parts[0][kind]}
+    return means
 
 
 def evidence(result: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
@@ -202,10 +199,8 @@ def _seconds(sample: Mapping[str, Any], result: Mapping[str, Any]) -> float | No
     found = [part["end"] for part in result.get("segments", []) if "end" in part]
     for source in (sample.get(name) for name in ("media", "video", "audio")):
         if isinstance(source, str | os.PathLike) and os.path.isfile(source):
-            try:
+            with suppress(MediaError):  # a file without a stated length
                 found.append(media_duration(source))
-            except MediaError:  # a file without a stated length
-                continue
     if found:
         return max(found)
     times = [token["time"] for tokens in result["tokens"].values() for token in tokens if "time" in token]

@@ -18,23 +18,7 @@ _OTHER_COLOUR = modality("").colour
 _LABEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LEVEL_COLOUR, _PALE = "#6b7280", 0.45
 _WHISKER = {"ecolor": "#222222", "elinewidth": 1.0, "capsize": 2.5}
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "grid.color": "#e5e5e5",
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-    "savefig.facecolor": "white",
-    "text.parse_math": False,  # words of the input are no formulas
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
+_STYLE = Path(__file__).with_name("figures.mplstyle")
 _WIDTH, _BARS_HEIGHT, _LEVEL_HEIGHT = 11.0, 1.75, 0.24
 _LEAST_RANGE = 0.1  # budgets that differ by less are drawn as nearly alike
 _UPRIGHT_WORDS = 14  # more tokens than this have their words turned
@@ -190,13 +174,11 @@ def _draw_evidence(axes: Any, decision: Decision) -> None:
 
 def _signed_bars(axes: Any, values: Mapping[str, float], colours: Sequence[str], signed: bool = True) -> None:
     """Horizontal bars from 0 to both sides, a number at each; where not `signed`, shares in percent."""
-    axes.barh(list(values), list(values.values()), 0.62, color=colours)
+    bars = axes.barh(list(values), list(values.values()), 0.62, color=colours)
+    labels = [f"{value:+.2f}" if signed else f"{100 * value:.0f}%" for value in values.values()]
+    axes.bar_label(bars, labels, padding=3, fontsize=9)
     reach = 1.75 * max(max(abs(value) for value in values.values()), 0.05)
     axes.set_xlim(-reach if signed else 0, reach)
-    for row, value in enumerate(values.values()):
-        label = f"{value:+.2f}" if signed else f"{100 * value:.0f}%"
-        side, where = ("left", 0.03) if value >= 0 else ("right", -0.03)
-        axes.text(value + where * reach, row, label, va="center", ha=side, fontsize=9)
     axes.axvline(0, color="#333333", linewidth=0.8)
     axes.invert_yaxis()
     axes.grid(axis="x")
@@ -294,7 +276,7 @@ def _figure(path: str | os.PathLike, width: float, height: float, answer: str, t
     need = "figures need matplotlib"
     drawing, matplotlib = (optional_package(name, need, "explain") for name in ("matplotlib.figure", "matplotlib"))
     short = title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE - 1] + "…"
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(fname=_STYLE):
         figure = drawing.Figure(figsize=(width, height), layout="constrained")
         figure.suptitle("\n".join(filter(None, (answer, short))), fontsize=11, x=0.01, ha="left")
         yield figure

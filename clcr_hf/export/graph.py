@@ -18,6 +18,7 @@ from ..modalities import modality
 from ..modeling_clcr import CLCRPreTrainedModel
 from .inputs import GraphInput, Part, example_batch, graph_inputs, labels_each_step
 
+AnyModel = CLCRPreTrainedModel | str | os.PathLike[str]  # or where one is saved
 _OUTPUTS = ("logits", "level_weights", "modality_weights", "private_gates")
 
 
@@ -108,18 +109,14 @@ def fusion_inputs(model: CLCRPreTrainedModel, inputs: Mapping[str, torch.Tensor]
     return features
 
 
-def load_for_export(model: CLCRPreTrainedModel | str | os.PathLike[str]) -> CLCRPreTrainedModel:
+def load_for_export(model: AnyModel) -> CLCRPreTrainedModel:
     """The model given, or the one saved in a folder (or on the Hub), with its own head."""
     if isinstance(model, CLCRPreTrainedModel):
         return model
     return CLCRPreTrainedModel.load_with_head(os.fspath(model))
 
 
-def export_program(
-    model: CLCRPreTrainedModel | str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    **options: Any,
-) -> ExportedProgram:
+def export_program(model: AnyModel, out: str | os.PathLike[str] | None = None, **options: Any) -> ExportedProgram:
     """
     The model as a `torch.export` program with free batch and lengths; `program.module()(**batch)` runs it and gives
     the outputs by name, see [`named_outputs`].

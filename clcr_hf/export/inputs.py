@@ -14,6 +14,7 @@ from ..modalities import modality
 from ..modeling_clcr import CLCRPreTrainedModel
 
 Part = Literal["whole", "fusion"]
+ImageSize = int | tuple[int, int] | None
 _IMAGE_SIZE, _MEL_BINS = 224, 40
 # Tokens of audio that a backbone gives for the traced waveform.
 _AUDIO_TOKENS = 12
@@ -66,7 +67,7 @@ def graph_inputs(
     *,
     part: Part = "whole",
     modalities: Sequence[str] | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: ImageSize = None,
     mel_bins: int | None = None,
 ) -> list[GraphInput]:
     """
@@ -124,9 +125,7 @@ def _feature_input(config: CLCRConfig, name: str, encoder: Any, steps: int) -> G
     return GraphInput(name, own.features, own.mask, shape, len(levels), max(steps, 3 * shortest), shortest=shortest)
 
 
-def _raw_input(
-    name: str, reader: Any, index: int, image_size: int | tuple[int, int] | None, mel_bins: int | None
-) -> GraphInput:
+def _raw_input(name: str, reader: Any, index: int, image_size: ImageSize, mel_bins: int | None) -> GraphInput:
     config = reader.backbone.config
     axis, mask = f"{name}_length", f"{name}_attention_mask"
     if name == "text":

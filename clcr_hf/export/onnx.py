@@ -21,14 +21,14 @@ import torch
 from ..data.errors import optional_package
 from ..data.folders import replacing
 from ..modeling_clcr import CLCRPreTrainedModel
-from .graph import export_program, fusion_inputs, load_for_export, named_outputs, trace
+from .graph import AnyModel, export_program, fusion_inputs, load_for_export, named_outputs, trace
 from .inputs import GraphInput, Part, example_batch, graph_inputs
 
 _METADATA = "clcr"
 
 
 def export_onnx(
-    model: CLCRPreTrainedModel | str | os.PathLike[str],
+    model: AnyModel,
     out: str | os.PathLike[str],
     *,
     part: Part = "whole",
@@ -112,7 +112,7 @@ def quantise(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Pat
 
 
 def export_model(
-    model: CLCRPreTrainedModel | str | os.PathLike[str],
+    model: AnyModel,
     out: str | os.PathLike[str],
     *,
     format: str = "onnx",
@@ -246,9 +246,7 @@ class ONNXModel:
         if each.name not in given:
             return each.missing(batch)
         values = given[each.name].astype(np.int64 if each.vocabulary else np.float32)
-        mask = given.get(each.mask)
-        if mask is None:
-            mask = np.ones((batch, values.shape[1 + each.time]))
+        mask = given.get(each.mask, np.ones((batch, values.shape[1 + each.time])))
         return {each.name: values, each.mask: mask.astype(np.int64)}
 
 

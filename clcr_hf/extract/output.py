@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.columns import SPLITS
 from ..data.folders import OutputFolder, versions, write_text
-from ..data.shards import count_rows, written_ids
+from ..data.shards import count_rows, record_shards, written_ids
 from .sources import Clip
 
 logger = logging.getLogger("clcr_hf.extract")
@@ -91,6 +91,7 @@ def finish(folder: OutputFolder, task: dict[str, Any], columns: dict[str, Any], 
             **task,
             "columns": columns,
             "versions": versions("clcr-hf", "torch", "transformers", "datasets"),
+            "shards": record_shards(folder.path),
             "counts": {"rows": rows, "failed": failed, "lacking": lacks},
             "last_run": {"seconds": seconds, "processes": processes},
         }

@@ -193,9 +193,7 @@ def _row_clip(row: Mapping[str, Any], split: str, carried: Iterable[str]) -> Cli
 
 def _file(value: Any) -> Any:
     """Path or bytes of an undecoded media column."""
-    if isinstance(value, Mapping):
-        return value.get("bytes") or value.get("path")
-    return value
+    return value.get("bytes") or value.get("path") if isinstance(value, Mapping) else value
 
 
 def _words(value: Sequence[str] | np.ndarray | None) -> list[str] | None:

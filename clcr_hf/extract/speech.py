@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..loading import WRAPPERS, refuse_missing
 from ..media_files import optional
 
 logger = logging.getLogger("clcr_hf.extract")
@@ -46,6 +47,9 @@ class SpeechRecogniser:
         language: Whisper alone, such as "en"; found by the model when None.
         device, dtype: where and in which type it runs.
 
+    Raises:
+        ValueError: weights that the files lack, such as the head of a model that was never taught to spell.
+
     Whisper needs the `alignment_heads` of its generation configuration for word times, as all of OpenAI's hold them.
     """
 
@@ -57,9 +61,22 @@ class SpeechRecogniser:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        from transformers import pipeline
+        from transformers import (
+            AutoConfig,
+            AutoFeatureExtractor,
+            AutoModelForCTC,
+            AutoModelForSpeechSeq2Seq,
+            AutoTokenizer,
+            pipeline,
+        )
 
-        self.pipeline = pipeline("automatic-speech-recognition", model=source, device=device, dtype=dtype)
+        spells = type(AutoConfig.from_pretrained(source)) in AutoModelForCTC._model_mapping
+        kind = AutoModelForCTC if spells else AutoModelForSpeechSeq2Seq
+        model, report = kind.from_pretrained(source, dtype=dtype, key_mapping=WRAPPERS, output_loading_info=True)
+        refuse_missing(source, [name for name in report["missing_keys"] if "masked_spec_embed" not in name])
+        parts = {"tokenizer": AutoTokenizer, "feature_extractor": AutoFeatureExtractor}
+        loaded = {name: part.from_pretrained(source) for name, part in parts.items()}
+        self.pipeline = pipeline("automatic-speech-recognition", model=model, device=device, **loaded)
         self.sampling_rate = int(self.pipeline.feature_extractor.sampling_rate)
         self.is_whisper = self.pipeline.type == "seq2seq_whisper"
         self.language = language

@@ -18,19 +18,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from ..data.folders import read_json, write_text
 from ..modalities import RAW_COLUMNS, STANDARD_MODALITIES, modality
+from . import run_folder
 from .benchmarks import BENCHMARKS, PAPER_CITATION, Benchmark, benchmark_of
-from .run_folder import (
-    EVAL_RESULTS,
-    FIGURE_FILE,
-    WEIGHTS_FILE,
-    CardOptions,
-    is_hub_id,
-    measured_figures,
-    read_card_options,
-    read_emissions,
-    read_run,
-    run_mark,
-)
 
 _TEMPLATE = Path(__file__).parent / "model_card.md"
 # Sentences and names of the cards.
@@ -61,7 +50,7 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
     facts = _Facts.read(Path(folder), model_id)
     run = facts.run
     columns = run.get("inputs", {})
-    split, figures = measured_figures(run)
+    split, figures = run_folder.measured_figures(run)
     examples = run["num_examples"].get("train")
     card = render_card(
         _card_data(facts),
@@ -78,7 +67,7 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         compared=_compared(run, split),
         settings=run["settings"],
         command=run["command"],
-        emissions=read_emissions(facts.folder),
+        emissions=run_folder.read_emissions(facts.folder),
         **_weights_fields(facts),
         paper=facts.paper,
         dataset=facts.benchmark or TEXTS["data"]["generated" if run["generated"] else "unknown"],
@@ -98,12 +87,12 @@ class _Facts:
     folder: Path
     model_id: str
     run: dict[str, Any]
-    options: CardOptions
+    options: run_folder.CardOptions
     benchmark: Benchmark | None
 
     @classmethod
     def read(cls, folder: Path, model_id: str | None) -> "_Facts":
-        run, options = read_run(folder), read_card_options(folder)
+        run, options = run_folder.read_run(folder), run_folder.read_card_options(folder)
         benchmark = BENCHMARKS[options.benchmark] if options.benchmark else benchmark_of(run)
         return cls(folder, model_id or folder.resolve().name, run, options, benchmark)
 
@@ -179,10 +168,10 @@ def write_model_card(folder: str | Path, model_id: str | None = None) -> Path:
     `dataset_id` in the options, the figures go to `.eval_results/results.yaml` too, where the Hub reads them."""
     folder = Path(folder)
     card_from_run(folder, model_id).save(folder / "README.md")
-    dataset_id = read_card_options(folder).dataset_id
+    dataset_id = run_folder.read_card_options(folder).dataset_id
     if dataset_id is not None:  # the run does not know it
-        entries = eval_result_entries_to_yaml(_eval_result_entries(read_run(folder), dataset_id))
-        write_text(folder / EVAL_RESULTS, yaml.safe_dump(entries, sort_keys=False))
+        entries = eval_result_entries_to_yaml(_eval_result_entries(run_folder.read_run(folder), dataset_id))
+        write_text(folder / run_folder.EVAL_RESULTS, yaml.safe_dump(entries, sort_keys=False))
     return folder / "README.md"
 
 
@@ -213,7 +202,7 @@ def _card_data(facts: _Facts) -> ModelCardData:
     run, options = facts.run, facts.options
     modalities = run["modalities"]
     bases = base_models(run.get("model_arguments") or {})
-    emissions = read_emissions(facts.folder)
+    emissions = run_folder.read_emissions(facts.folder)
     if emissions is not None:
         emissions["emissions"] = round(emissions["emissions"], 3)
         emissions["training_type"] = "fine-tuning" if bases else "pre-training"
@@ -230,7 +219,7 @@ def _card_data(facts: _Facts) -> ModelCardData:
         model_name=facts.model_id if results else None,  # the Hub keeps it in the list of results
         eval_results=results,
         base_model_relation="finetune" if bases else None,
-        widget=_widget(options.examples, facts.model_id, run_mark(run)) or None,
+        widget=_widget(options.examples, facts.model_id, run_folder.run_mark(run)) or None,
         # What an endpoint's widget sends along with an input; see handler.py.
         inference={"parameters": {"return_explanation": True}} if facts.kind != "segments" else None,
         co2_eq_emissions=emissions,
@@ -246,8 +235,8 @@ def _language(run: dict[str, Any], benchmark: Benchmark | None) -> str | None:
 def base_models(model_arguments: dict[str, Any]) -> list[str]:
     """Names on the Hub of the pretrained backbones; folders of the user's own are none."""
     modalities = model_arguments.get("modalities") or STANDARD_MODALITIES
-    named = [model_arguments.get(f"{name}_model_name_or_path") for name in modalities]
-    return list(dict.fromkeys(name for name in named if name and is_hub_id(name) and not Path(name).exists()))
+    named = filter(None, (model_arguments.get(f"{name}_model_name_or_path") for name in modalities))
+    return list(dict.fromkeys(name for name in named if run_folder.is_hub_id(name) and not Path(name).exists()))
 
 
 def _widget(examples: Sequence[dict[str, Any]], model_id: str, mark: str) -> list[dict[str, Any]]:
@@ -267,7 +256,7 @@ def _widget(examples: Sequence[dict[str, Any]], model_id: str, mark: str) -> lis
 
 def _stated_figures(run: dict[str, Any]) -> tuple[str, dict[str, float]]:
     """What the Hub is told: split, and the figures that are defined."""
-    split, figures = measured_figures(run)
+    split, figures = run_folder.measured_figures(run)
     return split, {key: round(value, 4) for key, value in figures.items() if math.isfinite(value)}
 
 
@@ -305,7 +294,8 @@ def check_card(card: ModelCard) -> None:
     if data.pipeline_tag not in (None, *_PIPELINE_TAGS):
         problems.append(f"pipeline_tag is {data.pipeline_tag!r}")
     bases = [data.base_model] if isinstance(data.base_model, str) else data.base_model or []
-    problems += [f"{name!r} is no name on the Hub" for name in [*bases, *(data.datasets or [])] if not is_hub_id(name)]
+    names = [*bases, *(data.datasets or [])]
+    problems += [f"{name!r} is no name on the Hub" for name in names if not run_folder.is_hub_id(name)]
     if data.license == "other" and not getattr(data, "license_name", None):
         problems.append("the licence 'other' needs a license_name")
     if re.search(r"\{\{|\{%|\bUndefined\b", card.text):
@@ -321,11 +311,9 @@ def _named(key: str) -> tuple[str, str]:
     """What the card calls a figure, and its type in the Hub's vocabulary."""
     known: dict[str, tuple[str, str]] = TEXTS["metrics"]
     metric, _, score = key.partition("_")
-    if key in known or metric not in known:
-        name, kind = known.get(key, (key, key))
-        return name, kind
-    name, kind = known[metric]  # of one score of several
-    return f"{name}, {score}", kind
+    of_several = key not in known and metric in known  # the metric of one score of several
+    name, kind = known[metric] if of_several else known.get(key, (key, key))
+    return f"{name}, {score}" if of_several else name, kind
 
 
 def _compared(run: dict[str, Any], split: str) -> list[str]:
@@ -351,9 +339,9 @@ def _compared(run: dict[str, Any], split: str) -> list[str]:
 def _weights_fields(facts: _Facts) -> dict[str, Any]:
     """Of the template: how the model decides, as far as it was measured of this run's model."""
     config = read_json(facts.folder / "config.json")
-    found = read_json(facts.folder / WEIGHTS_FILE) or {}
+    found = read_json(facts.folder / run_folder.WEIGHTS_FILE) or {}
     return {
         "levels": None if config is None else config.get("num_levels", 3),
-        "weights": found if found.get("mark") == run_mark(facts.run) else None,
-        "figure": (facts.folder / FIGURE_FILE).is_file(),
+        "weights": found if found.get("mark") == run_folder.run_mark(facts.run) else None,
+        "figure": (facts.folder / run_folder.FIGURE_FILE).is_file(),
     }

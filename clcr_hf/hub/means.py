@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,7 @@ from transformers import pipeline
 from ..data.folders import write_json
 from ..explain.decision import BIAS, JOINT, decided_by, evidence
 from ..pipeline_clcr import TASK
-from .run_folder import (
-    EXAMPLES_FOLDER,
-    FIGURE_FILE,
-    WEIGHTS_FILE,
-    read_card_options,
-    read_run,
-    run_mark,
-    set_card_options,
-)
+from . import run_folder
 
 
 def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -36,30 +29,28 @@ def mean_weights(results: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ValueError: no result without an error.
     """
     levels: list[list[float]] = []
-    named: dict[str, dict[str, list[float]]] = {"modality_weights": {}, "private_gates": {}}
-    own: dict[str, list[float]] = {}
+    kinds = ("modality_weights", "private_gates", "evidence")
+    found: dict[str, defaultdict[str, list[float]]] = {kind: defaultdict(list) for kind in kinds}
     for result in results:
         if "error" in result:
             continue
         weights = decided_by(result)
         levels.append(weights["level_weights"])
-        for kind, values in named.items():
+        for kind in ("modality_weights", "private_gates"):
             for name, value in weights[kind].items():
-                present = bool(result["tokens"].get(name))
-                values.setdefault(name, []).extend([value] * present)
+                found[kind][name] += [value] if result["tokens"].get(name) else []
         for part in result.get("segments", [result]):
             added = evidence(part)[1]
             for name in (*part.get("modality_logits", ()), JOINT, BIAS):
-                own.setdefault(name, []).extend([abs(added[name])] if name in added else [])
+                found["evidence"][name] += [abs(added[name])] if name in added else []
     if not levels:
         raise ValueError("there is no result to take means of")
-    sizes = _of_each(own)
-    return {
-        "rows": len(levels),
-        "level_weights": [_mean_and_std(column) for column in np.transpose(levels)],
-        **{kind: _of_each(values) for kind, values in named.items()},
-        **({"evidence": sizes} if sizes else {}),
-    }
+    means: dict[str, Any] = {"level_weights": [_mean_and_std(column) for column in np.transpose(levels)]}
+    for kind, named in found.items():
+        means[kind] = {name: _mean_and_std(values) for name, values in named.items() if values}
+    if not means["evidence"]:
+        del means["evidence"]
+    return {"rows": len(levels), **means}
 
 
 def build_card_figures(
@@ -92,13 +83,13 @@ def build_card_figures(
     from ..explain.plot import draw_mean_weights
 
     folder = Path(folder)
-    mark = run_mark(read_run(folder))
+    mark = run_folder.run_mark(run_folder.read_run(folder))
     pipe = pipeline(TASK, model=str(folder), device=device)
     chosen = rows if hasattr(rows, "__getitem__") else list(rows)  # a data set stays one, and is read as it goes
     results = pipe(chosen, batch_size=batch_size, return_explanation=True, on_error="skip")
     measured = {"split": split, "mark": mark, **mean_weights(results)}
-    draw_mean_weights(measured, folder / FIGURE_FILE)
-    write_json(folder / WEIGHTS_FILE, measured)
+    draw_mean_weights(measured, folder / run_folder.FIGURE_FILE)
+    write_json(folder / run_folder.WEIGHTS_FILE, measured)
     return measured
 
 
@@ -127,14 +118,14 @@ def add_example(
     answer = pipeline(TASK, model=str(folder), device="cpu")({key: value for key, value in given.items() if value})
     example: dict[str, Any] = {"title": title or (Path(clip).stem if clip else " ".join((text or "").split()[:6]))}
     if clip is not None:
-        target = folder / EXAMPLES_FOLDER / Path(clip).name
+        target = folder / run_folder.EXAMPLES_FOLDER / Path(clip).name
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(clip, target)
-        example["file"] = f"{EXAMPLES_FOLDER}/{target.name}"
+        example["file"] = f"{run_folder.EXAMPLES_FOLDER}/{target.name}"
     example |= {"text": text} if text else {}
-    example |= {"output": _labels(answer), "mark": run_mark(read_run(folder))}
-    kept = [each for each in read_card_options(folder).examples if each.get("title") != example["title"]]
-    set_card_options(folder, examples=[*kept, example])
+    example |= {"output": _labels(answer), "mark": run_folder.run_mark(run_folder.read_run(folder))}
+    kept = [each for each in run_folder.read_card_options(folder).examples if each.get("title") != example["title"]]
+    run_folder.set_card_options(folder, examples=[*kept, example])
     return example
 
 
@@ -145,10 +136,6 @@ def _labels(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     values = result.get("probabilities") or result.get("scores") or {result["label"]: result["score"]}
     ranked = sorted(values.items(), key=lambda item: -item[1])
     return [{"label": name, "score": round(value, 4)} for name, value in ranked]
-
-
-def _of_each(named: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
-    return {name: _mean_and_std(found) for name, found in named.items() if found}
 
 
 def _mean_and_std(values: Any) -> dict[str, float]:

@@ -11,11 +11,11 @@ from huggingface_hub import HfApi
 from transformers import AutoProcessor
 
 from ..configuration_clcr import CLCRConfig
-from ..data.folders import write_json
+from ..data.folders import file_sum, read_json, write_json
 from ..modeling_clcr import CLCRPreTrainedModel
 from ..remote_code import add_remote_code
 from .card import card_from_run
-from .run_folder import RUN_FILE, copy_card_files, read_run
+from .run_folder import RUN_FILE, copy_card_files, read_run, weight_sums
 
 _HANDLER = Path(__file__).parent / "handler.py"
 # What the handler needs on an Inference Endpoint, beside the torch and transformers that are there.
@@ -88,7 +88,8 @@ def build_release(
 
     Raises:
         FileNotFoundError: `folder` holds no model or no processor.
-        ValueError: it holds another kind of model, weights that do not fill it, or a damaged `run.json`.
+        ValueError: it holds another kind of model, weights that do not fill it or are not those that `run.json`
+            recorded, or a damaged `run.json`.
     """
     folder, target = Path(folder), Path(target)
     for name, what in (("config.json", "model"), ("processor_config.json", "processor")):
@@ -97,6 +98,7 @@ def build_release(
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if kind != CLCRConfig.model_type:
         raise ValueError(f"{folder} holds a model of type {kind!r}, not {CLCRConfig.model_type!r}")
+    _check_weights(folder)
     target.mkdir(parents=True, exist_ok=True)
     CLCRPreTrainedModel.load_with_head(folder).save_pretrained(target, max_shard_size=max_shard_size)
     AutoProcessor.from_pretrained(folder).save_pretrained(target)
@@ -110,10 +112,21 @@ def build_release(
     return target
 
 
+def _check_weights(folder: Path) -> None:
+    """ValueError where a file of weights is not as the run left it; models of older versions have no record of it."""
+    for name, known in (read_json(folder / RUN_FILE) or {}).get("weights", {}).items():
+        path = folder / name
+        fault = "missing" if not path.is_file() else "altered" if file_sum(path) != known else None
+        if fault is not None:
+            meant = f"or take `weights` out of {RUN_FILE} if the change was meant"
+            raise ValueError(f"{path}: {fault} since its training; train again, {meant}")
+
+
 def _write_record(folder: Path, target: Path, model_id: str) -> None:
     """`run.json` without the folders of this machine, and the card made of it; without a record, the card as it is."""
     if (folder / RUN_FILE).is_file():
         record = _without_folders(read_run(folder))
+        record["weights"] = weight_sums(target)
         write_json(target / RUN_FILE, record)
         card_from_run(target, model_id).save(target / "README.md")
     elif (folder / "README.md").is_file():

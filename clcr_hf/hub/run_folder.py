@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.folders import read_json, write_json
+from ..data.folders import file_sum, read_json, write_json
 from .benchmarks import BENCHMARKS
 
 RUN_FILE = "run.json"
@@ -70,6 +70,11 @@ def read_run(folder: str | Path) -> dict[str, Any]:
     if found is None:
         raise FileNotFoundError(f"{path} does not exist: a card is written from the record of a training run")
     return found
+
+
+def weight_sums(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """`bytes` and `sha256` of each file of weights, as the record keeps them under `weights`."""
+    return {path.name: file_sum(path) for path in sorted(Path(folder).glob("*.safetensors"))}
 
 
 def run_mark(run: dict[str, Any]) -> str:

@@ -261,6 +261,15 @@ def segment_metrics(
     }
 
 
+def module_info(metrics: Callable[..., Any], description: str, kind: Any, citation: str = "") -> "evaluate.MetricInfo":
+    """What an `evaluate` module says of itself; `kind` is the `datasets` type of predictions and references."""
+    import evaluate
+    from datasets import Features
+
+    features = Features({"predictions": kind, "references": kind})
+    return evaluate.MetricInfo(description, citation, features, metrics.__doc__ or "")
+
+
 def load_metric(name: str, config_name: str | None = None) -> "evaluate.EvaluationModule":
     """The `evaluate` module `name` (one of `METRICS`) from this package's files; needs no network.
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ _BATCH_ROWS = 1024
 # Parts of an answer that are dicts, and how the columns of their entries begin.
 _BY_NAME = {name: name.removesuffix("s") for name in ("scores", "modality_weights", "private_gates")}
 _BY_NAME["probabilities"] = "probability"
-_SIDES = ("low", "high")
 
 
 # -- columns and rows --------------------------------------------------------------------------------------------------
@@ -43,7 +42,7 @@ def column_types(config: Any, *, per_segment: bool = False, windows: bool = Fals
         columns |= {"score": float, "label": str}
     if problem == "regression" and config.score_interval:
         ends = [""] if config.num_labels == 1 else [f"_{name}" for name in names]
-        columns |= {f"interval_{side}{end}": float for end in ends for side in _SIDES}
+        columns |= {f"interval_{side}{end}": float for end in ends for side in ("low", "high")}
     if problem == "multi_label_classification":
         columns["labels"] = str
     if problem != "regression":
@@ -52,7 +51,7 @@ def column_types(config: Any, *, per_segment: bool = False, windows: bool = Fals
         columns |= {f"level_weight_{level}": float for level in range(1, config.effective_num_levels + 1)}
         for kind in ("modality_weight", "private_gate"):
             columns |= {f"{kind}_{name}": float for name in config.modalities}
-    if config.unimodal_evidence:
+    if config.has_modality_logits:
         scores = names if problem == "regression" and config.num_labels > 1 else [None]
         parts = [*config.modalities, JOINT, BIAS]
         columns |= {_evidence_column(part, score): float for score in scores for part in parts}
@@ -65,23 +64,19 @@ def result_rows(name: str, path: str | None, result: Mapping[str, Any]) -> list[
     head = {"id": name, "path": path, **window}
     if "segments" not in result:
         return [{**head, **_flat(result)}]
-    segments = enumerate(result["segments"])
-    times = ("start", "end")
-    return [
-        {**head, "segment": part.get("index", index), **{key: part.get(key) for key in times}, **_flat(part)}
-        for index, part in segments
-    ]
+    rows = []
+    for index, part in enumerate(result["segments"]):
+        times = {key: part.get(key) for key in ("start", "end")}
+        rows.append({**head, "segment": part.get("index", index), **times, **_flat(part)})
+    return rows
 
 
 def _flat(result: Mapping[str, Any]) -> Row:
     row = {key: result[key] for key in ("score", "label", "error") if key in result}
     spans = {f"_{name}": span for name, span in result.get("intervals", {}).items()}
     spans |= {"": result["interval"]} if "interval" in result else {}
-    row |= {
-        f"interval_{side}{end}": value
-        for end, span in spans.items()
-        for side, value in zip(_SIDES, span, strict=True)
-    }
+    for end, (low, high) in spans.items():
+        row |= {f"interval_low{end}": low, f"interval_high{end}": high}
     if "labels" in result:
         row["labels"] = "|".join(result["labels"])
     row |= {f"level_weight_{level}": weight for level, weight in enumerate(result.get("level_weights", ()), 1)}
@@ -206,9 +201,8 @@ class PredictionFile:
         if self.complete:
             for row in read_rows(Table(self.path)):
                 if self.path.suffix.lower() == ".csv":  # whose cells are all texts, and whose names are stripped
-                    cells = [row[name.strip()] for name in self.columns]
-                    kinds = zip(self.columns.items(), cells, strict=True)
-                    row = {name: kind(cell) if cell else None for (name, kind), cell in kinds}
+                    cells = {name: row[name.strip()] for name in self.columns}
+                    row = {name: self.columns[name](cell) if cell else None for name, cell in cells.items()}
                 yield row
             return
         with open(self.partial, "rb") as file:
@@ -285,8 +279,4 @@ def _write_parquet(path: Path, rows: Iterator[Row], columns: Mapping[str, type])
             writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
-_WRITERS: dict[str, Callable[[Path, Iterator[Row], Mapping[str, type]], None]] = {
-    ".csv": _write_csv,
-    ".jsonl": _write_jsonl,
-    ".parquet": _write_parquet,
-}
+_WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}

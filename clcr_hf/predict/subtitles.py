@@ -4,7 +4,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +75,16 @@ def _from_captions(path: Path, text: str) -> tuple[list[str], list[tuple[float, 
 
 def _caption(text: str, start: float, end: float) -> list[tuple[list[str], float, float]]:
     """Stretches of a caption between its own stamps: their words, begin and end."""
-    begins, parts, last = [start], [], 0
-    for stamp in _STAMP.finditer(text):
-        parts.append(text[last : stamp.start()])
-        begins.append(min(max(_seconds(stamp.groups()), begins[-1]), end))
-        last = stamp.end()
-    parts.append(text[last:])
+    found = _STAMP.split(text)  # a part, the four numbers of a stamp, the next part, ...
+    begins = [start]
+    for at in range(1, len(found), 5):
+        begins.append(min(max(_seconds(found[at : at + 4]), begins[-1]), end))
     ends = [*begins[1:], end]
-    split = (html.unescape(_MARK.sub("", part)).split() for part in parts)
+    split = (html.unescape(_MARK.sub("", part)).split() for part in found[::5])
     return [each for each in zip(split, begins, ends, strict=True) if each[0]]
 
 
-def _seconds(groups: tuple[str | None, ...]) -> float:
+def _seconds(groups: Sequence[str | None]) -> float:
     hours, minutes, seconds, fraction = groups
     whole = 3600 * int(hours or 0) + 60 * int(minutes or 0) + int(seconds or 0)
     return whole + int((fraction or "0").ljust(3, "0")) / 1000

@@ -52,6 +52,7 @@ class DataArguments:
         turn_column: manifest, shards: an utterance's place in its dialogue; default: row order.
         mmsa_text: mmsa: text_bert (token ids of bert-base-uncased), text (embeddings) or raw (the transcripts, for any
             other text backbone; of shards too).
+        verify: shards: compare the hash of every shard with what its writer recorded, before anything is read.
         validation_fraction: Share of train to validate on where the data has no validation split.
         skip_missing: Leave out rows whose files are absent, with a warning, in place of an error.
         standardise: utterances: scale features by train's mean and spread.
@@ -105,6 +106,7 @@ class DataArguments:
     dialogue_column: str | None = None
     turn_column: str | None = None
     mmsa_text: Literal["text_bert", "text", "raw"] = "text_bert"
+    verify: bool = False
     validation_fraction: float = 0.1
     skip_missing: bool = False
     standardise: bool = True
@@ -191,7 +193,7 @@ LOADER_ARGUMENTS: dict[str, Any] = {
         *("num_train_clips", "num_validation_clips", "num_test_clips", "corpus_seed", "mmsa_text", "standardise"),
         *("label_column", "label_columns", "missing_labels", "text_column", "media_column"),
         *("group_column", "dialogue_column", "turn_column", "dataset_config_name"),
-        *("validation_fraction", "skip_missing"),
+        *("verify", "validation_fraction", "skip_missing"),
     )
 }
 PATH_ARGUMENTS = ("dataset_dir", "data_file", "flow_cache_dir")
@@ -351,6 +353,8 @@ class RunArguments(CLCRTrainingArguments):
         small_validation: With fewer validation rows than this the last state is kept, not the best measured one. Left
             out: 100, or none where --load_best_model_at_end is given.
         baselines: At the end, measure a constant and a linear model on mean features beside the model.
+        linear_evidence: After training, give ridge or logistic regression on mean features the share of the answer at
+            which validation is answered best. For labels of clips, where a modality is ready-made features.
         calibrate: After training, find on validation the temperature of probabilities, the thresholds of several
             labels and the intervals of scores, and keep them with the model.
     """
@@ -376,6 +380,7 @@ class RunArguments(CLCRTrainingArguments):
     early_stopping_patience: int = 8
     small_validation: int | None = None
     baselines: bool = True
+    linear_evidence: bool = True
     calibrate: bool = True
 
     def __post_init__(self) -> None:

@@ -7,16 +7,18 @@ frames, sound).
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from scipy.special import logsumexp
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from transformers.trainer_utils import EvalPrediction, PredictionOutput
 
 from ..configuration_clcr import CLCRConfig
@@ -31,6 +33,24 @@ _PENALTIES, _INVERSE_PENALTIES = np.logspace(-2, 5, 15), np.logspace(-4, 1, 6)
 _IGNORED = -100  # a segment without a label
 
 
+@dataclass(frozen=True)
+class LinearMap:
+    """
+    An affine map of mean features.
+
+    Args:
+        center: `(F,)`, taken off first; what is NaN then counts as 0. weight: `(F, C)`. bias: `(C,)`. All float64.
+    """
+
+    center: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """`(N, F)` to `(N, C)`."""
+        return np.nan_to_num(inputs - self.center) @ self.weight + self.bias
+
+
 class Baselines:
     """
     A constant and a linear model, learned from the training split.
@@ -43,7 +63,8 @@ class Baselines:
 
     Attributes:
         constant, linear: what they are called; `linear` is None where no modality is ready-made features.
-        reads: the modalities that the linear model reads.
+        map: the linear model, of the mean features of `reads`, those of each modality followed by whether it is there.
+        reads: the modalities that it reads, `widths` how many columns of each.
         rows, total: of the training split, how many rows were read and how many there are.
     """
 
@@ -52,38 +73,31 @@ class Baselines:
         self.labels, self.total = labels, len(train)
         self.reads = [name for name, column in columns.items() if column.endswith(FEATURES_END) and name in shapes]
         # (D,), (T, D) or (L, T, D): a number for each column of each level.
-        self._widths = {name: int(np.prod((*shapes[name][:-2], shapes[name][-1]))) for name in self.reads}
+        self.widths = {name: int(np.prod((*shapes[name][:-2], shapes[name][-1]))) for name in self.reads}
         train = _evenly(train, self._most(train))
         self.rows = len(train)
         target, counts = self._targets(train)
         known = target >= 0 if self._single else ~np.isnan(target)
         self._constant = self._answer_without_input(target, known)
-        self._models: list[Callable[[np.ndarray], np.ndarray]] = []
-        if self.reads:
-            inputs = self._means(train, counts).astype(np.float64)
-            self._models = [
-                self._fit(inputs[kept], each[kept], constant)
-                for each, kept, constant in zip(target.T, known.T, self._constants, strict=True)
-            ]
+        self.map = self._fit(self._means(train, counts).astype(np.float64), target, known) if self.reads else None
         scores = labels.problem_type == "regression"
         several = labels.problem_type == "multi_label_classification"
         self.constant = "the median" if scores else "the labels' shares" if several else "the commonest class"
-        self.linear = ("ridge" if scores else "logistic") + " regression" if self._models else None
+        self.linear = ("ridge" if scores else "logistic") + " regression" if self.map else None
 
     def answers(self, rows: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """
         What each answers to all rows, and the labels.
 
         Returns:
-            `{"constant": ..., "linear": ...}`, as a model's logits: scores `(N, K)`, logarithms of probabilities
-            `(N, C)`, log-odds of several labels `(N, C)`, or `(N, G, C)` of segments, rows of fewer filled up; and
-            labels as the collator batches them.
+            `{"constant": ..., "linear": ...}`, as a model's logits: scores `(N, K)`, logits of classes or of several
+            labels `(N, C)`, or `(N, G, C)` of segments, rows of fewer filled up; and labels as the collator batches
+            them.
         """
         target, counts = self._targets(rows)
         found = {"constant": np.repeat(self._constant, len(target), axis=0)}
-        if self._models:
-            inputs = self._means(rows, counts)
-            found["linear"] = np.concatenate([model(inputs) for model in self._models], axis=1)
+        if self.map is not None:
+            found["linear"] = self.map(self._means(rows, counts))
         if not self.labels.per_segment:
             return found, target[:, 0] if target.shape[1] == 1 else target
         return {name: _padded(value, counts, 0.0) for name, value in found.items()}, _padded(
@@ -95,15 +109,10 @@ class Baselines:
         """Whether one class is right."""
         return self.labels.problem_type == "single_label_classification"
 
-    @property
-    def _constants(self) -> list[np.ndarray]:
-        """The constant answer `(1, ...)` of each model."""
-        return [self._constant] if self._single else list(self._constant.T[:, None])
-
     def _most(self, train: Dataset) -> int:
         """How many rows are read."""
         lines = len(train["labels"][0]) if self.labels.per_segment and len(train) else 1
-        width = sum(self._widths.values()) + len(self.reads)
+        width = sum(self.widths.values()) + len(self.reads)
         return max(min(_ROWS, _CELLS // max(width, 1)) // max(lines, 1), 1)
 
     def _targets(self, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -128,10 +137,10 @@ class Baselines:
             row = part[number]
             found = [
                 _mean_over_time(row.get(each.features), row.get(each.mask), count, width)
-                for each, width in zip(names, self._widths.values(), strict=True)
+                for each, width in zip(names, self.widths.values(), strict=True)
             ]
             lines.append(np.hstack(found))
-        return np.concatenate([*lines, np.zeros((0, sum(self._widths.values()) + len(names)), np.float32)])
+        return np.concatenate([*lines, np.zeros((0, sum(self.widths.values()) + len(names)), np.float32)])
 
     def _answer_without_input(self, target: np.ndarray, known: np.ndarray) -> np.ndarray:
         """`(1, K)` or `(1, C)`."""
@@ -143,49 +152,55 @@ class Baselines:
         shares = np.array([(values > 0.5).mean() if len(values) else 0.0 for values in each])
         return (_log(shares) - _log(1 - shares))[None]
 
-    def _fit(self, inputs: np.ndarray, target: np.ndarray, constant: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """A function from inputs `(N, F)` to answers `(N, 1)`, or `(N, C)` where one class is right; the constant where
-        nothing can be learned."""
-
-        def nothing(inputs: np.ndarray) -> np.ndarray:
-            return np.repeat(constant, len(inputs), axis=0)
-
-        if self.labels.problem_type == "regression":
-            if len(target) < 2:
-                return nothing
-            ridge = make_pipeline(*_scaling(), RidgeCV(_PENALTIES)).fit(inputs, target)
-            return lambda inputs: ridge.predict(inputs)[:, None]
-        classes = (target if self._single else target > 0.5).astype(int)
-        # A class needs an example in each fold.
-        common = np.flatnonzero(np.bincount(classes) >= _FOLDS)
-        if len(common) < 2:
-            return nothing
-        kept = np.isin(classes, common)
-        model = _logistic(inputs[kept], classes[kept])
-        if not self._single:
-            return lambda inputs: model.decision_function(inputs)[:, None]
-
-        def logits(inputs: np.ndarray) -> np.ndarray:
-            found = np.full((len(inputs), constant.shape[1]), _log(np.zeros(())))
-            found[:, common] = np.maximum(model.predict_log_proba(inputs), found[0, 0])
-            return found
-
-        return logits
+    def _fit(self, inputs: np.ndarray, target: np.ndarray, known: np.ndarray) -> LinearMap:
+        """The linear model of inputs `(N, F)` and targets `(N, K)`; the constant where nothing can be learned."""
+        scaler = StandardScaler().fit(inputs)
+        scaled = np.nan_to_num(scaler.transform(inputs))  # what is missing counts as the mean
+        weight, bias = np.zeros((scaled.shape[1], self._constant.shape[1])), self._constant[0].astype(np.float64)
+        for number, (values, kept) in enumerate(zip(target.T, known.T, strict=True)):
+            if self._single:
+                weight, bias = _logits(scaled[kept], values[kept].astype(int), bias)
+            elif self.labels.problem_type == "regression" and kept.sum() > 1:
+                ridge = RidgeCV(_PENALTIES).fit(scaled[kept], values[kept])
+                weight[:, number], bias[number] = ridge.coef_, ridge.intercept_
+            elif self.labels.problem_type == "multi_label_classification":
+                found = _logits(scaled[kept], (values[kept] > 0.5).astype(int), np.array([0.0, bias[number]]))
+                weight[:, number], bias[number] = (part[..., 1] - part[..., 0] for part in found)
+        return LinearMap(np.nan_to_num(scaler.mean_), weight / scaler.scale_[:, None], bias)
 
 
-def _scaling() -> list[Any]:
-    """Columns of mean 0 and spread 1; what is missing counts as the mean."""
-    return [StandardScaler(), FunctionTransformer(np.nan_to_num)]
+def _logits(inputs: np.ndarray, classes: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Logistic regression of inputs `(N, F)`: weights `(F, C)` and biases `(C,)`.
 
-
-def _logistic(inputs: np.ndarray, classes: np.ndarray) -> Any:
+    Args:
+        classes: `(N,)`. One that has not an example in each fold has the same logit whatever the input: its share is
+            then about right.
+        constant: `(C,)`, the logits where nothing can be learned.
+    """
+    weight, bias = np.zeros((inputs.shape[1], len(constant))), constant.copy()
+    counts = np.bincount(classes, minlength=len(constant))
+    common = np.flatnonzero(counts >= _FOLDS)
+    if len(common) < 2:
+        return weight, bias
+    kept = np.isin(classes, common)
     search = GridSearchCV(
         LogisticRegression(), {"C": _INVERSE_PENALTIES}, cv=StratifiedKFold(_FOLDS), scoring="neg_log_loss"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of penalties too weak to be chosen
         # Turned, which the penalty does not notice, there are no more columns than rows.
-        return make_pipeline(*_scaling(), PCA(), search).fit(inputs, classes)
+        turned, found = make_pipeline(PCA(), search).fit(inputs[kept], classes[kept])
+    coefficients = found.best_estimator_.coef_ @ turned.components_
+    intercepts = found.best_estimator_.intercept_ - coefficients @ turned.mean_
+    if len(common) == 2:  # one row, of the log-odds
+        coefficients, intercepts = (np.stack((-one / 2, one / 2)).squeeze() for one in (coefficients, intercepts))
+    weight[:, common], bias[common] = coefficients.T, intercepts
+    if len(common) < len(bias):
+        rare = np.setdiff1d(np.arange(len(bias)), common)
+        level = logsumexp(inputs[kept] @ coefficients.T + intercepts, axis=1).mean()
+        bias[rare] = level + np.log(np.maximum(counts[rare], 0.5) / kept.sum())
+    return weight, bias
 
 
 def _mean_over_time(value: Any, mask: Any, count: int, width: int) -> np.ndarray:
@@ -228,9 +243,8 @@ def _padded(values: np.ndarray, counts: np.ndarray, fill: float) -> np.ndarray:
 
 
 def compare(
+    baselines: Baselines,
     datasets: Mapping[str, Dataset],
-    columns: Mapping[str, str],
-    labels: LabelKind,
     measure: Measure,
     metric: str,
     measured: Mapping[str, float],
@@ -239,11 +253,10 @@ def compare(
     The metric of the baselines beside that of the model, by split, as the record of a run keeps it.
 
     Args:
-        datasets: the rows of each split, `train` among them. columns, labels: as of [`Baselines`].
+        datasets: the rows of each split that is compared.
         measure: metrics of logits and labels. metric: the one that is compared.
         measured: the metric of the model on each split that is compared.
     """
-    baselines = Baselines(datasets["train"], columns, labels)
     figures = {}
     for split, value in measured.items():
         answers, truth = baselines.answers(datasets[split])

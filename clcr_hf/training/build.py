@@ -23,7 +23,7 @@ from ..configuration_clcr import CLCRConfig
 from ..data.columns import logger
 from ..data.labels import LabelKind, feature_shapes, is_raw
 from ..feature_extraction_clcr import CLCRFeatureExtractor
-from ..modalities import STANDARD_MODALITIES, modality
+from ..modalities import FEATURES_END, STANDARD_MODALITIES, modality
 from ..modeling_clcr import (
     CLCRForPreTraining,
     CLCRForSequenceClassification,
@@ -71,6 +71,8 @@ def build_model(
     fields = {} if pretraining else _label_fields(data)
     if data_args.augment_features and len(columns) > 1:
         fields["modality_dropout"] = _LEFT_OUT
+    if any(not column.endswith(FEATURES_END) for column in columns.values()):
+        fields["unimodal_statistics"] = ["mean"]  # what else there is, dropout in trained readers distorts
     fields |= model_args.fusion_fields()
     shapes = feature_shapes(data.splits["train"])
     backbones = {name: source for name, source in model_args.backbones.items() if name in columns}

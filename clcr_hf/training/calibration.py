@@ -56,21 +56,27 @@ def calibrate(trainer: "CLCRTrainer", rows: Any) -> dict[str, float]:
     forget_calibration(config)
     found = Calibration(said=["none, for there are no validation rows"])
     if rows is not None and len(rows):
-        by_batch, trainer.args.batch_eval_metrics = trainer.args.batch_eval_metrics, False  # it keeps no predictions
-        try:
-            predicted = trainer.predict(rows)
-        finally:
-            trainer.args.batch_eval_metrics = by_batch
+        logits, labels = predict_rows(trainer, rows)
         shared: list[Any] = [None]
         if trainer.is_world_process_zero():
-            logits = predicted.predictions
-            shared = [find_calibration(config, logits[0] if isinstance(logits, tuple) else logits, predicted.label_ids)]
+            shared = [find_calibration(config, logits, labels)]
         found = broadcast_object_list(shared)[0]
     for name, value in found.fields.items():
         setattr(config, name, value)
     if trainer.is_world_process_zero():
         print("\n".join(f"calibration: {line}" for line in found.said), flush=True)
     return {f"calibration_{name}": value for name, value in found.metrics.items()}
+
+
+def predict_rows(trainer: "CLCRTrainer", rows: Any) -> tuple[Any, Any]:
+    """Logits and labels of all rows, in their order, in every process."""
+    by_batch, trainer.args.batch_eval_metrics = trainer.args.batch_eval_metrics, False  # it keeps no predictions
+    try:
+        predicted = trainer.predict(rows)
+    finally:
+        trainer.args.batch_eval_metrics = by_batch
+    logits = predicted.predictions
+    return logits[0] if isinstance(logits, tuple) else logits, predicted.label_ids
 
 
 def forget_calibration(config: CLCRConfig) -> None:
@@ -145,7 +151,7 @@ def _of_probabilities(config: CLCRConfig, logits: np.ndarray, labels: np.ndarray
     for when, value in (("before", 1.0), ("after", temperature)):
         stated = probabilities(_with(config, {"logit_temperature": value}), torch.from_numpy(logits))
         metrics[f"ece_{when}"] = expected_calibration_error(stated.numpy(), labels)
-        metrics[f"nll_{when}"] = _likelihood(logits, labels, value)
+        metrics[f"nll_{when}"] = negative_log_likelihood(logits, labels, value)
     shown = {name: f"{metrics[f'{name}_before']:.4f} to {metrics[f'{name}_after']:.4f}" for name in ("ece", "nll")}
     said = f"temperature {temperature:.3f}; on validation expected calibration error {shown['ece']}, NLL {shown['nll']}"
     return Calibration(fields, [said], metrics)
@@ -163,12 +169,14 @@ def find_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
     """
     limit = float(np.log(_STEEPEST))
     best = minimize_scalar(
-        lambda log: _likelihood(logits, labels, float(np.exp(log))), bounds=(-limit, limit), method="bounded"
+        lambda log: negative_log_likelihood(logits, labels, float(np.exp(log))),
+        bounds=(-limit, limit),
+        method="bounded",
     )
     return float(np.exp(best.x)) if abs(best.x) < 0.99 * limit else None
 
 
-def _likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
     """Mean negative log-likelihood in nats."""
     scaled = torch.from_numpy(logits).double() / temperature
     true = torch.from_numpy(labels)
@@ -247,4 +255,6 @@ __all__ = [
     "find_thresholds",
     "forget_calibration",
     "interval_width",
+    "negative_log_likelihood",
+    "predict_rows",
 ]

@@ -13,6 +13,7 @@ from .arguments import DataArguments, ModelArguments, parse_args
 from .build import build_model
 from .length import fit_length
 from .log import plan, pretrained
+from .one_writer import alone_in_output_dir
 from .record import plain, record, report
 from .rows import prepare
 from .run import last_checkpoint, open_data
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None, **defaults: Any) -> dict[str, float]
     return run_pretraining(*parse_args(argv, **defaults))
 
 
+@alone_in_output_dir
 def run_pretraining(
     model_args: ModelArguments, data_args: DataArguments, args: CLCRTrainingArguments
 ) -> dict[str, float]:
@@ -41,7 +43,7 @@ def run_pretraining(
 
     Raises:
         ValueError, DataFormatError: arguments or data that do not fit together; a model of one modality, which has
-            nothing to align.
+            nothing to align; another run that writes to `output_dir`.
         MediaError: with `strict_media`, a clip that cannot be read.
     """
     checkpoint = last_checkpoint(args)

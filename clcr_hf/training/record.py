@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..data.folders import versions
+from ..hub.run_folder import weight_sums
 from .arguments import DataArguments, ModelArguments
 from .data import LoadedData, recorded_arguments
 from .trainer import CLCRTrainer, CLCRTrainingArguments
@@ -71,6 +72,7 @@ def record(
         "model_arguments": asdict(model_args),
         "data_arguments": recorded_arguments(data_args),
         "metrics": metrics,
+        "weights": weight_sums(str(args.output_dir)),
     }
 
 

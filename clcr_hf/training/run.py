@@ -22,6 +22,7 @@ from ..faces import allow_detector, find_detector
 from ..hub.card import write_model_card
 from ..hub.run_folder import RUN_FILE, read_run
 from ..metrics import classification_metrics, expected_calibration_error, score_metrics, segment_metrics
+from ..modalities import FEATURES_END
 from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
 from ..objective import labels_that_hold, probabilities
 from ..processing_clcr import CLCRProcessor
@@ -35,13 +36,15 @@ from .arguments import (
     parse_args,
     used_arguments,
 )
-from .baselines import compare, comparison, joint_kept, own_evidence, preferred
+from .baselines import Baselines, compare, comparison, joint_kept, own_evidence, preferred
 from .build import build_model, build_processor, has_head, label_fault, load_processor
 from .calibration import calibrate, counted
 from .checkpoints import find_checkpoint
 from .data import LoadedData, fill_flow, load_data
 from .length import fit_length
+from .linear import add_linear_share
 from .log import CarvedSplits, outcome, plan
+from .one_writer import alone_in_output_dir
 from .parser import RunParser
 from .record import plain, record, report
 from .rows import prepare
@@ -54,6 +57,7 @@ def main(argv: Sequence[str] | None = None, **defaults: Any) -> dict[str, float]
     return run_training(*parse_args(argv, **defaults))
 
 
+@alone_in_output_dir
 def run_training(
     model_args: ModelArguments, data_args: DataArguments, training_args: CLCRTrainingArguments
 ) -> dict[str, float]:
@@ -65,7 +69,8 @@ def run_training(
         All metrics, prefixed with `train_`, `eval_` (validation), `test_` or `calibration_` (see [`calibrate`]).
 
     Raises:
-        ValueError, DataFormatError: arguments or data that do not fit together; the message says which.
+        ValueError, DataFormatError: arguments or data that do not fit together; the message says which. Another run
+            writes to `output_dir`.
         MediaError: with `strict_media`, a clip that cannot be read.
         TrainingStopped: a signal asked training to stop; a checkpoint was saved, and what follows training was not run.
         FloatingPointError: the loss or the weights are not finite; nothing was saved since.
@@ -75,6 +80,9 @@ def run_training(
     model = build_model(model_args, data_args, data, columns, processor)
     datasets = prepare(data.splits, columns, data_args, processor)
     labels = data.labels
+    baselines, linear = None, _takes_linear_part(training_args, columns, labels)
+    if linear:
+        model.add_linear_evidence()
     length = fit_length(training_args, *(len(datasets.get(name, ())) for name in ("train", "validation")))
     trainer = build_trainer(model, processor, datasets, labels, training_args, pretrained=bool(model_args.backbones))
     if trainer.is_world_process_zero():
@@ -90,6 +98,10 @@ def run_training(
         result = trainer.train(resume_from_checkpoint=checkpoint)
         metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
         trainer.save_state()
+        if (linear or training_args.baselines) and trainer.is_world_process_zero():
+            baselines = Baselines(datasets["train"].rows, columns, labels)
+        if linear:
+            add_linear_share(trainer, baselines, datasets.get("validation"))
         if getattr(training_args, "calibrate", False):
             metrics |= calibrate(trainer, datasets.get("validation"))
     for wanted, split, prefix in (
@@ -103,7 +115,7 @@ def run_training(
     trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record
     if trainer.is_world_process_zero():
         entry = record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)
-        entry |= _compared(datasets, columns, labels, trainer, metrics, evidence)
+        entry |= _compared(datasets, baselines, best_metric(labels), trainer, metrics, evidence)
         write_json(Path(training_args.output_dir) / RUN_FILE, entry, plain)
         write_model_card(training_args.output_dir)
         print(comparison(entry), end="", flush=True)
@@ -113,26 +125,31 @@ def run_training(
     return metrics
 
 
+def _takes_linear_part(args: CLCRTrainingArguments, columns: Mapping[str, str], labels: LabelKind) -> bool:
+    """Whether a linear model on mean features is to have its share of the answer."""
+    ready = any(column.endswith(FEATURES_END) for column in columns.values())
+    return args.do_train and getattr(args, "linear_evidence", False) and ready and not labels.per_segment
+
+
 def _compared(
     datasets: dict[str, Any],
-    columns: dict[str, str],
-    labels: LabelKind,
+    baselines: Baselines | None,
+    metric: str,
     trainer: CLCRTrainer,
     metrics: dict[str, float],
     evidence: dict[str, dict[str, float]],
 ) -> dict[str, Any]:
     """What the record keeps of the comparisons with baselines and with the model's own evidence. No other process
     waits for it."""
-    metric, args = best_metric(labels), trainer.args
     measured = {
         split: metrics[f"{prefix}_{metric}"]
         for split, prefix in (("validation", "eval"), ("test", "test"))
         if f"{prefix}_{metric}" in metrics
     }
     found: dict[str, Any] = {"evidence": preferred(metric, evidence)}
-    if args.do_train and getattr(args, "baselines", False) and measured:
-        rows = {split: datasets[split].rows for split in ("train", *measured)}
-        found["baselines"] = compare(rows, columns, labels, trainer.compute_metrics, metric, measured)
+    if baselines is not None and getattr(trainer.args, "baselines", False) and measured:
+        rows = {split: datasets[split].rows for split in measured}
+        found["baselines"] = compare(baselines, rows, trainer.compute_metrics, metric, measured)
     return {name: value for name, value in found.items() if value}
 
 

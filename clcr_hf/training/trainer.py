@@ -145,7 +145,8 @@ class CLCRTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """
-        As transformers'; what was calibrated for the weights before is forgotten, for it does not hold after.
+        As transformers'; what was calibrated for the weights before, and the share of a linear model in the answer, is
+        forgotten, for it does not hold after.
 
         Args:
             resume_from_checkpoint: a path, `"last"` or true, or `"auto"`, see [`find_checkpoint`].
@@ -155,8 +156,10 @@ class CLCRTrainer(Trainer):
             FloatingPointError: the loss or the weights are not finite.
             ValueError: a checkpoint that is not whole.
         """
-        if isinstance(getattr(self.model, "config", None), CLCRConfig):
-            forget_calibration(self.model.config)
+        config = getattr(self.model, "config", None)
+        if isinstance(config, CLCRConfig):
+            forget_calibration(config)
+            config.linear_share = None if config.linear_share is None else 0.0
         if resume_from_checkpoint:
             run = self.args.output_dir, resume_from_checkpoint, self.args.world_size, self.is_world_process_zero()
             resume_from_checkpoint = find_checkpoint(*run)

@@ -25,25 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from datasets import ClassLabel, DatasetDict, Features, List, Value, Video
+from datasets import ClassLabel, DatasetDict, Features, List, Value
 
-from ..arrow import typed_splits
-from ..columns import (
-    DataFormatError,
-    check_choice,
-    in_two_splits,
-    logger,
-    raise_problems,
-    replace_non_finite,
-    sequence_feature,
-    warn_of,
-)
-from ..errors import format_error
+from ..columns import check_choice, in_two_splits, logger, raise_problems, replace_non_finite, sequence_feature, warn_of
+from ..errors import DataFormatError, format_error
 from ..files import find_file, folder_with
 from ..source import Row, Rows, Source, find_source, has_files
 from ..untrusted.arrays import open_h5, read_h5
 from . import class_names
-from .lists import file_column, parsed_lines, present_rows
+from .lists import clip_splits, file_column, parsed_lines, present_rows
 
 if TYPE_CHECKING:
     import h5py
@@ -56,12 +46,10 @@ AVE_SEGMENT_CLASSES = (*AVE_EVENTS, "Background")
 LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.txt"}
 ORDERS = {"train": "train_order.h5", "validation": "val_order.h5", "test": "test_order.h5"}
 H5_FEATURES = Features(
-    {
-        "id": Value("string"),
-        "vision_features": sequence_feature("float32", 512),
-        "audio_features": sequence_feature("float32", 128),
-        "labels": List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
-    }
+    id=Value("string"),
+    vision_features=sequence_feature("float32", 512),
+    audio_features=sequence_feature("float32", 128),
+    labels=List(ClassLabel(names=list(AVE_SEGMENT_CLASSES))),
 )
 
 
@@ -109,10 +97,9 @@ def load_ave(root: str | os.PathLike, *, task: str = "segment", skip_missing: bo
     videos, uses = folder / "AVE", Counter[str]()
     parts = {split: [_video_row(videos, each, uses) for each in annotations] for split, annotations in lists.items()}
     parts = present_rows(videos, parts, skip_missing, "Put the videos into the folder AVE as <VideoID>.mp4")
-    labels = List(ClassLabel(names=list(AVE_SEGMENT_CLASSES)))
-    types: dict[str, Any] = {"id": Value("string"), "media": Video(decode=False)}
-    types |= {"labels": labels} if task == "segment" else {"label": ClassLabel(names=list(AVE_EVENTS))}
-    return typed_splits(types | dict.fromkeys(("event_start", "event_end"), Value("float32")), parts)
+    labels = {"labels": H5_FEATURES["labels"]} if task == "segment" else {"label": ClassLabel(names=list(AVE_EVENTS))}
+    types = {**labels, **dict.fromkeys(("event_start", "event_end"), Value("float32"))}
+    return clip_splits(parts, ("id", "media", *types), **types)
 
 
 def _video_row(videos: Path, annotation: Annotation, uses: Counter[str]) -> Row:
@@ -256,12 +243,10 @@ def _dataset(stack: ExitStack, path: Path, key: str) -> "h5py.Dataset":
 
 def _check_shapes(folder: Path, frames: "h5py.Dataset", sounds: "h5py.Dataset", hot: "h5py.Dataset") -> None:
     number = len(hot) if hot.ndim else 0
-    wanted = {frames: (7, 7, 512), sounds: (128,), hot: (len(AVE_SEGMENT_CLASSES),)}
-    problems = [
-        f"{Path(dataset.file.filename).name} is {dataset.shape}, not {(number, NUM_SEGMENTS, *shape)}"
-        for dataset, shape in wanted.items()
-        if dataset.shape != (number, NUM_SEGMENTS, *shape)
-    ]
+    problems = []
+    for dataset, last in ((frames, (7, 7, 512)), (sounds, (128,)), (hot, (len(AVE_SEGMENT_CLASSES),))):
+        if dataset.shape != (wanted := (number, NUM_SEGMENTS, *last)):
+            problems.append(f"{Path(dataset.file.filename).name} is {dataset.shape}, not {wanted}")
     raise_problems(folder, problems)
     for dataset in (frames, sounds):
         read_h5(dataset, rows=slice(0, 1))  # checks storage, type and every chunk, so that rows can be taken one by one

@@ -17,15 +17,13 @@ import re
 import wave
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from datasets import Audio, ClassLabel, DatasetDict, Image, List, Value, Video
+from datasets import ClassLabel, DatasetDict
 
-from ..arrow import typed_splits
 from ..columns import DataFormatError, carve_split, check_choice, in_two_splits, logger, media_file, name_some, warn_of
 from ..files import frame_files
 from ..source import Row, Source, has_files
-from .lists import file_column, present_rows, read_clips, split_lists
+from .lists import clip_splits, file_column, present_rows, read_clips, split_lists
 
 CREMAD_EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 CREMAD_LEVELS = ("LO", "MD", "HI", "XX")
@@ -114,11 +112,9 @@ def load_cremad(
             logger.warning(text, folder, seed)
         parts = carve_split({"train": rows}, _actors, test_fraction, seed, new="test")
     parts = carve_split(parts, _actors, validation_fraction, seed)
-    types: dict[str, Any] = {"id": Value("string"), "audio": Audio(decode=False)}
-    videos = source.name == "VideoFlash"
-    types |= {"video": Video(decode=False)} if videos else {"images": List(Image(decode=False))}
-    types |= {"label": ClassLabel(names=list(CREMAD_EMOTIONS))}
-    return typed_splits(types | dict.fromkeys(("actor", "sentence", "level"), Value("string")), parts)
+    seen = "video" if source.name == "VideoFlash" else "images"
+    columns = ("id", "audio", seen, "label", "actor", "sentence", "level")
+    return clip_splits(parts, columns, label=ClassLabel(names=list(CREMAD_EMOTIONS)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -21,16 +21,9 @@ import numpy as np
 from datasets import DatasetDict, Features, List, Value
 
 from ..alignment import average_over, overlapping, usable_intervals
-from ..columns import (
-    DataFormatError,
-    check_choice,
-    logger,
-    name_some,
-    raise_problems,
-    replace_non_finite,
-    sequence_feature,
-)
-from ..source import Source, find_source, has_files
+from ..columns import check_choice, logger, name_some, raise_problems, replace_non_finite, sequence_feature
+from ..errors import DataFormatError
+from ..source import Row, Source, find_source, has_files
 from ..untrusted.arrays import UnsafeFileError
 from .csd_files import (
     MAX_ENTRY_BYTES,
@@ -59,6 +52,7 @@ FACET_20 = (0, 2, 5, 10, 11, 12, 14, 17, 20, 21, 22, 24, 25, 29, 30, 31, 32, 36,
 
 # What did not fit: the names, with how often, of each kind.
 _Tally = defaultdict[str, Counter[str]]
+_Sequences = Mapping[str, ComputationalSequence]  # by the part that each plays
 
 
 class _Segment(NamedTuple):
@@ -178,11 +172,9 @@ class CsdRows:
         self._widths = {role: width for role, (_, width) in scans.items()}
         if not skip_damaged:
             problems += damaged
-        problems += [
-            f"{self.files[role].name}: has none of the videos that the labels are for"
-            for role, index in self._index.items()
-            if not index and self._videos
-        ]
+        for role, index in self._index.items():
+            if self._videos and not index:
+                problems.append(f"{self.files[role].name}: has none of the videos that the labels are for")
         raise_problems(self.root, problems, "skip_damaged=True takes damaged entries for missing." if damaged else "")
         self._start[_DAMAGED].update(damaged)
         self._columns = self._choose_columns(columns)
@@ -226,7 +218,7 @@ class CsdRows:
         """Whether rows have a transcript."""
         return self._streams.get("words") == "words" and "text" in self.modalities
 
-    def _open(self, stack: ExitStack) -> dict[str, ComputationalSequence]:
+    def _open(self, stack: ExitStack) -> _Sequences:
         roles = {"labels", *self._streams.values()}
         return {role: stack.enter_context(read_csd(self.files[role], max_bytes=self._max_bytes)) for role in roles}
 
@@ -317,10 +309,8 @@ class CsdRows:
         self, dataset: str, folds: Mapping[str, Sequence[str]] | str | os.PathLike | None
     ) -> dict[str, str]:
         """Video to split for the labelled videos that are in a fold."""
-        if folds is not None:
-            tables = [read_folds(folds)]
-        else:
-            tables = [read_folds(standard_folds(name)) for name in ("mosi", "mosei") if dataset in ("auto", name)]
+        known = [standard_folds(name) for name in ("mosi", "mosei") if dataset in ("auto", name)]
+        tables = map(read_folds, known if folds is None else [folds])
         # No video is in both data sets.
         split_of = max(tables, key=lambda table: len(table.keys() & self._videos.keys()))
         outside = [video for video in self._videos if video not in split_of]
@@ -354,7 +344,7 @@ class CsdRows:
         types["label"] = List(Value("float32"), length=len(MOSEI_EMOTIONS)) if emotion else Value("float32")
         return Features(types | {"video": Value("string"), "start": Value("float64"), "end": Value("float64")})
 
-    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
         tally: _Tally = defaultdict(Counter)
         with ExitStack() as stack:
             sequences = self._open(stack)
@@ -365,25 +355,19 @@ class CsdRows:
             if names:
                 logger.warning("%s: %s: %d (%s)", self.root, what, names.total(), name_some(names))
 
-    def _video_rows(
-        self, sequences: Mapping[str, ComputationalSequence], video: str, tally: _Tally
-    ) -> Iterator[dict[str, Any]]:
+    def _video_rows(self, sequences: _Sequences, video: str, tally: _Tally) -> Iterator[Row]:
         material, made_from = None, None
+        entries = {role: index.get(video, []) for role, index in self._index.items()}
         for segment in self._videos[video]:
             # Files aligned before have entries named as the segment; raw ones one a video.
-            keys = {
-                role: [segment.name] if segment.name in (names := index.get(video, [])) else names
-                for role, index in self._index.items()
-            }
+            keys = {role: [segment.name] if segment.name in names else names for role, names in entries.items()}
             if material is None or keys != made_from:
                 material, made_from = self._material(sequences, keys, tally), keys
             row = self._row(video, segment, material, tally)
             if row is not None:
                 yield row
 
-    def _material(
-        self, sequences: Mapping[str, ComputationalSequence], keys: Mapping[str, Sequence[str]], tally: _Tally
-    ) -> _Material:
+    def _material(self, sequences: _Sequences, keys: Mapping[str, Sequence[str]], tally: _Tally) -> _Material:
         tracks: dict[str, CsdEntry] = {}
         for use, role in self._streams.items():
             track = self._track(sequences[role], role, keys[role], tally)
@@ -429,12 +413,12 @@ class CsdRows:
                 tally[f"non-finite values of {role}, set to 0"][keys[0]] += bad
         return CsdEntry(features, intervals)
 
-    def _row(self, video: str, segment: _Segment, material: _Material, tally: _Tally) -> dict[str, Any] | None:
+    def _row(self, video: str, segment: _Segment, material: _Material, tally: _Tally) -> Row | None:
         inside = overlapping(segment.start, segment.end, material.words.intervals)
         if self._align == "words" and not len(inside):
             tally["segments without a word, left out"][segment.name] += 1
             return None
-        row: dict[str, Any] = {"id": segment.name}
+        row: Row = {"id": segment.name}
         if self._spoken:
             spoken = list(map(str, material.words.features[inside]))
             row |= {"text": " ".join(spoken), "words": spoken}
@@ -450,9 +434,7 @@ class CsdRows:
             tally[f"segments without {name}, kept"][segment.name] += 1
         return row | {"label": segment.label, "video": video, "start": segment.start, "end": segment.end}
 
-    def _modality(
-        self, name: str, segment: _Segment, material: _Material, inside: np.ndarray
-    ) -> dict[str, np.ndarray | None]:
+    def _modality(self, name: str, segment: _Segment, material: _Material, inside: np.ndarray) -> Row:
         track = material.tracks.get(name)
         features, beside = None, None
         if track is not None and self._align == "words":

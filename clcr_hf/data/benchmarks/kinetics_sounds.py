@@ -20,23 +20,14 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from datasets import ClassLabel, DatasetDict, Value, Video
+from datasets import ClassLabel, DatasetDict
 
-from ..arrow import typed_splits
-from ..columns import (
-    SPLIT_ALIASES,
-    DataFormatError,
-    carve_split,
-    in_two_splits,
-    logger,
-    name_some,
-    raise_problems,
-    warn_of,
-)
+from ..columns import SPLIT_ALIASES, carve_split, in_two_splits, logger, name_some, raise_problems, warn_of
+from ..errors import DataFormatError
 from ..files import files_below, find_file, list_lines
 from ..source import Row, Source
 from . import class_names
-from .lists import file_column, present_rows, read_clips, split_lists
+from .lists import clip_splits, file_column, present_rows, read_clips, split_lists
 
 KINETICS_SOUNDS_CLASSES = class_names("kinetics_sounds")
 LISTS = {
@@ -115,23 +106,11 @@ def load_kinetics_sounds(
     _check_leaks(folder, parts)
     given = list(label_names) if label_names is not None else _read_classes(folder, class_list)
     names, numbers = _number_classes(folder, parts, given)
-    parts = {
-        split: [
-            _with_file(folder, files, split, row) | {"label": numbers[row["label"]]}
-            for row in rows
-            if row["label"] in numbers
-        ]
-        for split, rows in parts.items()
-    }
+    for split, rows in parts.items():
+        rows[:] = [_with_file(folder, files, split, row, numbers) for row in rows if row["label"] in numbers]
     parts = present_rows(folder, parts, skip_missing, "Download them into this folder as mp4")
     parts = carve_split(parts, lambda rows: [row["youtube_id"] for row in rows], validation_fraction, seed)
-    types = {
-        "id": Value("string"),
-        "media": Video(decode=False),
-        "label": ClassLabel(names=names),
-        "youtube_id": Value("string"),
-    }
-    return typed_splits(types, parts)
+    return clip_splits(parts, ("id", "media", "label", "youtube_id"), label=ClassLabel(names=names))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -247,11 +226,13 @@ def _read_folders(folder: Path, files: Mapping[str, Sequence[str]]) -> dict[str,
     return {split: list(rows.values()) for split, rows in parts.items()}
 
 
-def _with_file(folder: Path, files: Mapping[str, Sequence[str]], split: str, row: Row) -> Row:
-    """The clip with its file, preferably in the folder of its split, or with its fault."""
+def _with_file(
+    folder: Path, files: Mapping[str, Sequence[str]], split: str, row: Row, numbers: Mapping[str, int]
+) -> Row:
+    """The clip with the number of its class and its file, preferably in the folder of its split, or with its fault."""
     paths = [path for stem in row["stems"] for path in files.get(stem, ())] or [str(folder / f"{row['id']}.mp4")]
     paths.sort(key=lambda path: SPLIT_ALIASES.get(Path(path).relative_to(folder).parts[0].lower()) != split)
-    return row | file_column("media", *paths, folder=folder)
+    return row | {"label": numbers[row["label"]]} | file_column("media", *paths, folder=folder)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

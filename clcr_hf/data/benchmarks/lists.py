@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from datasets import DatasetDict, Value
+
+from ..arrow import typed_splits
 from ..columns import DataFormatError, media_file, raise_problems, warn_of
 from ..errors import format_error
 from ..files import find_file, list_lines, named_fault, report_missing
 from ..source import Row
+from ..table.cells import MEDIA_TYPES
 from ..untrusted.arrays import UnsafeFileError
 
 
@@ -135,3 +139,14 @@ def present_rows(
     missing = [row["fault"] for rows in parts.values() for row in rows if row["fault"] is not None]
     report_missing(where, missing, sum(map(len, parts.values())), skip_missing, advice)
     return {split: [row for row in rows if row["fault"] is None] for split, rows in parts.items()}
+
+
+def clip_splits(parts: Mapping[str, Sequence[Row]], columns: Sequence[str], **types: Any) -> DatasetDict:
+    """Rows by split as data sets in memory.
+
+    Args:
+        columns: of the rows, those to keep, in order.
+        types: of these. Without one, columns of files have that of `MEDIA_TYPES`, and all others are texts.
+    """
+    known = {**MEDIA_TYPES, **types}
+    return typed_splits({name: known.get(name, Value("string")) for name in columns}, parts)

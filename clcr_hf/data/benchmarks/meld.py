@@ -13,15 +13,13 @@ counted anew in every split.
 
 import os
 from pathlib import Path
-from typing import Any
 
-from datasets import ClassLabel, DatasetDict, Value, Video
+from datasets import ClassLabel, DatasetDict, Value
 
-from ..arrow import typed_splits
 from ..columns import DataFormatError, check_choice, logger
 from ..files import find_file
 from ..source import Row, Source, has_files
-from .lists import file_column, present_rows, read_records
+from .lists import clip_splits, file_column, present_rows, read_records
 
 MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 MELD_SENTIMENTS = ("neutral", "positive", "negative")
@@ -77,10 +75,9 @@ def load_meld(root: str | os.PathLike, *, labels: str = "emotion", skip_missing:
         logger.warning("%s: the release has no clip that plays of %s; their texts are kept", folder, names)
     parts = present_rows(folder, parts, skip_missing, _ADVICE)
     other = "sentiment" if labels == "emotion" else "emotion"
-    types: dict[str, Any] = {"id": Value("string"), "text": Value("string"), "media": Video(decode=False)}
-    types |= {"label": ClassLabel(names=list(CLASSES[labels])), other: Value("string"), "dialogue": Value("string")}
-    types |= {"utterance": Value("int64"), **dict.fromkeys(("speaker", "season", "episode", *_TIMES), Value("string"))}
-    return typed_splits(types, parts)
+    columns = ("id", "text", "media", "label", other, "dialogue", "utterance", "speaker", "season", "episode", *_TIMES)
+    classes = ClassLabel(names=list(CLASSES[labels]))
+    return clip_splits(parts, columns, label=classes, utterance=Value("int64"))
 
 
 def _read_list(folder: Path, split: str, labels: str) -> list[Row]:

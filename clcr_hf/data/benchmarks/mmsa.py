@@ -88,10 +88,8 @@ class MmsaRows:
             raise DataFormatError(f"modalities={tuple(modalities)}; choose from text, vision, audio")
         splits = _find_splits(path, load_pickle_safely(path, max_bytes=max_bytes))
         problems: list[str] = []
-        tables = {
-            name: _SplitReader(f"split {name!r}", split, problems).read(text, modalities, label_range, label_index)
-            for name, split in splits.items()
-        }
+        readers = {name: _SplitReader(f"split {name!r}", split, problems) for name, split in splits.items()}
+        tables = {name: each.read(text, modalities, label_range, label_index) for name, each in readers.items()}
         _check_ids(tables, problems)
         _check_widths(tables, problems)
         if len({"raw_text" in split for split in splits.values()}) > 1:
@@ -182,17 +180,17 @@ class _SplitReader:
             if name in self.split:
                 return name, self.split[name]
         found = ", ".join(sorted(map(str, self.split)))
-        raise DataFormatError(f"no field {' or '.join(map(repr, names))} (it has {found})")
+        raise ValueError(f"no field {' or '.join(map(repr, names))} (it has {found})")
 
     def numbers(self, key: str, ndim: int) -> np.ndarray:
         """Field `key` as a numeric array of `ndim` axes and `size` rows."""
         array = _as_array(self.field(key)[1])
         if array.dtype.kind not in "biuf" or array.ndim != ndim or len(array) != self.size:
-            raise DataFormatError(
+            raise ValueError(
                 f"{key} is {array.dtype} {array.shape}; wanted {ndim} axes of numbers and {self.size} rows"
             )
         if max(array.shape[1:], default=0) > _MOST_STEPS:
-            raise DataFormatError(
+            raise ValueError(
                 f"{key} has the shape {array.shape}; no axis but the first may be longer than {_MOST_STEPS}"
             )
         return array
@@ -235,12 +233,12 @@ class _SplitReader:
         try:
             items = value.ravel() if isinstance(value, np.ndarray) else value
             rows = [None if is_missing(item) else _text(item) for item in items]
-        except (TypeError, DataFormatError) as error:
-            raise DataFormatError(f"{key} does not hold texts ({error})") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{key} does not hold texts ({error})") from error
         if len(rows) != self.size:
-            raise DataFormatError(f"{key} has {len(rows)} rows; id has {self.size}")
+            raise ValueError(f"{key} has {len(rows)} rows; id has {self.size}")
         if sum(len(row or "") for row in rows) > _MOST_CHARACTERS:  # few distinct texts can be repeated to any length
-            raise DataFormatError(f"{key} has more than {_MOST_CHARACTERS:,} characters")
+            raise ValueError(f"{key} has more than {_MOST_CHARACTERS:,} characters")
         return rows
 
     def labels(self, label_range: tuple[float, float] | None, label_index: int) -> np.ndarray:
@@ -248,34 +246,32 @@ class _SplitReader:
         try:
             values = _as_array(value).astype(np.float64)
         except (TypeError, ValueError):
-            raise DataFormatError(f"{key} does not hold numbers of one shape") from None
+            raise ValueError(f"{key} does not hold numbers of one shape") from None
         if values.ndim == 0 or len(values) != self.size:
-            raise DataFormatError(f"{key} has shape {values.shape}; id has {self.size} rows")
+            raise ValueError(f"{key} has shape {values.shape}; id has {self.size} rows")
         values = values.reshape(self.size, -1) if self.size else values.reshape(0, label_index + 1)
         if not 0 <= label_index < values.shape[1]:
-            raise DataFormatError(f"{key} has {values.shape[1]} values a row; label_index is {label_index}")
+            raise ValueError(f"{key} has {values.shape[1]} values a row; label_index is {label_index}")
         values = values[:, label_index]
         finite = np.isfinite(values)
         if not finite.all():
-            raise DataFormatError(f"{(~finite).sum()} labels are not finite (first: row {int(np.argmin(finite))})")
+            raise ValueError(f"{(~finite).sum()} labels are not finite (first: row {int(np.argmin(finite))})")
         low, high = (-np.inf, np.inf) if label_range is None else label_range
         outside = (values < low - 1e-6) | (values > high + 1e-6)
         if outside.any():
             row = int(np.argmax(outside))
-            raise DataFormatError(
-                f"{outside.sum()} labels lie outside {label_range} (first: row {row}, {values[row]:g})"
-            )
+            raise ValueError(f"{outside.sum()} labels lie outside {label_range} (first: row {row}, {values[row]:g})")
         return values.astype(np.float32)
 
     def tokens(self) -> np.ndarray:
         """`text_bert` as int64 (N, 3, T)."""
         array = self.numbers("text_bert", 3)
         if array.shape[1] != 3:
-            raise DataFormatError(f"text_bert has shape {array.shape}; wanted (N, 3, T): ids, mask, segments")
+            raise ValueError(f"text_bert has shape {array.shape}; wanted (N, 3, T): ids, mask, segments")
         with np.errstate(invalid="ignore"):
             ids = array.astype(np.int64)
         if not np.array_equal(ids, array) or (ids < 0).any() or not np.isin(ids[:, 1], (0, 1)).all():
-            raise DataFormatError("text_bert holds something else than token ids and a mask of 0 and 1")
+            raise ValueError("text_bert holds something else than token ids and a mask of 0 and 1")
         return ids
 
     def frames(self, modality: str, text_stops: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -283,12 +279,12 @@ class _SplitReader:
         array = self.numbers(modality, 3)
         steps, width = array.shape[1:]
         if not width:
-            raise DataFormatError(f"{modality} has shape {array.shape}: no feature")
+            raise ValueError(f"{modality} has shape {array.shape}: no feature")
         first, last = self.scan(modality, array)
         if f"{modality}_lengths" in self.split:
             stops = self.numbers(f"{modality}_lengths", 1).astype(np.int64)
             if (stops > steps).any() or (stops < 0).any():
-                raise DataFormatError(f"{modality}_lengths reach {int(stops.max())}; {modality} has {steps} steps")
+                raise ValueError(f"{modality}_lengths reach {int(stops.max())}; {modality} has {steps} steps")
         elif text_stops is not None and modality == "text":
             stops = np.minimum(text_stops, steps)
         elif text_stops is not None and not {"audio_lengths", "vision_lengths"} & self.split.keys():

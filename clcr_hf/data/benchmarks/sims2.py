@@ -10,15 +10,13 @@ The folder as its authors' archives unpack, `ch-simsv2s` (4,403 clips with label
 
 import os
 from pathlib import Path
-from typing import Any
 
-from datasets import DatasetDict, Value, Video
+from datasets import DatasetDict, Value
 
-from ..arrow import typed_splits
 from ..columns import DataFormatError, check_choice, split_name
 from ..source import Row, Source, has_files
 from ..table.values import parse_number
-from .lists import file_column, present_rows, read_records
+from .lists import clip_splits, file_column, present_rows, read_records
 
 # What each label of the list is of.
 LABELS = {"all": "label", "text": "label_T", "audio": "label_A", "vision": "label_V"}
@@ -62,10 +60,9 @@ def load_sims2(root: str | os.PathLike, *, labels: str = "all", skip_missing: bo
         parts.setdefault(row["split"], []).append(row | file_column("media", *files, folder=folder))
     parts = present_rows(folder, parts, skip_missing, _ADVICE)
     others = [f"label_{name}" for name in LABELS if name != labels]
-    types: dict[str, Any] = {"id": Value("string"), "text": Value("string"), "media": Video(decode=False)}
-    types |= {"label": Value("float32")} if rows[0]["label"] is not None else {}
-    types |= {**dict.fromkeys(others, Value("float32")), "annotation": Value("string"), "video": Value("string")}
-    return typed_splits(types, parts)
+    label = ["label"] if rows[0]["label"] is not None else []
+    scores = dict.fromkeys((*label, *others), Value("float32"))
+    return clip_splits(parts, ("id", "text", "media", *scores, "annotation", "video"), **scores, video=Value("string"))
 
 
 def _row(line: dict[str, str], labels: str) -> Row:

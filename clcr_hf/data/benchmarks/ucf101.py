@@ -18,13 +18,12 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from datasets import ClassLabel, DatasetDict, Value, Video
+from datasets import ClassLabel, DatasetDict
 
-from ..arrow import typed_splits
 from ..columns import DataFormatError, carve_split, in_two_splits, name_some
 from ..files import file_fault, folder_with
 from ..source import Row, Source, has_files
-from .lists import file_column, parsed_lines, present_rows, read_clips
+from .lists import clip_splits, file_column, parsed_lines, present_rows, read_clips
 
 FOLDS = (1, 2, 3)
 _LIST_FOLDERS = ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist")
@@ -72,10 +71,8 @@ def load_ucf101(
     advice = f"give the folder that holds {_LIST_FOLDERS[0]}"
     lists = folder_with(Path(root), _LIST_FOLDERS, "classInd.txt", advice)
     names = _read_classes(lists / "classInd.txt")
-    parts = {
-        split: _read_list(lists / f"{split}list{fold:02d}.txt", names, labelled=split == "train")
-        for split in ("train", "test")
-    }
+    files = {split: lists / f"{split}list{fold:02d}.txt" for split in ("train", "test")}
+    parts = {split: _read_list(file, names, labelled=split == "train") for split, file in files.items()}
     _check_groups(lists, parts)
     videos = next((path for name in _VIDEO_FOLDERS if (path := Path(root) / name).is_dir()), Path(root))
     find = _finder(videos)
@@ -88,14 +85,7 @@ def load_ucf101(
             row["fault"] = None if row["flow"] else f"{row['id']}.npz"
         parts = present_rows(flow, parts, skip_missing, "Compute it with clcr_hf.data.flow.add_flow")
     parts = carve_split(parts, lambda rows: [row["group"] for row in rows], validation_fraction, seed)
-    types = {
-        "id": Value("string"),
-        "video": Video(decode=False),
-        "flow": Value("string"),
-        "label": ClassLabel(names=names),
-        "group": Value("string"),
-    }
-    return typed_splits(types, parts)
+    return clip_splits(parts, ("id", "video", "flow", "label", "group"), label=ClassLabel(names=names))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -108,16 +108,13 @@ def _choose(
         features = {k: v for k, v in others.items() if v.ndim == 2 and v.dtype.kind == "f" and len(v) == size}
     else:
         features = {name: arrays[name] for name in modalities}
-    problems = [
-        f"the {key} array has shape {array.shape}, not ({size or 'N'},)"
-        for key, array in found.items()
-        if array.shape != (size,)
-    ]
-    problems += [
-        f"modality {name!r} is {array.dtype} {array.shape}, not numbers of shape ({size}, D)"
-        for name, array in features.items()
-        if array.ndim != 2 or len(array) != size or not array.shape[1] or array.dtype.kind not in "biuf"
-    ]
+    problems = []
+    for key, array in found.items():
+        if array.shape != (size,):
+            problems.append(f"the {key} array has shape {array.shape}, not ({size or 'N'},)")
+    for name, array in features.items():
+        if array.ndim != 2 or len(array) != size or not array.shape[1] or array.dtype.kind not in "biuf":
+            problems.append(f"modality {name!r} is {array.dtype} {array.shape}, not numbers of shape ({size}, D)")
     if not features:
         problems.append("no modality: no two-dimensional float array with a row an utterance")
     if not size:

@@ -287,11 +287,8 @@ class LabelScan:
             found = [number(part) for part in self._split(cell) or []]
             return found if task == "segments" else [float(i in found) for i in range(len(names))]
 
-        kinds = {
-            "classification": ClassLabel(names=names),
-            "segments": List(ClassLabel(names=names)),
-            "multi_label": List(Value("float32"), length=len(names)),
-        }
+        one, several = ClassLabel(names=names), List(Value("float32"), length=len(names))
+        kinds = {"classification": one, "segments": List(one), "multi_label": several}
         return TableLabels("labels" if task == "segments" else "label", kinds[task], tuple(names), task, read)
 
     def _positions(self, task: str) -> tuple[list[str], dict[str, int]]:

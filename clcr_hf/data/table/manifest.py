@@ -17,18 +17,8 @@ from ..feature_arrays import feature_sequence, feature_type, features_like, read
 from ..files import file_fault, report_missing
 from ..source import Row, Rows, Source
 from ..talking_faces.factors import MARKER
+from . import choose
 from .cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds, absolute_path, cell_paths, first_fault, located
-from .choose import (
-    ID_COLUMNS,
-    LABEL_COLUMNS,
-    MEDIA_COLUMNS,
-    WINDOW_COLUMNS,
-    choose_columns,
-    listed,
-    pick,
-    pick_label,
-    require,
-)
 from .labels import LabelScan
 from .read import TABLE_SUFFIXES, Table, column_names, find_tables, named_table, read_rows
 from .values import is_absent, is_missing_word
@@ -125,18 +115,16 @@ def read_manifest(
     manifest = open_manifest(source, **options)
     missing: list[str] = []
     owner: dict[int, str] = {}
-    parts: dict[str, list[tuple[int, Row]]] = {}
-    count = 0
-    for count, row in enumerate(manifest.rows(missing), 1):
-        parts.setdefault(row["split"], []).append((count - 1, row))
-    report_missing(source, missing, count + len(missing), skip_missing, "Give paths relative to the table")
-    parts = carve_split(
-        parts, lambda rows: [_group_of(source, *numbered) for numbered in rows], validation_fraction, seed
-    )
+    parts: dict[str, list[Row]] = {}
+    for number, row in enumerate(manifest.rows(missing)):
+        parts.setdefault(row["split"], []).append({**row, "__number__": number})
+    total = sum(map(len, parts.values())) + len(missing)
+    report_missing(source, missing, total, skip_missing, "Give paths relative to the table")
+    parts = carve_split(parts, lambda rows: [_group_of(source, row) for row in rows], validation_fraction, seed)
     for split, rows in parts.items():
-        for _, row in rows:
+        for row in rows:
             check_leak(source, owner, row, split)
-    data = ordered_splits({split: manifest.dataset([row for _, row in rows]) for split, rows in parts.items()})
+    data = ordered_splits({split: manifest.dataset(rows) for split, rows in parts.items()})
     if dialogue_column is not None:
         data = as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
     return Rows.of(data, **manifest.about_labels)
@@ -191,23 +179,23 @@ class Manifest:
         self.split_column: str | None = None
         self.tables = find_tables(source)
         present = _present_columns(source, self.tables)
-        self.columns = choose_columns(source, self.tables, present, media_column, text_column)
+        self.columns = choose.choose_columns(source, self.tables, present, media_column, text_column)
         self.label_columns = _label_columns(source, present, label_column, label_columns, require_label)
         self.spread_labels = bool(label_columns)
-        self.id_column = pick(source, present, id_column, ID_COLUMNS)
+        self.id_column = choose.pick(source, present, id_column, choose.ID_COLUMNS)
         for name in (*keep_columns, *([group_column] if group_column else [])):
-            require(source, present, name)
+            choose.require(source, present, name)
         missing = missing_labels if require_label else "keep"
         self.drop_unlabelled = missing == "drop"
         labels = LabelScan(source, label_names, task, label_separator, missing, label_columns or ())
         kinds = self._scan(labels, split_column)
         if not self.columns:
             raise DataFormatError(
-                f"{source}: no column of clips ({', '.join((*MEDIA_COLUMNS, 'video', 'audio'))}), "
-                f"features (..._features) or texts; it has {listed(present)}"
+                f"{source}: no column of clips ({', '.join((*choose.MEDIA_COLUMNS, 'video', 'audio'))}), "
+                f"features (..._features) or texts; it has {choose.listed(present)}"
             )
         timed = self.columns.keys() & _TIMED
-        self.window = tuple(name for name in WINDOW_COLUMNS if name in present and timed)
+        self.window = tuple(name for name in choose.WINDOW_COLUMNS if name in present and timed)
         used = {*self.columns.values(), *self.window, *self.label_columns, self.id_column, split_column}
         used |= {*keep_columns, group_column, *ignore_columns}
         _name_unused(str(source), tuple(name for name in present if name not in used))
@@ -228,8 +216,7 @@ class Manifest:
         """
         kinds: dict[str, set[type]] = {name: set() for name in self.keep_columns}
         wanted = [*self.label_columns, *([self.id_column] if self.id_column else []), split_column, *kinds]
-        seen: set[str] = set()
-        twice: dict[str, None] = {}
+        uses: Counter[str] = Counter()
         unsplit: str | None = None  # the first is enough
         for table in self.tables:
             for number, row in enumerate(read_rows(table, wanted), 1):
@@ -242,10 +229,7 @@ class Manifest:
                 if self.id_column is not None:
                     if is_absent(row.get(self.id_column)):
                         raise DataFormatError(f"{table.path}: row {number} has no {self.id_column}")
-                    name = str(row[self.id_column]).strip()
-                    if name in seen:
-                        twice[name] = None
-                    seen.add(name)
+                    uses[str(row[self.id_column]).strip()] += 1
                 if self.label_columns:
                     at = f"row {number}" if len(self.tables) == 1 else f"{table.path}, row {number}"
                     labels.add(self._label_cell(row), at)
@@ -254,8 +238,9 @@ class Manifest:
                         found.add(type(row[key]))
         if not self.num_rows:
             raise DataFormatError(f"{self.source}: the table has no rows")
+        twice = [name for name, count in uses.items() if count > 1]
         if twice:
-            raise DataFormatError(f"{self.source}: {len(twice)} ids come twice (first: {next(iter(twice))!r})")
+            raise DataFormatError(f"{self.source}: {len(twice)} ids come twice (first: {twice[0]!r})")
         if self.split_column and unsplit:
             raise DataFormatError(f"{unsplit} has no {split_column}")
         return kinds
@@ -286,7 +271,7 @@ class Manifest:
         scores = self.labels is not None and self.labels.task == "regression"
         several = isinstance(self.features.get("label"), List)
         names: Sequence[str] | None = self.label_names if several or scores else None
-        if scores and not several and names is None and self.label_columns[0] not in LABEL_COLUMNS:
+        if scores and not several and names is None and self.label_columns[0] not in choose.LABEL_COLUMNS:
             names = self.label_columns
         return {"label_names": names, "scores": scores and several}
 
@@ -385,11 +370,11 @@ def _label_columns(
         if one is not None or len(set(several)) < len(several):
             raise DataFormatError(f"{source}: name one label_column, or label_columns that are all different")
         for name in several:
-            require(source, present, name)
+            choose.require(source, present, name)
         return tuple(several)
     if required:
-        return (pick_label(source, present, one),)
-    label = pick(source, present, one, LABEL_COLUMNS)
+        return (choose.pick_label(source, present, one),)
+    label = choose.pick(source, present, one, choose.LABEL_COLUMNS)
     return () if label is None else (label,)
 
 
@@ -430,10 +415,10 @@ def _name_unused(source: str, names: tuple[str, ...]) -> None:
 # Splits
 
 
-def _group_of(source: object, number: int, row: Row) -> str:
+def _group_of(source: object, row: Row) -> str:
     """What must stay together with a row when validation is carved: its group, or else its file."""
     if "__group__" not in row:
-        return next(cell_paths(row), f"row {number}")
+        return next(cell_paths(row), f"row {row['__number__']}")
     if is_absent(row["__group__"]):
         raise DataFormatError(f"{source}: the row {row['id']!r} has no group; validation is carved by whole groups")
     return str(row["__group__"])
@@ -442,10 +427,9 @@ def _group_of(source: object, number: int, row: Row) -> str:
 def check_leak(source: object, owner: dict[int, str], row: Row, split: str) -> None:
     """Refuse a file that is in another split too; `owner` keeps a number of each path, for there may be many."""
     for path in cell_paths(row):
-        if owner.setdefault(hash(path), split) != split:
-            raise DataFormatError(
-                f"{source}: {path} is in both {owner[hash(path)]} and {split}; a clip belongs to one split"
-            )
+        first = owner.setdefault(hash(path), split)
+        if first != split:
+            raise DataFormatError(f"{source}: {path} is in both {first} and {split}; a clip belongs to one split")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -75,31 +76,23 @@ def read_rows(table: Table, columns: Sequence[str] | None = None) -> Iterator[Ro
     """
     suffix = table.path.suffix.lower()
     with format_error(f"{table.path}: not UTF-8", UnicodeDecodeError, advice="; save it as UTF-8"):
-        if suffix == ".parquet":
-            yield from _read_parquet(table.path, columns)
-        else:
-            readers = {".jsonl": _read_jsonl, ".xlsx": _read_xlsx}
-            yield from readers.get(suffix, _read_csv)(table.path)
+        readers = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".xlsx": _read_xlsx}
+        yield from _read_parquet(table.path, columns) if suffix == ".parquet" else readers[suffix](table.path)
 
 
 def column_names(table: Table) -> list[str]:
     """The columns of a table; for JSONL all keys of all rows."""
-    if table.path.suffix.lower() == ".parquet":
+    suffix = table.path.suffix.lower()
+    if suffix == ".parquet":
         return list(_parquet_file(table.path).schema_arrow.names)
-    names: dict[str, None] = {}
-    for row in read_rows(table):
-        names.update(dict.fromkeys(row))
-        if table.path.suffix.lower() != ".jsonl":
-            break
-    return list(names)
+    rows = islice(read_rows(table), None if suffix == ".jsonl" else 1)
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _tables_of_folder(folder: Path) -> list[Table]:
-    folders = {child.name: child for child in sorted(folder.iterdir()) if child.is_dir()}
-    by_split = {name: child for name, child in folders.items() if name.lower() in SPLIT_ALIASES and _tables(child)}
-    if not _tables(folder) and by_split:
-        return [Table(_one_table(child), name) for name, child in by_split.items()]
-    return [Table(_one_table(folder))]
+    splits = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.name.lower() in SPLIT_ALIASES]
+    own = [] if _tables(folder) else filter(_tables, splits)
+    return [Table(_one_table(child), child.name) for child in own] or [Table(_one_table(folder))]
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -141,8 +134,7 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
         elif filled > len(names):
             raise DataFormatError(f"{path}, row {number}: as many cells as the header wanted")
         else:
-            padded = [*cells, *[None] * (len(names) - len(cells))]
-            yield dict(zip(names, padded[: len(names)], strict=True))
+            yield dict(zip_longest(names, cells[: len(names)]))
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:

@@ -37,12 +37,10 @@ def open_corpus(root: str | os.PathLike | None = None, **sizes: int) -> Rows:
     if recipe is None:
         generate_talking_faces(folder, *(usual | sizes).values())
     else:
-        made = dict(zip(names, (recipe.get("seed"), *recipe.get("sizes", {}).values()), strict=True))
-        for name, value in sizes.items():
-            if value not in (usual[name], made[name]):
-                raise DataFormatError(
-                    f"{folder} holds a corpus of {name}={made[name]}, not {value}; name another folder"
-                )
+        was = dict(zip(names, (recipe.get("seed"), *recipe.get("sizes", {}).values()), strict=True))
+        for name, new in sizes.items():
+            if new not in (usual[name], was[name]):
+                raise DataFormatError(f"{folder} holds a corpus of {name}={was[name]}, not {new}; name another folder")
     # What else the table holds is true of a clip, and known to no model.
     parts = ("part_text", "part_audio", "part_vision", "part_interaction")
     factors = [each.name for each in fields(Latents)]

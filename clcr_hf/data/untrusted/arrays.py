@@ -191,11 +191,8 @@ def _check_chunks(dataset: "h5py.Dataset", where: str, max_bytes: int) -> None:
     plist = dataset.id.get_create_plist()
     filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
     codes = [code for code, *_ in filters]
-    if (
-        len(set(codes)) < len(codes)
-        or set(codes) - {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
-        or {_DEFLATE, _LZF} <= set(codes)
-    ):
+    used = set(codes)
+    if len(used) < len(codes) or used - {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF} or {_DEFLATE, _LZF} <= used:
         raise UnsafeFileError(f"{where} has the filters {codes}; only one of gzip and lzf, and checksums, are read")
     nominal = math.prod(dataset.chunks) * dataset.dtype.itemsize
     _check_size(f"{where} (one chunk)", nominal, max_bytes)
@@ -356,12 +353,10 @@ def _read_npy(path: str | os.PathLike, archive: zipfile.ZipFile, info: zipfile.Z
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
         raise ValueError(f"version {version} of the .npy format; 1.0 and 2.0 are read")
+    shape, _, dtype = readers[version](file)
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {shape}")
     return shape, dtype

@@ -49,11 +49,8 @@ class DType:
     def set_state(self, state: Any) -> None:
         # (version, byte order, subarray, names, fields, itemsize, alignment, flags[, metadata]). Only the byte order
         # matters to a plain dtype. The flags say whether memory holds object pointers: never taken from a file.
-        if (
-            not isinstance(state, tuple)
-            or len(state) not in (8, 9)
-            or any(x is not None for x in state[2:5] + state[8:])
-        ):
+        well_formed = isinstance(state, tuple) and len(state) in (8, 9)
+        if not well_formed or any(x is not None for x in state[2:5] + state[8:]):
             raise UnsafePickleError("a structured dtype or a malformed dtype state; only plain dtypes are read")
         order = _text(state[1])
         if order not in ("<", ">", "|", "="):

@@ -343,14 +343,11 @@ class _Resolver:
         return flat.reshape(shape, order=order)
 
 
-def load_pickle_safely(
-    path: str | os.PathLike,
-    *,
-    encoding: str = "latin1",
-    max_bytes: int = MAX_PICKLE_BYTES,
-    max_objects: int = MAX_PICKLE_OBJECTS,
-) -> Any:
-    """Read a pickle of arrays and plain containers; see `RestrictedUnpickler`. Large arrays are views of the file.
+def load_pickle_safely(path: str | os.PathLike, **options: Any) -> Any:
+    """Read a pickle of arrays and plain containers. Large arrays are views of the file.
+
+    Args:
+        options: `encoding`, `max_bytes` and `max_objects`, as of [`RestrictedUnpickler`].
 
     Raises:
         UnsafePickleError: the file names the refused global, is damaged, is of another format, holds more than one
@@ -364,7 +361,7 @@ def load_pickle_safely(
             if head.startswith(magic):
                 raise UnsafePickleError(f"{path}: not a pickle but {what}")
         try:
-            unpickler = RestrictedUnpickler(file, encoding=encoding, max_bytes=max_bytes, max_objects=max_objects)
+            unpickler = RestrictedUnpickler(file, **options)
             value = unpickler.load()
         except UnsafePickleError as error:
             raise UnsafePickleError(f"{path}: {error}") from error

@@ -1,13 +1,9 @@
 """`evaluate` module: classes (CREMA-D, Kinetics-Sounds, AVE clips, UCF101), one a sample or multi-label."""
 
-from typing import Any
-
 import datasets
 import evaluate
 
-from clcr_hf.metrics import classification_metrics
-
-_MULTILABEL = "multilabel"
+from clcr_hf.metrics import classification_metrics, module_info
 
 
 class MultimodalClassification(evaluate.Metric):
@@ -16,18 +12,10 @@ class MultimodalClassification(evaluate.Metric):
     `evaluate.load(path, "multilabel")` takes (N, C) of 0 and 1 for predictions and references.
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        kind: Any = datasets.Value("int64")
-        if self.config_name == _MULTILABEL:
-            kind = datasets.List(kind)
-        return evaluate.MetricInfo(
-            description="Accuracy, macro F1 and, with scores, mean average precision.",
-            citation="",
-            inputs_description=classification_metrics.__doc__ or "",
-            features=datasets.Features({"predictions": kind, "references": kind}),
-        )
+    _compute = staticmethod(classification_metrics)
 
-    def _compute(
-        self, predictions: Any, references: Any, scores: Any = None, probabilities: Any = None
-    ) -> dict[str, float]:
-        return classification_metrics(predictions, references, scores, probabilities)
+    def _info(self) -> evaluate.MetricInfo:
+        about = "Accuracy, macro F1 and, with scores, mean average precision."
+        number = datasets.Value("int64")
+        kind = datasets.List(number) if self.config_name == "multilabel" else number
+        return module_info(classification_metrics, about, kind)

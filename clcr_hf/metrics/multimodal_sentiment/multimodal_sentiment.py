@@ -1,11 +1,9 @@
 """`evaluate` module: sentiment scores in [-3, 3] (CMU-MOSI, CMU-MOSEI)."""
 
-from typing import Any
-
 import datasets
 import evaluate
 
-from clcr_hf.metrics import sentiment_metrics
+from clcr_hf.metrics import module_info, sentiment_metrics
 
 _CITATION = """\
 @inproceedings{zadeh2018mosei, title={Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset and Interpretable
@@ -16,15 +14,8 @@ Dynamic Fusion Graph}, author={Zadeh, AmirAli Bagher and others}, booktitle={ACL
 class MultimodalSentiment(evaluate.Metric):
     """`compute(predictions=, references=)` of floats; see `clcr_hf.metrics.sentiment_metrics`."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="MAE, Pearson correlation, Acc-7, Acc-5, and Acc-2 and weighted F1 in both conventions.",
-            citation=_CITATION,
-            inputs_description=sentiment_metrics.__doc__ or "",
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
-            ),
-        )
+    _compute = staticmethod(sentiment_metrics)
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return sentiment_metrics(predictions, references)
+    def _info(self) -> evaluate.MetricInfo:
+        about = "MAE, Pearson correlation, Acc-7, Acc-5, and Acc-2 and weighted F1 in both conventions."
+        return module_info(sentiment_metrics, about, datasets.Value("float64"), _CITATION)

@@ -1,24 +1,16 @@
 """`evaluate` module: a class for each segment of a clip (AVE event localisation)."""
 
-from typing import Any
-
 import datasets
 import evaluate
 
-from clcr_hf.metrics import segment_metrics
+from clcr_hf.metrics import module_info, segment_metrics
 
 
 class SegmentAccuracy(evaluate.Metric):
     """`compute(predictions=, references=)` of lists of class numbers; see `clcr_hf.metrics.segment_metrics`."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        kind = datasets.List(datasets.Value("int64"))
-        return evaluate.MetricInfo(
-            description="Accuracy and macro F1 over segments; references of -100 are ignored.",
-            citation="",
-            inputs_description=segment_metrics.__doc__ or "",
-            features=datasets.Features({"predictions": kind, "references": kind}),
-        )
+    _compute = staticmethod(segment_metrics)
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return segment_metrics(predictions, references)
+    def _info(self) -> evaluate.MetricInfo:
+        about = "Accuracy and macro F1 over segments; references of -100 are ignored."
+        return module_info(segment_metrics, about, datasets.List(datasets.Value("int64")))

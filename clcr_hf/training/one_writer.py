@@ -1,0 +1,26 @@
+"""One run an output folder."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import wraps
+
+from ..data.folders import only_writer
+from .arguments import DataArguments, ModelArguments
+from .trainer import CLCRTrainingArguments
+
+_Run = Callable[[ModelArguments, DataArguments, CLCRTrainingArguments], dict[str, float]]
+
+
+def alone_in_output_dir(run: _Run) -> _Run:
+    """A run that has its output folder to itself, from before its data are read to its end. Of many processes the one
+    that writes holds the lock: the first of all, or with `save_on_each_node` the first of each machine."""
+
+    @wraps(run)
+    def alone(
+        model_args: ModelArguments, data_args: DataArguments, training_args: CLCRTrainingArguments
+    ) -> dict[str, float]:
+        writes = training_args.should_save
+        with only_writer(str(training_args.output_dir)) if writes else nullcontext():
+            return run(model_args, data_args, training_args)
+
+    return alone
