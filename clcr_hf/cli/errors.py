@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Set it to see where an error came from.
 TRACEBACK = "CLCR_TRACEBACK"
-_USER = (ValueError, OSError, ImportError, OverflowError, EOFError, MemoryError)
+_USER = (ValueError, OSError, ImportError, OverflowError, FloatingPointError, EOFError, MemoryError)
 # Libraries that read files, check settings or use the network: their own errors are about those, not about our code.
 _EDGE = {
     *("av", "datasets", "gradio", "h5py", "httpx", "httpx2", "huggingface_hub", "onnxruntime", "PIL", "pyarrow"),
@@ -30,6 +30,10 @@ def one_line() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _end("interrupted", 130)
+    except SystemExit as stop:
+        if stop.code not in (None, 0):
+            _end_launcher()
+        raise
     except Exception as error:
         if os.environ.get(TRACEBACK) or not can_be_mended(error):
             raise

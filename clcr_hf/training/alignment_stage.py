@@ -33,7 +33,8 @@ def align(
     own.num_train_epochs, own.max_steps = epochs, -1
     own.eval_strategy, own.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
     own.load_best_model_at_end, own.push_to_hub = False, False
-    trainer = CLCRTrainer(model=CLCRForPreTraining.around(model), args=own, data_collator=collator, train_dataset=rows)
+    stage = CLCRForPreTraining.around(model)
+    trainer = CLCRTrainer(model=stage, args=own, data_collator=collator, train_dataset=rows, keeps_nothing=True)
     result = trainer.train()
     logger.info("alignment stage: %g epochs, mean loss %.3f", epochs, result.training_loss)
     return float(result.training_loss)

@@ -343,6 +343,8 @@ class RunArguments(CLCRTrainingArguments):
         eval_strategy: When to measure on validation.
         save_strategy: When to write a checkpoint.
         save_total_limit: Checkpoints kept, the best among them.
+        resume_from_checkpoint: auto: go on from the newest whole checkpoint of --output_dir, or start anew where there
+            is none; last: the same, an error where there is none; or the path of a checkpoint.
         load_best_model_at_end: Keep the epoch best on validation.
         metric_for_best_model: auto: mae for scores, accuracy for classes, map for several labels.
         logging_steps: Steps between two lines of the log.

@@ -46,6 +46,7 @@ def run_pretraining(
             nothing to align; another run that writes to `output_dir`.
         MediaError: with `strict_media`, a clip that cannot be read.
     """
+    checkpoint = last_checkpoint(args)
     data, columns, processor, carved = open_data(model_args, data_args, args, labelled=False)
     model = build_model(model_args, data_args, data, columns, processor, pretraining=True)
     data.splits = DatasetDict({"train": data.splits["train"]})
@@ -63,7 +64,7 @@ def run_pretraining(
     )
     if trainer.is_world_process_zero():
         print(plan(data.title, rows, carved, columns, model, args, length), flush=True)
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     metrics = report(trainer, "train", {**result.metrics, "train_samples": len(rows["train"])})
     trainer.save_state()
     trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record

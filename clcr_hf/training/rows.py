@@ -50,6 +50,9 @@ class ClipRows(torch.utils.data.Dataset):
         left_out: ids of clips that were found unreadable before; kept for the record of the run.
 
     Each item is a dict of tensors and arrays without batch axis, and `label` or `labels`.
+
+    What is drawn for a row is another each time; after [`set_epoch`] the same for all of an epoch, so that a run that
+    goes on in its midst draws what it would have drawn.
     """
 
     def __init__(
@@ -85,9 +88,15 @@ class ClipRows(torch.utils.data.Dataset):
         self.unreadable: set[str] = set()
         self._kept: dict[int, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
         self._room = cache_gb * 2**30
+        self._seed = torch.initial_seed()
+        self._epoch = torch.full((), -1).share_memory_()  # seen by workers that live on from epoch to epoch
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """From now on what is drawn for a row is decided by the seed of the run, `epoch` and the row's number."""
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._item(index)
@@ -109,8 +118,16 @@ class ClipRows(torch.utils.data.Dataset):
         item, changing = kept
         item = item | {name: row[name] for name in self._ready if row.get(name) is not None}
         if changing and self.augment is not None:
-            item |= self._encode({name: [value] for name, value in self._changed(changing).items()})
-        return item if self.sequences is None else item | self._changed_sequences(item)
+            changed = self._changed(changing, self._generator(index, 0))
+            item |= self._encode({name: [value] for name, value in changed.items()})
+        return item if self.sequences is None else item | self._changed_sequences(item, self._generator(index, 1))
+
+    def _generator(self, index: int, use: int) -> np.random.Generator:
+        """Of a row and one use of it; seeded by torch's generator, which workers seed apart, where no epoch is set."""
+        epoch = int(self._epoch)
+        return np.random.default_rng(
+            int(torch.randint(2**62, ())) if epoch < 0 else (self._seed % 2**63, epoch, index, use)
+        )
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """A row's label and inputs made of raw columns, and its frames and flow where they are augmented."""
@@ -123,17 +140,16 @@ class ClipRows(torch.utils.data.Dataset):
             item |= self._encode(raw)
         return item, changing
 
-    def _changed(self, clip: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _changed(self, clip: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Frames and flow under one random crop and flip."""
         assert self.augment is not None
-        rng = _generator()
         if len(clip) == 2:
             return dict(zip(clip, self.augment.augment_pair(clip["videos"], clip["flow"], rng), strict=True))
         ((name, value),) = clip.items()
         augment = self.augment.augment if name == "videos" else self.augment.augment_flow
         return {name: augment(value, rng)}
 
-    def _changed_sequences(self, item: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _changed_sequences(self, item: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Ready features `(T, D)` or `(L, T, D)`, their real steps changed; all layers of a modality alike in time."""
         assert self.sequences is not None
         real, steps, wholes = {}, {}, {}
@@ -145,7 +161,7 @@ class ClipRows(torch.utils.data.Dataset):
                 wholes[name] = np.moveaxis(value, -2, 0).copy()  # time first
                 steps[name] = wholes[name][real[name]].reshape(int(real[name].sum()), -1)
         spreads = {name: np.tile(self.spreads[name], steps[name].shape[1] // len(self.spreads[name])) for name in steps}
-        changed = self.sequences.augment(steps, spreads, _generator())
+        changed = self.sequences.augment(steps, spreads, rng)
         for name, value in changed.items():
             wholes[name][real[name]] = value.reshape(-1, *wholes[name].shape[1:])
         return {name + FEATURES_END: np.moveaxis(whole, 0, -2) for name, whole in wholes.items()}
@@ -166,11 +182,6 @@ class ClipRows(torch.utils.data.Dataset):
 
         sample = read_sample({name: row[name] for name in self._raw if name in row}, self._reading, str, unreadable)
         return self._absent | sample.arguments()
-
-
-def _generator() -> np.random.Generator:
-    """Seeded by torch's generator, which workers seed apart."""
-    return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
 def raw_columns(columns: Mapping[str, str]) -> list[str]:

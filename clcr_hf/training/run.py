@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 from transformers import AutoProcessor, EarlyStoppingCallback, PreTrainedModel, set_seed
-from transformers.trainer_utils import EvalPrediction, IntervalStrategy, get_last_checkpoint
+from transformers.trainer_utils import EvalPrediction, IntervalStrategy
 
 from ..configuration_clcr import CLCRConfig
 from ..data import CLCRDataCollator
@@ -39,6 +39,7 @@ from .arguments import (
 from .baselines import Baselines, compare, comparison
 from .build import build_model, build_processor, has_head, label_fault, load_processor
 from .calibration import calibrate, counted
+from .checkpoints import find_checkpoint
 from .data import LoadedData, fill_flow, load_data
 from .length import fit_length
 from .log import CarvedSplits, outcome, plan
@@ -71,7 +72,10 @@ def run_training(
         ValueError, DataFormatError: arguments or data that do not fit together; the message says which. Another run
             writes to `output_dir`.
         MediaError: with `strict_media`, a clip that cannot be read.
+        TrainingStopped: a signal asked training to stop; a checkpoint was saved, and what follows training was not run.
+        FloatingPointError: the loss or the weights are not finite; nothing was saved since.
     """
+    checkpoint = last_checkpoint(training_args) if training_args.do_train else None
     data, columns, processor, carved = open_data(model_args, data_args, training_args)
     model = build_model(model_args, data_args, data, columns, processor)
     datasets = prepare(data.splits, columns, data_args, processor)
@@ -88,10 +92,10 @@ def run_training(
     shares: dict[str, Any] = {}
     if training_args.do_train:
         warn_without_alignment(model, model_args.pretrain_epochs, model_args.model_name_or_path is None)
-        if model_args.pretrain_epochs and training_args.resume_from_checkpoint is None:
+        if model_args.pretrain_epochs and checkpoint is None:
             loss = align(model, datasets["train"], trainer.data_collator, training_args, model_args.pretrain_epochs)
             metrics["pretrain_loss"] = loss
-        result = trainer.train(resume_from_checkpoint=last_checkpoint(training_args))
+        result = trainer.train(resume_from_checkpoint=checkpoint)
         metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
         trainer.save_state()
         if (linear or training_args.baselines) and trainer.is_world_process_zero():
@@ -382,14 +386,8 @@ def _joined(parts: Sequence[np.ndarray]) -> Any:
 
 
 def last_checkpoint(args: CLCRTrainingArguments) -> str | None:
-    """`--resume_from_checkpoint`: a folder, or `last` (or `true`) for the newest one in the output folder."""
-    wanted = args.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() not in ("last", "true"):
-        return wanted
-    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    if last is None:
-        raise ValueError(f"--resume_from_checkpoint {wanted}: there is no checkpoint in {args.output_dir}")
-    return last
+    """`--resume_from_checkpoint`: a folder, `last` (or `true`) or `auto`, see [`find_checkpoint`]."""
+    return find_checkpoint(args.output_dir, args.resume_from_checkpoint, args.world_size, args.process_index == 0)
 
 
 __all__ = [

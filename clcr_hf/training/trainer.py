@@ -1,22 +1,29 @@
 """`CLCRTrainer`: transformers' Trainer with CLCR's loss parts in the log and two learning rates."""
 
 import logging
-from collections.abc import Mapping
+import math
+import signal
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
-from transformers import ProcessorMixin, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, ProcessorMixin, Trainer, TrainingArguments
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from ..configuration_clcr import CLCRConfig
 from ..data.options import did_you_mean
 from ..objective import total_loss
 from .calibration import forget_calibration
+from .checkpoints import begin, find_checkpoint, finish, rotate, told_in_one_line
 from .log import shorten_log
+from .stopping import FiniteWatch, StopSignals, TrainingStopped, spare_worker
 
 logger = logging.getLogger("clcr_hf.training")
 
@@ -54,6 +61,9 @@ class CLCRTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Drop columns that the model's forward does not name; the collator does it."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are not finite out of the log; the run stops at them."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,17 +88,27 @@ class CLCRTrainer(Trainer):
     - what touches the labels leaves the regularisers in the loss, where transformers would take the labels from the
       model: `label_smoothing_factor` becomes `config.label_smoothing`; `compute_loss_func(outputs, labels,
       num_items_in_batch=None)` gives a batch's mean in place of the task loss alone;
-    - `group_by_length` goes by the longest modality of a row; `dataloader_drop_last` drops rows of training alone.
+    - `group_by_length` goes by the longest modality of a row; `dataloader_drop_last` drops rows of training alone;
+    - a checkpoint is marked as whole once all of it is on the disk, and only then may an older one go; a run goes on
+      from whole ones alone, exactly: see [`find_checkpoint`](checkpoints.py);
+    - SIGTERM, SIGUSR1 and Ctrl-C end training after the step under way and a checkpoint: [`TrainingStopped`] is raised;
+    - a loss or weights that are not finite end training before anything is saved: FloatingPointError is raised.
 
     Takes plain `TrainingArguments` too.
+
+    Args:
+        keeps_nothing: a stage that is too short to be gone on with; a signal ends it without a checkpoint.
 
     Raises:
         ValueError: label smoothing of anything but one class a row, `neftune_noise_alpha` without words to add noise
             to, `label_names` without "labels".
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, keeps_nothing: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._keeps_nothing = keeps_nothing
+        self._signals, self._finite = StopSignals(), FiniteWatch()
+        self._saved_step, self._resumed = -1, False
         self._sums: dict[str, torch.Tensor] = {}
         self._passes = 0
         self._range_checked = False
@@ -123,14 +143,122 @@ class CLCRTrainer(Trainer):
             except NotImplementedError as error:
                 raise ValueError(f"neftune_noise_alpha adds noise to the embeddings of words. {error}") from error
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As transformers'; what was calibrated for the weights before, and the share of a linear model in the answer,
-        is forgotten, for it does not hold after."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """
+        As transformers'; what was calibrated for the weights before, and the share of a linear model in the answer, is
+        forgotten, for it does not hold after.
+
+        Args:
+            resume_from_checkpoint: a path, `"last"` or true, or `"auto"`, see [`find_checkpoint`].
+
+        Raises:
+            TrainingStopped: a signal asked for it.
+            FloatingPointError: the loss or the weights are not finite.
+            ValueError: a checkpoint that is not whole.
+        """
         config = getattr(self.model, "config", None)
         if isinstance(config, CLCRConfig):
             forget_calibration(config)
             config.linear_share = None if config.linear_share is None else 0.0
-        return super().train(*args, **kwargs)
+        if resume_from_checkpoint:
+            run = self.args.output_dir, resume_from_checkpoint, self.args.world_size, self.is_world_process_zero()
+            resume_from_checkpoint = find_checkpoint(*run)
+        self._finite, self._saved_step, self._resumed = FiniteWatch(), -1, bool(resume_from_checkpoint)
+        with self._signals:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run_epoch(self, *, model: nn.Module, epoch: int, train_dataloader: DataLoader, **kwargs: Any) -> None:
+        """As transformers'. A run that was over, and was killed before what follows training, learns no more. Samplers
+        and rows draw by the epoch, so that one that is gone on with in its midst is the same."""
+        stops = [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+        stopped = any(each.early_stopping_patience_counter >= each.early_stopping_patience for each in stops)
+        if self._resumed and (stopped or self.state.global_step >= self.state.max_steps):
+            self.control.should_training_stop = True
+            return
+        if isinstance(getattr(train_dataloader, "generator", None), torch.Generator):
+            train_dataloader.generator.manual_seed(self.args.seed + epoch)
+        inner: Any = train_dataloader
+        while getattr(inner, "batch_sampler", None) is not None:
+            inner = inner.batch_sampler
+        drawn: tuple[Any, ...] = (getattr(inner, "sampler", None), self.train_dataset)
+        for each in drawn:
+            if hasattr(each, "set_epoch"):
+                each.set_epoch(epoch)
+        super()._run_epoch(model=model, epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+        self._stop_if_asked(model, kwargs.get("trial"))
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Any, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        control: Any = self.control
+        if control.should_log or control.should_evaluate or control.should_save:
+            self._check_finite(weights=control.should_evaluate)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        # The last step of an epoch is followed by what is done once an epoch; the run stops after that.
+        if self.state.epoch % 1 and not self.control.should_training_stop:
+            self._stop_if_asked(model, trial)
+
+    def _stop_if_asked(self, model: nn.Module, trial: Any) -> None:
+        """Saves, says so and raises, where a signal asked any of the processes to stop."""
+        number = self._signals.agreed()
+        if not number:
+            return
+        said = "the alignment stage begins anew next time"
+        if not self._keeps_nothing:
+            if self._saved_step != self.state.global_step:
+                self._save_checkpoint(model, trial)
+                self.control: Any = self.callback_handler.on_save(self.args, self.state, self.control)
+            said = f"checkpoint-{self.state.global_step} is saved, --resume_from_checkpoint auto goes on from it"
+        if self.is_world_process_zero():
+            logger.warning("stopped by %s after step %d: %s", signal.Signals(number).name, self.state.global_step, said)
+        raise TrainingStopped(number)
+
+    def _check_finite(self, weights: bool) -> None:
+        named = self.accelerator.unwrap_model(self.model).named_parameters() if weights else ()
+        self._finite.check(self.state.global_step, named, self.args.device)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_finite(weights=True)
+        return super()._finalize_training(*args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As transformers'; marked as whole at the end, after which older ones may go."""
+        self._check_finite(weights=True)
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        limit, writes = self.args.save_total_limit, self.args.should_save
+        with told_in_one_line(folder):
+            if writes:
+                begin(folder)
+            self.accelerator.wait_for_everyone()
+            self.args.save_total_limit = None  # transformers' own rotation waits neither for the mark nor for others
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit = limit
+            self.accelerator.wait_for_everyone()
+            if writes:
+                finish(folder, self.args.world_size)
+                rotate(folder, limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+        self._saved_step = self.state.global_step
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As transformers', which calls it before the checkpoint is whole."""
+        if self._saved_step == self.state.global_step:
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _load_callback_state(self) -> None:
+        """As transformers'; early stopping goes on counting where it was, with the patience of this run."""
+        super()._load_callback_state()
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):  # one that the checkpoint knows nothing of
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, {})
+        saved = self.state.stateful_callbacks.get("EarlyStoppingCallback")
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and isinstance(saved, dict):
+                vars(callback).update(saved.get("attributes", {}))
 
     def compute_loss(
         self,
@@ -148,6 +276,7 @@ class CLCRTrainer(Trainer):
                 loss = total_loss(self.accelerator.unwrap_model(self.model).config, outputs["loss_components"])
             outputs["loss"] = loss
         if model.training:
+            self._finite.see({**(outputs.get("loss_components") or {}), "sum": loss}, self.state.global_step + 1)
             self._add_up(outputs)
             self._check_range(inputs.get("labels"))
         return (loss, outputs) if return_outputs else loss
@@ -175,6 +304,8 @@ class CLCRTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As transformers'; says so where the rows have no labels, so that nothing was measured."""
         metrics = super().evaluate(*args, **kwargs)
+        if self.is_in_train and not math.isfinite(metrics.get("eval_loss", 0.0)):
+            raise FloatingPointError(f"step {self.state.global_step}: the loss on validation is not finite")
         if not any(name.endswith("_loss") for name in metrics):
             logger.warning("the rows of this evaluation hold no labels: nothing was measured")
         return metrics
@@ -191,9 +322,14 @@ class CLCRTrainer(Trainer):
         dropped = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = dropped and is_training
         try:
-            return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = dropped
+        inner = getattr(loader, "base_dataloader", loader)
+        inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
+        # Seeds of workers come from a generator of their own: drawn from torch's, dropout would differ after a resume.
+        inner.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """As transformers'; lengths to group by are those of the longest modality, not of `input_ids` alone."""
@@ -201,7 +337,7 @@ class CLCRTrainer(Trainer):
         if not self._measures_lengths(rows):
             return super()._get_train_sampler(train_dataset)
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch, lengths=[_length(rows[index]) for index in range(len(rows))])
+        return _ByLength(batch, lengths=[_length(rows[index]) for index in range(len(rows))])
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
         if self._measures_lengths(eval_dataset):
@@ -300,6 +436,21 @@ class CLCRTrainer(Trainer):
             backbone = {id(parameter) for name, parameter in named if "backbone" in name}
             optimizer.param_groups = _cut_groups(optimizer.param_groups, backbone, rate)
         return optimizer
+
+
+class _ByLength(LengthGroupedSampler):
+    """In an order that the run's seed and the epoch decide, the same in all processes."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator = torch.Generator().manual_seed(torch.initial_seed() + epoch)
+
+
+def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
+    """Begins a data loader's worker: as `start` does, and so that a signal to the whole run leaves it alone."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, spare_worker)
+    if start is not None:
+        start(number)
 
 
 def _length(row: Mapping[str, Any]) -> int:
