@@ -39,6 +39,7 @@ from clcr_hf.configuration_clcr import VERSION_01
 from clcr_hf.data.folders import versions
 from clcr_hf.hierarchy import SemanticHierarchyEncoder
 from clcr_hf.modeling_clcr import CLCRForPreTraining, CLCRPreTrainedModel
+from clcr_hf.training.shares import OWN, find_shares, parts_of
 
 VALIDATION, TEST = 1024, 4096
 Batch = dict[str, torch.Tensor]
@@ -96,7 +97,7 @@ def variants() -> dict[str, Variant]:
         "full mix": {"level_mixing": "full_mix"},
         "without hierarchy": {"use_hierarchy": False},
         "without private path": {"use_private_path": False},
-        "with additive evidence": {"unimodal_evidence": True},
+        "with own evidence": {"unimodal_evidence": True},
         "without level evidence": {"level_evidence": False},
         "with sigmoid scores": {"token_scores": "sigmoid"},
         "private rank d/2": {"private_rank": "half"},
@@ -278,14 +279,27 @@ def train(
         if curve[-1]["r2"] > best:
             best, weights = curve[-1]["r2"], copy.deepcopy(model.state_dict())
     model.load_state_dict(weights)
+    choose_shares(model, sets[1], device)
     record = {
         "parameters": count(model),
         "validation_r2": best,
+        "own_share": getattr(getattr(model, "config", None), "own_share", None),
         "curve": curve,
         "seconds_alignment": round(aligned - start, 1),
         "seconds": round(time.perf_counter() - start, 1),
     }
     return model.eval(), record
+
+
+@torch.no_grad()
+def choose_shares(model: nn.Module, samples: Samples, device: torch.device) -> None:
+    """Of joint path and own evidence, where the model has both, the shares that are best on these samples."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, CLCRConfig) or config.effective_own_share in (0, 1):
+        return
+    output = model.eval()(**{name: value for name, value in to_batches(samples, device).items() if name != "labels"})
+    parts = parts_of(model, output.logits.cpu().numpy(), output.joint_logits.cpu().numpy())
+    config.own_share = find_shares(config, parts, samples.labels)["shares"][OWN]
 
 
 @torch.no_grad()

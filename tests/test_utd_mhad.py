@@ -1,4 +1,4 @@
-"""Real motion (UTD-MHAD): the fusion is a correction to what each modality says by itself, and spoils none of it."""
+"""Real motion (UTD-MHAD): the whole is no worse than what the modalities say by themselves."""
 
 import sys
 from pathlib import Path

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from accelerate.utils import broadcast_object_list
 from scipy.optimize import minimize_scalar
+from transformers import PreTrainedModel
 
 from ..configuration_clcr import CLCRConfig
 from ..linear_evidence import ready_widths
@@ -63,18 +64,28 @@ def set_shares(trainer: "CLCRTrainer", baselines: Baselines | None, rows: Any) -
 
 
 def _parts(trainer: "CLCRTrainer", rows: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What the joint path and own evidence answer to all rows, each by itself `(N, C)`, and the labels."""
+    """[`parts_of`] all rows, and their labels."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    config, bias = model.config, model.logit_bias().detach().float().cpu().numpy()
-    config.own_share = 0.5
+    model.config.own_share = 0.5
     (logits, joint), labels = predict_rows(trainer, rows, "joint_logits")
     whole, true = counted(logits, labels)
-    fusion, _ = counted(joint, labels)
-    if not config.unimodal_evidence:
-        return {JOINT: whole}, true
-    if not config.use_joint_path:
-        return {OWN: whole}, true
-    return {JOINT: bias + 2 * fusion, OWN: bias + 2 * (whole - bias - fusion)}, true
+    return parts_of(model, whole, counted(joint, labels)[0]), true
+
+
+def parts_of(model: PreTrainedModel, logits: np.ndarray, joint: np.ndarray) -> dict[str, np.ndarray]:
+    """
+    What the joint path and own evidence answer, each by itself.
+
+    Args:
+        model: with `own_share` 1/2 where it has both, and no share of a linear model.
+        logits, joint: its `logits` and `joint_logits`, `(N, C)`.
+    """
+    if not model.config.unimodal_evidence:
+        return {JOINT: logits}
+    if not model.config.use_joint_path:
+        return {OWN: logits}
+    bias = model.logit_bias().detach().float().cpu().numpy()
+    return {JOINT: bias + 2 * joint, OWN: bias + 2 * (logits - bias - joint)}
 
 
 def find_shares(config: CLCRConfig, parts: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
@@ -156,4 +167,4 @@ def laid_out(config: CLCRConfig, baselines: Baselines) -> dict[str, np.ndarray]:
     return {**joined, "offset": offset, "bias": bias}
 
 
-__all__ = ["JOINT", "LINEAR", "OWN", "find_shares", "laid_out", "set_shares"]
+__all__ = ["JOINT", "LINEAR", "OWN", "find_shares", "laid_out", "parts_of", "set_shares"]
