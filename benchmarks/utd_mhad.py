@@ -6,8 +6,8 @@
 861 clips of eight subjects (Chen, Jafari and Kehtarnavaz, ICIP 2015). Test: subjects 2, 4, 6, 8. The model trains on
 1, 3, 5 for a fixed number of steps and its last state counts; subject 7 chooses the shares of joint path and own
 evidence in the answer. Skeletons are taken relative to the spine of the first frame; differences between neighbouring
-steps are appended, columns standardised on the training clips, sequences brought to 40 steps. Data: `utd_mhad.npz` under
-`--data` (`$CLCR_REAL_DATA/utd-mhad`).
+steps are appended, columns standardised on the training clips, sequences brought to 40 steps. Data: `utd_mhad.npz`
+under `--data` (`$CLCR_REAL_DATA/utd-mhad`).
 """
 
 import argparse

@@ -549,8 +549,9 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         `(..., M, C)` or None."""
         share, bias = self.config.effective_own_share, self.classifier.bias()
         own = None if own is None else share * own
-        joint = bias * 0 if joint is None else (1 - share) * joint
-        logits = bias + joint if own is None else bias + joint + own.sum(dim=-2)
+        summed = 0 if own is None else own.sum(dim=-2)
+        joint = summed * torch.zeros_like(bias) if joint is None else (1 - share) * joint
+        logits = bias + joint + summed
         if outputs.feature_means is None or self.classifier.linear is None:
             return logits, joint, own
         answer = (logits, joint, own)
