@@ -86,6 +86,7 @@ def variants() -> dict[str, Variant]:
         "agreement": Variant(agreement),
         "version 0.1": Variant({**VERSION_01, "private_rank": "half"}, aligned=False),
         "default": Variant({}, aligned=False),
+        "default, gates of the paper": Variant({"private_gate_start": 0.0, "private_gate_floor": 0.0}, aligned=False),
         "transformer": Variant({}, aligned=False, transformer=True),
         "transformer, aligned": Variant({}, transformer=True),
         "norm, aligned": Variant({"unimodal_evidence": False, "alignment_coef": 0.1}),
