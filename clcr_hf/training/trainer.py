@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import ProcessorMixin, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
+from ..checks import did_you_mean
 from ..configuration_clcr import CLCRConfig
-from ..data.options import did_you_mean
 from ..objective import total_loss
 from .calibration import forget_calibration
 from .log import shorten_log
