@@ -79,9 +79,9 @@ def check_count(name: str, value: Any) -> None:
 
 def check_finite(config: PreTrainedConfig) -> None:
     """ValueError for the first field that holds, by itself or in lists, a number that is not finite in float32."""
-    for field in fields(config):  # type: ignore[arg-type]
+    for field in fields(config):
         value = getattr(config, field.name)
-        if any(isinstance(item, Real) and not abs(item) <= _LARGEST for item in _flat(value)):  # NaN fails both ways
+        if not all(_is_finite(item) for item in _flat(value) if isinstance(item, Real)):
             raise ValueError(f"`{field.name}` must be finite, got {value}")
 
 
@@ -94,6 +94,10 @@ def is_numbers(value: Any) -> bool:
     """Whether a value is a list of numbers, or a number."""
     items = value if isinstance(value, list | tuple) else [value]
     return all(isinstance(item, Real) and not isinstance(item, bool) for item in items)
+
+
+def _is_finite(number: Any) -> bool:
+    return abs(number) <= _LARGEST  # of NaN that is False too
 
 
 def _flat(value: Any) -> list[Any]:

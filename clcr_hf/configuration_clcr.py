@@ -257,7 +257,8 @@ class CLCRConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         stored = kwargs.pop(_STORED, False)
         refuse_unknown_settings(type(self), kwargs)
-        count = kwargs.get("num_labels")
+        count = kwargs.pop("num_labels", None)
+        kwargs |= {} if count is None else {"num_labels": count}
         if count is not None and self.id2label is not None and count != len(self.id2label):
             raise ValueError(f"`num_labels` is {count}, but `id2label` names {len(self.id2label)}: {self.id2label}")
         fields = [f"{name}_config" for name in STANDARD_MODALITIES]
@@ -363,22 +364,16 @@ class CLCRConfig(PreTrainedConfig):
                 left_out += [f"{name}.{each}" for each in unknown]
         kept |= {"extra_configs": own} if own else {}
         if left_out:
-            logger.warning(
-                "This configuration is of a newer version of clcr-hf: what is not known here is left out (%s). Update "
-                "clcr-hf, or expect other answers",
-                ", ".join(left_out),
+            logger.warning_once(
+                "The configuration is of a newer version of clcr-hf, or not ours: what is not known here is left out "
+                f"({', '.join(left_out)}). Update clcr-hf, or expect other answers"
             )
         return kept
 
-    @property
-    def num_labels(self) -> int | None:
-        """How many labels the head learns."""
-        return PreTrainedConfig.num_labels.fget(self)
-
-    @num_labels.setter
-    def num_labels(self, count: int):
-        check_count("num_labels", -1 if count is None else count)
-        PreTrainedConfig.num_labels.fset(self, count)
+    def __setattr__(self, name, value):
+        if name == "num_labels":
+            check_count(name, value)
+        super().__setattr__(name, value)
 
     # -- what the rest of the package asks for ------------------------------------------------------------------
 
@@ -555,6 +550,7 @@ class CLCRConfig(PreTrainedConfig):
 
     def validate_modalities(self):
         """Each modality must have a source, a tap or a stage for each level, and a usable name."""
+        check_count("num_levels", self.num_levels)
         extra = self.extra_configs or {}
         for name in extra:
             if name in STANDARD_MODALITIES or not name.isidentifier():
