@@ -2,14 +2,25 @@
 
 # No `from __future__ import annotations` here: it silently switches off the strict validation of transformers 5.
 
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import logging
 
+from .checks import (
+    MOST,
+    check,
+    check_count,
+    check_counts,
+    check_finite,
+    is_numbers,
+    is_pair,
+    refuse_unknown_settings,
+    split_unknown_settings,
+)
+from .configuration_modality import CLCRModalityConfig, as_modality_config
 from .modalities import STANDARD_MODALITIES
 
 logger = logging.get_logger(__name__)
@@ -26,106 +37,8 @@ CALIBRATED = ("logit_temperature", "label_thresholds", "score_interval")
 _STORED = "_stored"  # marks what is read from a file, for `__post_init__`
 
 
-def _as_modality_config(field: str, value: Any) -> "CLCRModalityConfig":
-    """`value` (dict or config) as a `CLCRModalityConfig`, or an error that names `field`."""
-    if isinstance(value, CLCRModalityConfig):
-        return value
-    if isinstance(value, dict):
-        return CLCRModalityConfig(**{key: item for key, item in value.items() if key != "model_type"})
-    raise TypeError(f"`{field}` must be a dict or a CLCRModalityConfig, got {type(value).__name__}")
-
-
-def _is_pair(value: Any) -> bool:
-    """Whether a value is two rising numbers."""
-    numbers = isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value)
-    return numbers and len(value) == 2 and value[0] < value[1]
-
-
-def _check(config: PreTrainedConfig, names: Sequence[str], is_right: Callable[[Any], bool], wanted: str) -> None:
-    """ValueError for the first of these fields that is set and not right."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not is_right(value):
-            raise ValueError(f"`{name}` must {wanted}, got {value}")
-
-
 def _names_statistics(value: list) -> bool:
     return bool(value) and set(value) <= set(STATISTICS) and len(set(value)) == len(value)
-
-
-def _is_positive(value: int) -> bool:
-    return value >= 1
-
-
-@strict
-class CLCRModalityConfig(PreTrainedConfig):
-    r"""
-    How one modality becomes `num_levels` levels of tokens (paper, semantic-hierarchy encoder).
-
-    Args:
-        feature_size (`int`, *optional*):
-            Width `D` of ready-made features `(B, T, D)`. Needed when there is no backbone.
-        backbone_config (`dict` or `PreTrainedConfig`, *optional*):
-            Configuration of a transformers backbone that reads the raw input. A dict must hold `model_type`.
-        source (`"tcn"` or `"taps"`, defaults to `"tcn"`):
-            `"tcn"`: a three-stage temporal convolutional network over features or over the backbone's last state.
-            `"taps"`: the backbone's hidden states (or stages) at `taps`; without a backbone, features `(B, L, T, D)`
-            already taken at `L` layers.
-        taps (`list[int]`, *optional*):
-            Indices into the backbone's `hidden_states` (0 is the embedding), one a level. Default: evenly spaced and
-            ending at the last (`N/3, 2N/3, N` for three levels, our reconstruction); for staged backbones such as
-            ResNet, the last stages.
-        freeze_backbone (`bool`, defaults to `False`):
-            Run the backbone in evaluation mode under `no_grad`.
-        feature_norm (`"layer_norm"`, `"standardise"` or `"none"`, defaults to `"layer_norm"`):
-            How features (or a backbone's last state) are scaled before the TCN. `"standardise"` uses the mean and
-            spread of each column, kept with the weights; see `set_feature_statistics` of the model. Our extension.
-        token_grid (`int`, defaults to 1):
-            Image backbones only: each frame gives `token_grid ** 2` tokens (spatial average pooling). 1 is one
-            token a frame.
-        tcn_channels (`int`, *optional*): Width of the TCN; default `hidden_size` of the model.
-        tcn_kernel_size (`int`, defaults to 3): Odd kernel length of the TCN.
-        tcn_dilations (`list[list[int]]`, *optional*):
-            Dilations of the residual blocks of each stage, one stage a level. Default (our reconstruction):
-            `[[1, 2], [4, 8], [16, 32]]` for three levels, and on in powers of two for more.
-        tcn_stride (`int`, defaults to 1):
-            Stride of the TCN's input layer: shortens long sequences such as spectrograms. Our extension.
-    """
-
-    model_type = "clcr_modality"
-    sub_configs_defaults = {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True)}
-
-    feature_size: int | None = None
-    backbone_config: dict | PreTrainedConfig | None = None
-    source: Literal["tcn", "taps"] = "tcn"
-    taps: list[int] | None = None
-    freeze_backbone: bool = False
-    feature_norm: Literal["layer_norm", "standardise", "none"] = "layer_norm"
-    token_grid: int = 1
-    tcn_channels: int | None = None
-    tcn_kernel_size: int = 3
-    tcn_dilations: list[list[int]] | None = None
-    tcn_stride: int = 1
-
-    def __post_init__(self, **kwargs):
-        if isinstance(self.backbone_config, dict) and "model_type" not in self.backbone_config:
-            raise ValueError("`backbone_config` given as a dict must hold `model_type`, e.g. {'model_type': 'bert'}")
-        super().__post_init__(**kwargs)
-
-    def stage_dilations(self, num_levels: int) -> list[list[int]]:
-        """Dilations of the TCN's stages for a model of `num_levels` levels."""
-        return self.tcn_dilations or [[4**level, 2 * 4**level] for level in range(num_levels)]
-
-    def validate_sizes(self):
-        """Sizes must be positive, the kernel odd."""
-        sizes = ("feature_size", "token_grid", "tcn_channels", "tcn_stride")
-        _check(self, sizes, _is_positive, "be a positive integer")
-        _check(self, ("tcn_kernel_size",), lambda size: size > 0 and size % 2 == 1, "be odd and positive")
-        if any(not stage or any(d < 1 for d in stage) for stage in self.tcn_dilations or []):
-            raise ValueError(
-                f"`tcn_dilations` must hold a non-empty list of positive integers for each stage, "
-                f"got {self.tcn_dilations}"
-            )
 
 
 def _default_modalities() -> dict[str, dict[str, Any]]:
@@ -305,6 +218,8 @@ class CLCRConfig(PreTrainedConfig):
     focal_gamma: float | int = 0.0
     label_scale: Literal["sentiment", "auto"] | None = "auto"
     label_range: list | str | None = "auto"
+    # Here again: of what transformers declares it checks no types.
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     lambda_intra: float | int = 0.001
     lambda_inter: float | int = 0.001
@@ -345,17 +260,22 @@ class CLCRConfig(PreTrainedConfig):
             # transformers would ask for `trust_remote_code` on meeting it.
             kwargs.pop("custom_pipelines", None)
         stored = kwargs.pop(_STORED, False)
+        refuse_unknown_settings(type(self), kwargs)
+        count = kwargs.pop("num_labels", None)
+        kwargs |= {} if count is None else {"num_labels": count}
+        if count is not None and self.id2label is not None and count != len(self.id2label):
+            raise ValueError(f"`num_labels` is {count}, but `id2label` names {len(self.id2label)}: {self.id2label}")
         fields = [f"{name}_config" for name in STANDARD_MODALITIES]
         if all(getattr(self, field) is None for field in fields) and not self.extra_configs:
             for field, value in _default_modalities().items():
                 setattr(self, field, value)
         for field in fields:
             if getattr(self, field) is not None:
-                setattr(self, field, _as_modality_config(field, getattr(self, field)))
+                setattr(self, field, as_modality_config(field, getattr(self, field)))
         # Plain dicts, so that the JSON form needs no special care; `modality_config` makes objects of them. By name, as
         # JSON has them: weights are told apart by a modality's number.
         self.extra_configs = {
-            name: _as_modality_config(f"extra_configs[{name!r}]", value).to_dict()
+            name: as_modality_config(f"extra_configs[{name!r}]", value).to_dict()
             for name, value in sorted((self.extra_configs or {}).items())
         }
         if self.shared_rank is None:
@@ -367,8 +287,8 @@ class CLCRConfig(PreTrainedConfig):
         if self.label_scale == "auto":
             scored = self.num_labels == 1 and self.problem_type in (None, "regression")
             limits: Any = self.label_range
-            even = limits == "auto" or (_is_pair(limits) and limits[0] == -limits[1])
-            named = self.id2label[0] not in ("LABEL_0", "sentiment")
+            even = limits == "auto" or (is_pair(limits) and limits[0] == -limits[1])
+            named = self.id2label.get(0) not in ("LABEL_0", "sentiment")
             self.label_scale = "sentiment" if scored and even and not named else None
         if self.label_range == "auto":
             self.label_range = [-3.0, 3.0] if self.label_scale == "sentiment" else None
@@ -410,7 +330,7 @@ class CLCRConfig(PreTrainedConfig):
         if "transformers_version" in config_dict:  # written by `save_pretrained`
             added = VERSION_01 if "unimodal_evidence" not in config_dict else {}
             absent = {name: value for name, value in added.items() if name not in {*config_dict, *kwargs}}
-            config_dict = {**config_dict, **absent, _STORED: True}
+            config_dict = {**cls._without_unknown(config_dict), **absent, _STORED: True}
         stored = config_dict.get("id2label")
         count = kwargs.get("num_labels", len(kwargs["id2label"]) if kwargs.get("id2label") else None)
         if count is not None and count != (2 if stored is None else len(stored)):
@@ -422,7 +342,42 @@ class CLCRConfig(PreTrainedConfig):
                 names.pop("num_labels", None)
                 names.setdefault("label2id", {name: int(index) for index, name in names["id2label"].items()})
             config_dict |= names
-        return super().from_dict(config_dict, **kwargs)
+        wants_unused = kwargs.pop("return_unused_kwargs", False)
+        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        config.validate()  # with the settings among `kwargs`
+        return (config, unused) if wants_unused else config
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *, return_unused_kwargs=False, **kwargs):
+        """As [`~transformers.PreTrainedConfig.from_pretrained`]; `ValueError` for settings that are none."""
+        config, unused = super().from_pretrained(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
+        if return_unused_kwargs:
+            return config, unused
+        refuse_unknown_settings(cls, unused)
+        return config
+
+    @classmethod
+    def _without_unknown(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """A stored configuration without what only a newer version knows, of which one warning tells."""
+        kept, left_out = split_unknown_settings(cls, stored)
+        own = dict(kept.get("extra_configs") or {})
+        places = {f"{name}_config": kept for name in STANDARD_MODALITIES} | dict.fromkeys(own, own)
+        for name, place in places.items():
+            if isinstance(place.get(name), dict):
+                place[name], unknown = split_unknown_settings(CLCRModalityConfig, place[name])
+                left_out += [f"{name}.{each}" for each in unknown]
+        kept |= {"extra_configs": own} if own else {}
+        if left_out:
+            logger.warning_once(
+                "The configuration is of a newer version of clcr-hf, or not ours: what is not known here is left out "
+                f"({', '.join(left_out)}). Update clcr-hf, or expect other answers"
+            )
+        return kept
+
+    def __setattr__(self, name, value):
+        if name == "num_labels":
+            check_count(name, value)
+        super().__setattr__(name, value)
 
     # -- what the rest of the package asks for ------------------------------------------------------------------
 
@@ -435,7 +390,7 @@ class CLCRConfig(PreTrainedConfig):
     def modality_config(self, name: str) -> CLCRModalityConfig:
         """The sub-configuration of modality `name`; `KeyError` when the model has none of that name."""
         if self.extra_configs and name in self.extra_configs:
-            return _as_modality_config(f"extra_configs[{name!r}]", self.extra_configs[name])
+            return as_modality_config(f"extra_configs[{name!r}]", self.extra_configs[name])
         config = getattr(self, f"{name}_config", None) if name in STANDARD_MODALITIES else None
         if config is None:
             raise KeyError(f"This CLCR model has no modality {name!r}; it has {self.modalities}")
@@ -535,7 +490,7 @@ class CLCRConfig(PreTrainedConfig):
             "num_segments",
             "alignment_negatives",
         )
-        _check(self, counts, _is_positive, "be a positive integer")
+        check_counts(self, counts)
         if self.shared_rank is None or self.private_rank is None:
             return  # filled in `__post_init__`
         if self.private_rank < 0 or self.shared_rank + self.private_rank > self.hidden_size:
@@ -550,15 +505,16 @@ class CLCRConfig(PreTrainedConfig):
             )
 
     def validate_fractions(self):
-        """Dropouts and shares must be probabilities, weights must not be negative."""
+        """Numbers must be finite, dropouts and shares probabilities, weights not negative."""
+        check_finite(self)
         shares = ("dropout", "attention_dropout", "modality_dropout", "classifier_dropout", "label_smoothing")
-        _check(self, shares, lambda share: 0.0 <= share < 1.0, "lie in [0, 1)")
+        check(self, shares, lambda share: 0.0 <= share < 1.0, "lie in [0, 1)")
         if not 0.0 < self.budget_ratio < 1.0:
             raise ValueError(f"`budget_ratio` must lie in (0, 1), got {self.budget_ratio}; see `dense_budget` for 1")
         weights = ["lambda_intra", "lambda_inter", "weight_inter_private", "weight_inter_leakage", "weight_inter_mix"]
-        weights += ["budget_scale", "unimodal_loss_weight", "alignment_coef", "focal_gamma"]
-        _check(self, weights, lambda weight: weight >= 0, "not be negative")
-        _check(self, ("private_gate_floor",), lambda floor: 0.0 <= floor < 1.0, "lie in [0, 1)")
+        weights += ["budget_scale", "unimodal_loss_weight", "alignment_coef", "focal_gamma", "layer_norm_eps"]
+        check(self, weights, lambda weight: weight >= 0, "not be negative")
+        check(self, ("private_gate_floor",), lambda floor: 0.0 <= floor < 1.0, "lie in [0, 1)")
         shrinkage = self.correlation_shrinkage
         if shrinkage != "auto" and (isinstance(shrinkage, str) or not 0.0 <= shrinkage <= 1.0):
             raise ValueError(f"`correlation_shrinkage` must be 'auto' or lie in [0, 1], got {shrinkage!r}")
@@ -572,32 +528,38 @@ class CLCRConfig(PreTrainedConfig):
 
     def validate_label_statistics(self):
         """One centre and one positive spread a score; one weight a class; what was calibrated likewise."""
-        for name in ("label_mean", "label_std", "class_weights", "label_thresholds", "score_interval"):
+        lists = ("label_mean", "label_std", "class_weights", "label_thresholds", "score_interval")
+        check(self, lists, is_numbers, "hold numbers")
+        for name in lists:
             value = getattr(self, name)
             if isinstance(value, list) and len(value) != self.num_labels:
                 raise ValueError(f"`{name}` must hold one number for each of {self.num_labels} labels, got {value}")
-        _check(self, ("label_thresholds",), lambda limits: all(0 < limit < 1 for limit in limits), "lie in (0, 1)")
-        _check(self, ("score_interval",), lambda widths: min(widths) >= 0, "not be negative")
-        _check(self, ("interval_coverage",), lambda share: 0 < share < 1, "lie in (0, 1)")
-        _check(self, ("unimodal_statistics",), _names_statistics, f"be some of {list(STATISTICS)}")
-        _check(self, ("own_share", "linear_share"), lambda share: 0 <= share <= 1, "lie in [0, 1]")
+        check(self, ("label_thresholds",), lambda limits: all(0 < limit < 1 for limit in limits), "lie in (0, 1)")
+        check(self, ("score_interval",), lambda widths: min(widths) >= 0, "not be negative")
+        check(self, ("interval_coverage",), lambda share: 0 < share < 1, "lie in (0, 1)")
+        check(self, ("unimodal_statistics",), _names_statistics, f"be some of {list(STATISTICS)}")
+        check(self, ("own_share", "linear_share"), lambda share: 0 <= share <= 1, "lie in [0, 1]")
         for name in ("label_std", "class_weights", "logit_temperature"):
             value = getattr(self, name)
             if value is not None and min(value if isinstance(value, list) else [value]) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {value}")
 
     def validate_labels(self):
-        """A range is a pair of rising numbers, or as many as there are scores."""
+        """Labels are numbered from 0; a range is a pair of rising numbers, or as many as there are scores."""
+        if not self.id2label or sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"`id2label` must name the labels 0, 1, ... in turn, one at least, got {self.id2label}")
         limits = self.label_range
         if limits is None or limits == "auto":
             return
-        pairs = limits if isinstance(limits, list) and limits and isinstance(limits[0], list | tuple) else [limits]
+        several = isinstance(limits, list) and limits and isinstance(limits[0], list | tuple)
+        pairs = limits if several else [limits]
         for pair in pairs:
-            if not _is_pair(pair):
+            if not is_pair(pair) or (several and len(pairs) != self.num_labels):
                 raise ValueError(f"`label_range` must be [lowest, highest], or one such pair a score, got {limits}")
 
     def validate_modalities(self):
         """Each modality must have a source, a tap or a stage for each level, and a usable name."""
+        check_count("num_levels", self.num_levels)
         extra = self.extra_configs or {}
         for name in extra:
             if name in STANDARD_MODALITIES or not name.isidentifier():
@@ -606,11 +568,15 @@ class CLCRConfig(PreTrainedConfig):
                 )
         for name in self.modalities:
             field = f"extra_configs[{name!r}]" if name in extra else f"{name}_config"
-            self._validate_modality(field, _as_modality_config(field, self.modality_config(name)))
+            self._validate_modality(field, as_modality_config(field, self.modality_config(name)))
 
     def _validate_modality(self, field: str, config: CLCRModalityConfig):
         if config.feature_size is None and config.backbone_config is None:
             raise ValueError(f"`{field}` needs `feature_size` (ready features) or `backbone_config` (raw input)")
+        if config.source == "tcn" and max(map(max, config.stage_dilations(self.num_levels))) > MOST["tcn_dilations"]:
+            raise ValueError(
+                f"`{field}.tcn_dilations` must be given for {self.num_levels} levels: it grows as 4**level"
+            )
         for name, what in (("taps", "name one layer"), ("tcn_dilations", "hold one stage")):
             value = getattr(config, name)
             if value is not None and len(value) != self.num_levels:

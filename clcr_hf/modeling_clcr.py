@@ -22,7 +22,7 @@ from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudg
 from .linear_evidence import LinearEvidence, feature_means
 from .loading import WRAPPERS, refuse_missing
 from .modalities import STANDARD_MODALITIES
-from .modeling_inputs import collect_inputs
+from .modeling_inputs import collect_inputs, own_features
 from .modeling_outputs import (
     CLCRModelOutput,
     CLCRPreTrainingOutput,
@@ -287,7 +287,8 @@ class CLCRModel(CLCRPreTrainedModel):
             **kwargs: `<name>_features` and `<name>_attention_mask` of the user's own modalities (`extra_configs`).
 
         Raises:
-            ValueError: no modality given, one that the model does not have, widths or batch sizes that do not fit.
+            ValueError: no modality given, one that the model does not have, widths or batch sizes that do not fit, a
+                mask without its input, a name that is none of these.
         """
         raw = {
             "text": (input_ids if input_ids is not None else inputs_embeds, attention_mask),
@@ -301,9 +302,7 @@ class CLCRModel(CLCRPreTrainedModel):
             "audio": (audio_features, audio_attention_mask),
             "flow": (flow_features, flow_attention_mask),
         }
-        for key in [key for key in kwargs if key.endswith("_features")]:
-            name = key.removesuffix("_features")
-            features[name] = (kwargs.pop(key), kwargs.pop(f"{name}_attention_mask", None))
+        features |= own_features(self.config, kwargs, CLCRModel.forward)
         inputs, masks = collect_inputs(
             self.config, self.hierarchy.encoders, raw, features, token_type_ids, embeds=input_ids is None
         )

@@ -1,13 +1,36 @@
 """What a model is given, sorted by modality and checked."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
+from .checks import did_you_mean
 from .configuration_clcr import CLCRConfig
 
 Given = dict[str, tuple[Any, Any]]
+
+
+def own_features(config: CLCRConfig, given: dict[str, Any], forward: Callable) -> Given:
+    """
+    Features and masks of the user's own modalities.
+
+    Args:
+        given: `<name>_features` and `<name>_attention_mask` of them.
+        forward: whose other arguments a misspelt name may mean.
+
+    Raises:
+        ValueError: any other name, with the nearest one that there is.
+    """
+    pairs = {name: (f"{name}_features", f"{name}_attention_mask") for name in config.extra_configs or {}}
+    own = {key for pair in pairs.values() for key in pair}
+    for key in given:
+        if key not in own:
+            hint = did_you_mean(key, [*inspect.signature(forward).parameters, *own])
+            raise ValueError(f"The model takes no input {key!r}; its modalities are {config.modalities}{hint}")
+    return {name: (given.get(features), given.get(mask)) for name, (features, mask) in pairs.items()}
 
 
 def collect_inputs(
@@ -27,13 +50,15 @@ def collect_inputs(
         embeds: text comes as `inputs_embeds`.
 
     Raises:
-        ValueError: no modality given, one that the model does not have, widths or batch sizes that do not fit.
+        ValueError: no modality given, one that the model does not have, widths or batch sizes that do not fit, a mask
+            without its input.
     """
     inputs: dict[str, dict[str, Any]] = {}
     masks: dict[str, torch.Tensor] = {}
     for name in dict.fromkeys((*raw, *features)):
         value, mask = raw.get(name, (None, None))
         ready, ready_mask = features.get(name, (None, None))
+        _refuse_lone_masks(name, value, mask, ready, ready_mask)
         if value is None and ready is None:
             continue
         if name not in config.modalities:
@@ -65,6 +90,14 @@ def collect_inputs(
     return inputs, masks
 
 
+def _refuse_lone_masks(name: str, value: Any, mask: Any, ready: Any, ready_mask: Any) -> None:
+    if mask is ready_mask and (value is not None or ready is not None):
+        return  # one argument for both forms
+    if (value is None and mask is not None) or (ready is None and ready_mask is not None):
+        which = "; `attention_mask` goes with `input_ids`, `text_attention_mask` with `text_features`"
+        raise ValueError(f"A mask of modality {name!r} was given without its input{which if name == 'text' else ''}")
+
+
 def _check_features(config: CLCRConfig, name: str, encoder: Any, features: torch.Tensor) -> None:
     width, levels = encoder.feature_width, config.num_levels
     if encoder.source == "taps" and encoder.reader is not None:
@@ -87,4 +120,4 @@ def _checked_mask(name: str, mask: torch.Tensor | None, value: torch.Tensor, tim
     return mask.bool()
 
 
-__all__ = ["collect_inputs"]
+__all__ = ["collect_inputs", "own_features"]

@@ -1,21 +1,13 @@
 """Options given as text: `name=value`, several with commas between them; and what a docstring says of each option."""
 
-import difflib
 import inspect
 import json
 import re
-from collections.abc import Iterable
 from typing import Any
 
 # A comma between two options, and none inside a list or a mapping.
 _BETWEEN = re.compile(r",(?=\s*[^\W\d]\w*\s*=)")
 _PYTHON = {"True": True, "False": False, "None": None}
-
-
-def did_you_mean(word: Any, known: Iterable[str]) -> str:
-    """The end of an error that names what is nearest to a word; empty where nothing is near."""
-    near = difflib.get_close_matches(str(word), list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def argument_help(documented: Any) -> dict[str, str]:

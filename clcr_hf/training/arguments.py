@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from ..data.options import did_you_mean, read_options
+from ..checks import did_you_mean, refuse_unknown_settings
+from ..configuration_clcr import CLCRConfig
+from ..data.options import read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
 from ..modalities import STANDARD_MODALITIES
@@ -299,6 +301,10 @@ class ModelArguments:
             raise ValueError(f"--image_backbone must be one of {known}, got {self.image_backbone!r}")
         if self.pretrain_epochs < 0:
             raise ValueError(f"--pretrain_epochs must not be negative, got {self.pretrain_epochs}")
+        refuse_unknown_settings(CLCRConfig, self._overrides(), "--config_overrides: ")
+
+    def _overrides(self) -> dict[str, Any]:
+        return read_options(self.config_overrides, "--config_overrides")
 
     @property
     def backbones(self) -> dict[str, str]:
@@ -311,7 +317,7 @@ class ModelArguments:
         """Fields of `CLCRConfig` that these arguments set, the ablation's and the overrides among them."""
         known: dict[str, Any] = {"hidden_size": self.hidden_size, "dropout": self.dropout, "evidence": self.evidence}
         known |= ABLATIONS.get(self.ablation or "", {})
-        return known | read_options(self.config_overrides, "--config_overrides")
+        return known | self._overrides()
 
     def width(self, kind: str) -> int:
         """Width of the last layer of a backbone from scratch; `kind` is `"small"` or `"resnet18"`."""

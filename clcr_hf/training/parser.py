@@ -6,7 +6,8 @@ from typing import Any, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from ..data.options import argument_help, did_you_mean
+from ..checks import did_you_mean
+from ..data.options import argument_help
 
 _GROUPS = {
     "data": "data",

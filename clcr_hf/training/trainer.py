@@ -17,8 +17,8 @@ from transformers import EarlyStoppingCallback, ProcessorMixin, Trainer, Trainin
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
+from ..checks import did_you_mean
 from ..configuration_clcr import CLCRConfig
-from ..data.options import did_you_mean
 from ..objective import total_loss
 from .calibration import forget_calibration
 from .checkpoints import begin, find_checkpoint, finish, rotate, told_in_one_line
