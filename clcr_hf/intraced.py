@@ -139,6 +139,7 @@ class TokenBudget(nn.Module):
         """Activations `(B, L, S)`, slack `(B, L, M)` bool and budget `(B, L, M)` of `evidence (B, L, S)` float32;
         `membership (B, M, S)` bool says which tokens are real and whose, `lengths` where they lie."""
         with torch.autocast(evidence.device.type, enabled=False):
+            evidence = evidence.float()  # that of agreement, in a float64 model, is not
             sharpness = F.softplus(self.raw_sharpness.float())[:, None]
             threshold = self.threshold.float()[:, None]
             if self.standardises:
