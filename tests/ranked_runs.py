@@ -20,7 +20,12 @@ from clcr_hf.training.trainer import CLCRTrainer, CLCRTrainingArguments
 # With 4 processes the last of the three batches of an epoch has no row for the fourth; one process may get rows
 # without audio alone.
 ROWS, MEASURED, BATCH, EPOCHS = 19, 7, 8, 10
-QUIET = {"lambda_intra": 0.0, "weight_inter_private": 0.0, "weight_inter_leakage": 0.0, "alignment_coef": 0.0}  # what is exact a micro-batch
+QUIET = {
+    "lambda_intra": 0.0,
+    "weight_inter_private": 0.0,
+    "weight_inter_leakage": 0.0,
+    "alignment_coef": 0.0,
+}  # what is exact a micro-batch
 AGREES = {"evidence": "agreement", "alignment_coef": 0.5, "alignment_negatives": 30}
 OWN = {"unimodal_evidence": True}
 HEADS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -51,12 +56,12 @@ def make_rows(head: str, count: int, seed: int) -> list[dict[str, Any]]:
     rows = []
     for number in range(count):
         turns = int(draw.integers(1, 31))
-        lengths = (turns, turns) if head == "turns" else draw.integers(2, 9, 2)
+        lengths = (turns, turns) if head == "turns" else draw.integers(4, 9, 2)
         row = {
             name: draw.normal(size=(length, width)).astype(np.float32)
             for name, length, width in zip(("vision_features", "audio_features"), lengths, (7, 5), strict=True)
         }
-        if (number % RARE if head == "rare" else head != "turns" and number % 3 == 0):
+        if number % RARE if head == "rare" else head != "turns" and number % 3 == 0:
             del row["audio_features"]
         labels: Any = int(draw.integers(3))
         if head == "turns":
@@ -78,7 +83,7 @@ def train(head: str, folder: str, world: int = 1, accumulation: int = 1, options
         "per_device_train_batch_size": BATCH // world // accumulation,
         "per_device_eval_batch_size": BATCH // 2 // world,
         "gradient_accumulation_steps": accumulation,
-        "learning_rate": 0.05,
+        "learning_rate": 0.02,
         "optim": "sgd",
         "logging_steps": 1,
         "save_strategy": "no",
@@ -119,7 +124,9 @@ def sharded(rank: int, world: int, whole: bool) -> dict[str, Any]:
             fully_shard(part, mesh=mesh)
         fully_shard(model, mesh=mesh)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
-    inputs = {name: value.double() if value.is_floating_point() else value for name, value in batch(BATCH, text=False).items()}
+    inputs = {
+        name: value.double() if value.is_floating_point() else value for name, value in batch(BATCH, text=False).items()
+    }
     inputs["audio_attention_mask"][BATCH // 2 :] = 0
     share = BATCH // world
     inputs = {name: value[share * rank : share * (rank + 1)] for name, value in inputs.items()}

@@ -19,7 +19,9 @@ def _same(found: dict[str, Any], expected: dict[str, Any], steps: int = 30) -> N
     assert len(expected["steps"]) == steps and torch.isfinite(expected["steps"]).all()
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5, msg=lambda said, name=name: f"{name} {said}")
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-5, atol=1e-5, msg=lambda said, name=name: f"{name} {said}"
+        )
 
 
 @NEEDS_GLOO

@@ -64,7 +64,9 @@ def deal_out(loader: DataLoader) -> DealtBatches | None:
 
 def emptied(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch without a real step of any modality: for the statistics of the regularisers it is not there."""
-    return {name: torch.zeros_like(value) if name.endswith("attention_mask") else value for name, value in batch.items()}
+    return {
+        name: torch.zeros_like(value) if name.endswith("attention_mask") else value for name, value in batch.items()
+    }
 
 
 def counts(config: CLCRConfig, batch: Mapping[str, Any]) -> torch.Tensor:
