@@ -203,8 +203,8 @@ class CLCRTrainer(Trainer):
         idle = self._ends_idle and self.accelerator.gradient_state.end_of_dataloader
         if idle and batches:
             batches[-1] = emptied(batches[-1])
-        config = self.accelerator.unwrap_model(self.model).config
         if batches and self._weighs_parts and all(batch.get("labels") is not None for batch in batches):
+            config = self.accelerator.unwrap_model(self.model).config
             weights = loss_weights(config, batches, idle, self.accelerator, device)
             batches = [{**batch, "loss_weights": own} for batch, own in zip(batches, weights, strict=True)]
         return batches, items
