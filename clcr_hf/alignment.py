@@ -69,8 +69,8 @@ def alignment_loss(
         membership: bool `(B, M, S)`. lengths: tokens of each modality on the token axis.
         num_negatives: with how many others each sample is compared: the next ones of the batch, going round.
         gather: take the others from the batches of all ranks of torch.distributed; every rank must then call this.
-            Sizes of the ranks' batches are exchanged first, for which the host waits. The mean over ranks with equal
-            batches is the loss of one process with all of them.
+            Sizes of the ranks' batches are exchanged first, for which the host waits. The mean over ranks is the loss
+            of one process with all of them.
     """
     query = coordinates.float() * (scale.float() / coordinates.shape[-1] ** 0.5)[:, None, None]
     keys, key_membership, key_lengths = coordinates.float(), membership, list(lengths)
@@ -100,14 +100,19 @@ def alignment_loss(
     shift = torch.arange(shifts, device=query.device)[:, None]
     back = (place - shift) % everyone
     logits_back, real_back = _rows_of_all(logits, sizes)[shift, back], _rows_of_all(real.float(), sizes)[shift, back]
-    return (_contrast(logits, real) + _contrast(logits_back, real_back > 0)) / 2
+    ranks = len(sizes)
+    return (_contrast(logits, real, ranks) + _contrast(logits_back, real_back > 0, ranks)) / 2
 
 
-def _contrast(logits: Tensor, real: Tensor) -> Tensor:
-    """Cross-entropy of row 0 of `logits (1 + negatives, B)`, over samples with a score of their own and a negative."""
+def _contrast(logits: Tensor, real: Tensor, ranks: int) -> Tensor:
+    """Cross-entropy of row 0 of `logits (1 + negatives, B)`, over samples with a score of their own and a negative: a
+    mean in which all ranks' samples count alike, once the mean over ranks is taken."""
     counted = (real[0] & real[1:].any(dim=0)).float()
     losses = -F.log_softmax(logits.masked_fill(~real, torch.finfo(logits.dtype).min), dim=0)[0]
-    return torch.where(counted > 0, losses, 0).sum() / counted.sum().clamp(min=1)
+    total = counted.sum()
+    if ranks > 1:
+        dist.all_reduce(total)
+    return torch.where(counted > 0, losses, 0).sum() * ranks / total.clamp(min=1)
 
 
 def _gather(coordinates: Tensor, membership: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor, list[int], list[int]]:

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_clcr import CLCRConfig, CLCRModalityConfig
 from .cross_modal import modality_ids
 from .loading import WRAPPERS, refuse_missing
+from .ops import in_step
 
 try:  # internal to transformers: without it everything works but torch.compile(fullgraph=True) before a first call
     from transformers.utils.output_capturing import maybe_install_capturing_hooks
@@ -474,4 +475,8 @@ class SemanticHierarchyEncoder(nn.Module):
         real = torch.cat(token_masks, dim=1)
         modalities = torch.arange(len(lengths), device=real.device)
         membership = (modality_ids(lengths, real.device) == modalities[:, None])[None] & real[:, None]
-        return HierarchyTokens(torch.cat(tokens, dim=2), membership, lengths)
+        joined = torch.cat(tokens, dim=2)
+        absent = [self.encoders[name] for name in self.config.modalities if name not in inputs]
+        if self.training and absent:
+            joined = in_step(joined, (weight for encoder in absent for weight in encoder.parameters()))
+        return HierarchyTokens(joined, membership, lengths)

@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_clcr import CLCRConfig
 from .cross_modal import agreement, attend_to_others, modality_ids
-from .ops import init_orthonormal, orthonormal_bases, project_capped_simplex
+from .ops import in_step, init_orthonormal, orthonormal_bases, project_capped_simplex
 
 
 class ExchangeOutput(NamedTuple):
@@ -139,15 +139,16 @@ class TokenBudget(nn.Module):
         """Activations `(B, L, S)`, slack `(B, L, M)` bool and budget `(B, L, M)` of `evidence (B, L, S)` float32;
         `membership (B, M, S)` bool says which tokens are real and whose, `lengths` where they lie."""
         with torch.autocast(evidence.device.type, enabled=False):
-            sharpness = F.softplus(self.raw_sharpness.float())[:, None]
-            threshold = self.threshold.float()[:, None]
+            dtype = torch.promote_types(evidence.dtype, torch.float32)
+            sharpness = F.softplus(self.raw_sharpness.to(dtype))[:, None]
+            threshold = self.threshold.to(dtype)[:, None]
             if self.standardises:
                 scores = sharpness * (self.standardise(evidence, membership) - threshold)
             else:
                 scores = torch.sigmoid(sharpness * (evidence - threshold))
-            member = membership.float()
+            member = membership.to(dtype)
             counts = member.sum(dim=-1)[:, None]  # (B, 1, M)
-            budget = self.scale * torch.sigmoid(self.budget_logit.float())[:, None] * counts
+            budget = self.scale * torch.sigmoid(self.budget_logit.to(dtype))[:, None] * counts
             budget = torch.minimum(budget.clamp(min=1.0), counts)
             slack = scores.clamp(0, 1) @ member.transpose(1, 2) <= budget
             return self.project(scores, budget, membership.any(dim=1), lengths), slack, budget
@@ -172,7 +173,7 @@ class TokenBudget(nn.Module):
     def standardise(self, evidence: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
         """`evidence (B, L, S)` less its mean, over its spread, within the real tokens of each sample's modality;
         `membership (B, M, S)` bool. A token alone in its modality gets 0."""
-        member = membership.float()
+        member = membership.to(evidence.dtype)
         share = (member / member.sum(dim=-1, keepdim=True).clamp(min=1)).transpose(1, 2)  # (B, S, M)
         centred = evidence - evidence @ share @ member  # the mean, to the modality and back to its tokens
         variance = centred.square() @ share @ member
@@ -319,6 +320,8 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         if qkv is not None:
             exchanged, attentions = self.exchange(qkv, mask, lengths, activations, output_attentions)
             shared = coordinates + exchanged
+        if self.training and sum(length > 0 for length in lengths) == 1:  # there was nobody to ask
+            shared = in_step(shared, self.parameters())
         scale = self.agreement_scale.clone() if self.config.has_agreement_scale else None
         return ExchangeOutput(
             shared, coordinates, shared_basis, private_bases, activations, slack, budget, agreed, attentions, scale

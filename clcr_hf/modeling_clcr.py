@@ -487,6 +487,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         flow_features: torch.Tensor | None = None,
         flow_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         **kwargs,
@@ -496,7 +497,10 @@ class _CLCRWithHead(CLCRPreTrainedModel):
 
         Args:
             labels: sequence head: `(B,)` or `(B, C)` float for regression, `(B,)` int64 for one class, `(B, C)` float
-                in [0, 1] for several; token head: `(B, G)` int64, -100 where a segment has no label.
+                in [0, 1] for several; token head: `(B, G)` int64, -100 where a segment has no label; NaN where one of
+                several scores or labels is not there.
+            loss_weights: `(2 + M,)` float, of a batch that is a part of a larger one: what its means over labels,
+                samples and labels of each modality's samples count for in the loss (see `training/global_batch.py`).
         """
         outputs = self.clcr(
             input_ids=input_ids,
@@ -523,7 +527,9 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         )
         joint, own = self.classifier(outputs.pooler_output, outputs.modality_statistics)
         logits, joint_part, own_part = self._answer(outputs, joint, own)
-        loss, components = (None, None) if labels is None else self._objective(outputs, logits, joint, own, labels)
+        loss, components = None, None
+        if labels is not None:
+            loss, components = self._objective(outputs, logits, joint, own, labels, loss_weights)
         mean, std = label_scale(self.config, logits)
         return self.output_class(
             loss=loss,
@@ -596,6 +602,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         joint: torch.Tensor | None,
         own: torch.Tensor | None,
         labels: torch.Tensor,
+        weights: torch.Tensor | None,
     ):
         """In evaluation the loss of the answer. In training the joint path has its loss and own evidence has its: were
         their sum to fit the labels, own evidence would soon know the training rows by heart, and leave the joint path
@@ -612,12 +619,15 @@ class _CLCRWithHead(CLCRPreTrainedModel):
                 present=self._rows(outputs.present),
                 sync=True,
             )
+            if weights is not None:
+                parts["inter_mix"] = parts["inter_mix"] * weights[1]
         if self.training and own is not None and outputs.present is not None:
-            parts["unimodal"] = unimodal_loss(config, self.classifier.bias(), own, outputs.present, labels)
+            parts["unimodal"] = unimodal_loss(config, self.classifier.bias(), own, outputs.present, labels, weights)
             logits = logits if joint is None else self.classifier.bias() + joint
         if outputs.alignment_loss is not None:
             parts["alignment"] = outputs.alignment_loss
-        components = combine(config, task_loss(config, logits, labels), parts)
+        task = task_loss(config, logits, labels)
+        components = combine(config, task if weights is None else task * weights[0], parts)
         return total_loss(config, components), components
 
     def _regularises(self, outputs: CLCRModelOutput) -> bool:

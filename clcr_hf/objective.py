@@ -41,6 +41,23 @@ def label_scale(config: CLCRConfig, like: torch.Tensor) -> tuple[Any, Any]:
     return constants(mean, like), constants(std, like)
 
 
+def label_weights(config: CLCRConfig, labels: torch.Tensor) -> torch.Tensor:
+    """The weight of each row in the mean of the task loss, `(N,)` float32, which labels as of [`task_losses`] say: that
+    of its class, 0 without one; of several scores or labels, the share that is there."""
+    if infer_problem_type(config, labels) != "single_label_classification":
+        return _there(config, labels.reshape(-1, config.num_labels)).float().mean(dim=-1)
+    known = labels.reshape(-1) != -100
+    weights = known.float()
+    if config.class_weights is not None:
+        weights = weights * constants(config.class_weights, weights)[labels.reshape(-1).where(known, 0)]
+    return weights
+
+
+def _there(config: CLCRConfig, labels: torch.Tensor) -> torch.Tensor:
+    """Which of several scores or labels are not NaN. (A row's only one has to be there: its NaN is a fault.)"""
+    return ~labels.isnan() if config.num_labels > 1 else torch.ones_like(labels, dtype=torch.bool)
+
+
 def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The task loss of each row, and the row's weight in the mean, both `(N,)` float32.
@@ -49,7 +66,8 @@ def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) 
         logits: `(B, C)`, or `(B, G, C)` with a label a segment; of a regression in units of `label_std`, as the head's
             maps give it.
         labels: regression `(B,)`, `(B, 1)` or `(B, C)` float in the data's units; single label `(B,)` or `(B, G)`
-            int64, -100 ignored (weight 0); multi label `(B, C)` float in [0, 1].
+            int64, -100 ignored (weight 0); multi label `(B, C)` float in [0, 1]. NaN is one of several scores or
+            labels that is not there; the mean is over those that are.
 
     Raises:
         ValueError: labels whose shape does not fit the logits.
@@ -64,6 +82,8 @@ def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) 
             f"for problem_type={problem!r}"
         )
     labels = labels.reshape(logits.shape).float()
+    known = _there(config, labels)
+    labels = labels.where(known, 0)
     if problem == "multi_label_classification":
         weights = None if config.class_weights is None else constants(config.class_weights, logits)
         losses = F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="none")
@@ -74,8 +94,8 @@ def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) 
         mean, spread = label_scale(config, logits)
         loss = F.l1_loss if config.regression_loss == "l1" else F.mse_loss
         losses = loss(logits, (labels - mean) / spread, reduction="none")
-    losses = losses.mean(dim=-1).flatten()
-    return losses, torch.ones_like(losses)
+    losses = (losses * known).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+    return losses.flatten(), known.float().mean(dim=-1).flatten()
 
 
 def _class_losses(
@@ -84,15 +104,11 @@ def _class_losses(
     if targets.shape[0] != logits.shape[0]:
         raise ValueError(f"`labels` {shape} must hold one class for each of {logits.shape[0]} rows of logits")
     losses = F.cross_entropy(logits, targets, label_smoothing=float(config.label_smoothing), reduction="none")
-    known = targets != -100
-    safe = targets.where(known, 0)
     if config.focal_gamma:
+        safe = targets.where(targets != -100, 0)
         truth = logits.softmax(dim=-1).gather(-1, safe[:, None]).squeeze(-1)
         losses = losses * (1 - truth) ** config.focal_gamma
-    weights = known.float()
-    if config.class_weights is not None:
-        weights = weights * constants(config.class_weights, logits)[safe]
-    return losses, weights
+    return losses, label_weights(config, targets)
 
 
 def probabilities(config: CLCRConfig, logits: torch.Tensor) -> torch.Tensor:
@@ -122,7 +138,12 @@ def task_loss(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) ->
 
 
 def unimodal_loss(
-    config: CLCRConfig, bias: torch.Tensor, own: torch.Tensor, present: torch.Tensor, labels: torch.Tensor
+    config: CLCRConfig,
+    bias: torch.Tensor,
+    own: torch.Tensor,
+    present: torch.Tensor,
+    labels: torch.Tensor,
+    loss_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     The task loss of the modalities' own evidence (our extension): of their sum, and for classes also of each modality
@@ -131,15 +152,20 @@ def unimodal_loss(
     Args:
         bias: `(C,)` the head's. own: `(B, M, C)` or `(B, G, M, C)` each modality's logits. present: `(B, [G,] M)` bool.
         labels: as of [`task_losses`].
+        loss_weights: `(2 + M,)`, where the batch is a part of a larger one: what its means over labels, samples and
+            labels of each modality count for.
     """
     summed = task_loss(config, bias + own.sum(dim=-2), labels)
+    if loss_weights is not None:
+        summed = summed * loss_weights[0]
     if infer_problem_type(config, labels) == "regression":
         return summed
     alone = []
     for logits, there in zip((bias + own).unbind(dim=-2), present.unbind(dim=-1), strict=True):
         losses, weights = task_losses(config, logits, labels)
         alone.append(weighted_mean(losses, weights * there.flatten()))
-    return summed + torch.stack(alone).mean()
+    alone_of_each = torch.stack(alone)
+    return summed + (alone_of_each if loss_weights is None else alone_of_each * loss_weights[2:]).mean()
 
 
 def stream_pairs(num_levels: int, num_modalities: int) -> dict[str, list[tuple[int, int]]]:

@@ -6,7 +6,7 @@ float32 (float64 inputs stay float64).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 __all__ = [
+    "in_step",
     "init_orthonormal",
     "orthonormal_bases",
     "pairwise_whitened_cross_correlation",
@@ -398,6 +399,12 @@ class _AllReduceSum(torch.autograd.Function):
 def several_ranks(group: "dist.ProcessGroup | None" = None) -> bool:
     """Whether torch.distributed runs with more than one rank."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
+def in_step(value: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """`value` as it is, through which the parameters, that nothing in this batch asked for, get a gradient of 0 in
+    place of none: processes whose batches do ask for them wait for one."""
+    return value + 0 * sum(each.sum() for each in parameters if each.requires_grad)
 
 
 def _sum_over_ranks(parts: Sequence[Tensor], group: "dist.ProcessGroup | None", distributed: bool) -> list[Tensor]:

@@ -1,10 +1,11 @@
 """`CLCRTrainer`: transformers' Trainer with CLCR's loss parts in the log and two learning rates."""
 
+import inspect
 import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from ..configuration_clcr import CLCRConfig
 from ..objective import total_loss
 from .calibration import forget_calibration
 from .checkpoints import begin, find_checkpoint, finish, rotate, told_in_one_line
+from .global_batch import deal_out, emptied, loss_weights, row_losses
 from .log import shorten_log
 from .stopping import FiniteWatch, StopSignals, TrainingStopped, spare_worker
 
@@ -88,6 +90,10 @@ class CLCRTrainer(Trainer):
     - what touches the labels leaves the regularisers in the loss, where transformers would take the labels from the
       model: `label_smoothing_factor` becomes `config.label_smoothing`; `compute_loss_func(outputs, labels,
       num_items_in_batch=None)` gives a batch's mean in place of the task loss alone;
+    - loss and gradients are those of all rows of an optimiser's step, however many processes and micro-batches share
+      them: labels are counted over all of them, and the last batch of an epoch is dealt out without repeating a row.
+      (The regularisers' correlations and the alignment loss see all processes, but one micro-batch; a line says so.)
+      `eval_loss` is the mean over all labels;
     - `group_by_length` goes by the longest modality of a row; `dataloader_drop_last` drops rows of training alone;
     - a checkpoint is marked as whole once all of it is on the disk, and only then may an older one go; a run goes on
       from whole ones alone, exactly: see [`find_checkpoint`](checkpoints.py);
@@ -112,6 +118,8 @@ class CLCRTrainer(Trainer):
         self._sums: dict[str, torch.Tensor] = {}
         self._passes = 0
         self._range_checked = False
+        self._ends_idle = False
+        self._eval_rows: list[torch.Tensor] | None = None
         # Transformers takes the labels from the batch for either, and with them the regularisers from the loss.
         self._task_loss: Any = self.compute_loss_func  # type: ignore[has-type]
         self.compute_loss_func = None
@@ -164,8 +172,42 @@ class CLCRTrainer(Trainer):
             run = self.args.output_dir, resume_from_checkpoint, self.args.world_size, self.is_world_process_zero()
             resume_from_checkpoint = find_checkpoint(*run)
         self._finite, self._saved_step, self._resumed = FiniteWatch(), -1, bool(resume_from_checkpoint)
+        self._say_what_accumulation_changes()
         with self._signals:
             return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _say_what_accumulation_changes(self) -> None:
+        config, steps = getattr(self.model, "config", None), self.args.gradient_accumulation_steps
+        if steps == 1 or not isinstance(config, CLCRConfig) or not self.is_world_process_zero():
+            return
+        aligns = config.alignment_coef or not self._weighs_parts
+        if config.lambda_intra or config.lambda_inter or aligns:
+            logger.warning(
+                "gradient_accumulation_steps=%d: %s see one micro-batch at a time, not the whole batch; labels are "
+                "counted over all of it",
+                steps,
+                "the alignment loss and the regularisers' correlations" if aligns else "the regularisers' correlations",
+            )
+
+    @property
+    def _weighs_parts(self) -> bool:
+        """Whether the model takes `loss_weights`. (Not under DataParallel, which would cut them up.)"""
+        bare = self.accelerator.unwrap_model(self.model)
+        return self.args.n_gpu <= 1 and "loss_weights" in inspect.signature(bare.forward).parameters
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """As transformers', the batches of one optimiser's step; each with what it counts for in the loss."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        idle = self._ends_idle and self.accelerator.gradient_state.end_of_dataloader
+        if idle and batches:
+            batches[-1] = emptied(batches[-1])
+        if batches and self._weighs_parts and all(batch.get("labels") is not None for batch in batches):
+            config = self.accelerator.unwrap_model(self.model).config
+            weights = loss_weights(config, batches, idle, self.accelerator, device)
+            batches = [{**batch, "loss_weights": own} for batch, own in zip(batches, weights, strict=True)]
+        return batches, items
 
     def _run_epoch(self, *, model: nn.Module, epoch: int, train_dataloader: DataLoader, **kwargs: Any) -> None:
         """As transformers'. A run that was over, and was killed before what follows training, learns no more. Samplers
@@ -271,6 +313,8 @@ class CLCRTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self._task_loss is not None:
             loss = self._task_loss(outputs, inputs.get("labels"), num_items_in_batch=num_items_in_batch)
+            if "loss_weights" in inputs:
+                loss = loss * inputs["loss_weights"][0]
             if outputs.get("loss_components"):
                 outputs["loss_components"]["task"] = loss
                 loss = total_loss(self.accelerator.unwrap_model(self.model).config, outputs["loss_components"])
@@ -279,6 +323,10 @@ class CLCRTrainer(Trainer):
             self._finite.see({**(outputs.get("loss_components") or {}), "sum": loss}, self.state.global_step + 1)
             self._add_up(outputs)
             self._check_range(inputs.get("labels"))
+        elif self._eval_rows is not None and self._weighs_parts and inputs.get("labels") is not None:
+            config = self.accelerator.unwrap_model(self.model).config
+            rows = row_losses(config, outputs["logits"], inputs["labels"])
+            self._eval_rows.append(self.gather_function(rows).sum(dim=0))
         return (loss, outputs) if return_outputs else loss
 
     def _check_range(self, labels: torch.Tensor | None) -> None:
@@ -300,6 +348,19 @@ class CLCRTrainer(Trainer):
                     highest,
                     list(limits),
                 )
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """As transformers', but the loss is the mean over all labels, where transformers' is one over batches."""
+        self._eval_rows = None if self._task_loss is not None else []
+        try:
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            sums = torch.stack(self._eval_rows).cpu().double().sum(dim=0) if self._eval_rows else torch.zeros(2)
+        finally:
+            self._eval_rows = None
+        loss, labels = sums.tolist()
+        if labels and f"{metric_key_prefix}_loss" in output.metrics:
+            output.metrics[f"{metric_key_prefix}_loss"] = loss / labels
+        return output
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As transformers'; says so where the rows have no labels, so that nothing was measured."""
@@ -325,6 +386,9 @@ class CLCRTrainer(Trainer):
             loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = dropped
+        if is_training and self.args.world_size > 1:
+            dealt = deal_out(loader)
+            self._ends_idle = dealt is not None and dealt.ends_idle
         inner = getattr(loader, "base_dataloader", loader)
         inner.worker_init_fn = partial(_start_worker, inner.worker_init_fn)
         # Seeds of workers come from a generator of their own: drawn from torch's, dropout would differ after a resume.
@@ -336,7 +400,7 @@ class CLCRTrainer(Trainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         if not self._measures_lengths(rows):
             return super()._get_train_sampler(train_dataset)
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return _ByLength(batch, lengths=[_length(rows[index]) for index in range(len(rows))])
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:

@@ -1,0 +1,67 @@
+"""Many processes and micro-batches are one: they learn what one process learns from the whole batch."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from ranked_runs import HEADS, QUIET, sharded, sharded_worker, train, worker
+
+pytestmark = pytest.mark.starts_at_zero  # as models of the processes that are spawned
+NEEDS_GLOO = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="needs torch.distributed with gloo"
+)
+LABELLED = [head for head in HEADS if head not in ("pretraining", "rare")]
+
+
+def _same(found: dict[str, Any], expected: dict[str, Any], steps: int = 30) -> None:
+    assert len(expected["steps"]) == steps and torch.isfinite(expected["steps"]).all()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-5, atol=1e-5, msg=lambda said, name=name: f"{name} {said}"
+        )
+
+
+@NEEDS_GLOO
+@pytest.mark.parametrize("world", [2, 4])
+def test_processes_learn_as_one(tmp_path, world):
+    """Loss, its parts, gradients, `eval_loss` and weights over 30 steps, all regularisers on."""
+    runs: list[tuple[str, dict[str, Any]]] = [(head, {}) for head in HEADS if head != "rare"]
+    both = [(head, {"accumulation": 2, **QUIET}) for head in LABELLED] if world == 2 else []
+    mp.spawn(worker, args=(world, str(tmp_path), runs + both), nprocs=world)
+    found = torch.load(tmp_path / f"{world}.pt")
+    for (head, options), each in zip(runs + both, found, strict=True):
+        options.pop("accumulation", None)
+        _same(each, train(head, str(tmp_path), **options))
+
+
+@pytest.mark.parametrize("head", LABELLED)
+def test_accumulated_micro_batches_learn_as_one(tmp_path, head):
+    whole = train(head, str(tmp_path), **QUIET)
+    for steps in (2, 4):
+        _same(train(head, str(tmp_path), accumulation=steps, **QUIET), whole)
+
+
+@NEEDS_GLOO
+def test_a_modality_that_one_process_lacks_keeps_no_other_waiting(tmp_path):
+    """With DistributedDataParallel, and with gradient checkpointing or `torch.compile` beside it."""
+    ways: list[dict[str, Any]] = [
+        {},
+        {"gradient_checkpointing": True},
+        {"torch_compile": True, "torch_compile_backend": "eager", "num_train_epochs": 1},
+    ]
+    mp.spawn(worker, args=(2, str(tmp_path), [("rare", {"options": way}) for way in ways]), nprocs=2)
+    for way, found in zip(ways, torch.load(tmp_path / "2.pt"), strict=True):
+        plain = {name: value for name, value in way.items() if name == "num_train_epochs"}
+        _same(found, train("rare", str(tmp_path), options=plain), steps=3 if plain else 30)
+
+
+@NEEDS_GLOO
+def test_a_modality_that_one_process_lacks_shards_alike(tmp_path):
+    """FSDP2 on CPUs, the model as one and by parts."""
+    mp.spawn(sharded_worker, args=(2, str(tmp_path)), nprocs=2)
+    expected = sharded(0, 1, whole=True)
+    for found in torch.load(tmp_path / "sharded.pt"):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
