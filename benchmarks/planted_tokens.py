@@ -284,7 +284,7 @@ def train(
     record = {
         "parameters": count(model),
         "validation_r2": best,
-        "own_share": getattr(getattr(model, "config", None), "own_share", None),
+        "own_share": model.config.own_share if isinstance(model, CLCRForSequenceClassification) else None,
         "curve": curve,
         "seconds_alignment": round(aligned - start, 1),
         "seconds": round(time.perf_counter() - start, 1),
@@ -295,12 +295,11 @@ def train(
 @torch.no_grad()
 def choose_shares(model: nn.Module, samples: Samples, device: torch.device) -> None:
     """Of joint path and own evidence, where the model has both, the shares that are best on these samples."""
-    config = getattr(model, "config", None)
-    if not isinstance(config, CLCRConfig) or config.effective_own_share in (0, 1):
+    if not isinstance(model, CLCRForSequenceClassification) or model.config.effective_own_share in (0, 1):
         return
     output = model.eval()(**{name: value for name, value in to_batches(samples, device).items() if name != "labels"})
     parts = parts_of(model, output.logits.cpu().numpy(), output.joint_logits.cpu().numpy())
-    config.own_share = find_shares(config, parts, samples.labels)["shares"][OWN]
+    model.config.own_share = find_shares(model.config, parts, samples.labels)["shares"][OWN]
 
 
 @torch.no_grad()

@@ -223,7 +223,10 @@ def make_clcr(backbone: Path, train: Sequence[Row], settings: Settings, start: P
         fields["text_config"] |= {"backbone_config": saved.text_config.backbone_config}
         config = CLCRConfig(**fields)
         # What the other streams bring is new, and where a weight counts modalities its shape differs: these start anew.
-        model = CLCRForSequenceClassification.from_pretrained(start, config=config, ignore_mismatched_sizes=True)
+        # Who asks for the report answers for what is missing; transformers prints it.
+        model, _ = CLCRForSequenceClassification.from_pretrained(
+            start, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     for name in settings.streams:
         values = torch.from_numpy(np.concatenate([row[f"{name}_features"] for row in train]))
         model.clcr.set_feature_statistics(name, values.mean(dim=0), values.std(dim=0))

@@ -20,6 +20,16 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def transformers_verbosity():
+    """Every test starts from transformers' default verbosity: benchmarks lower it for their whole process."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    yield
+    logging.set_verbosity(before)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def as_if_trained():
     """Readouts of own evidence start at random, not at zero: of a new model they say nothing, and a test that compares
