@@ -141,6 +141,8 @@ def _print_own_evidence(console: Console, result: dict[str, Any]) -> None:
     parts = {**result["modality_logits"], JOINT: result["joint_logits"], BIAS: result["logit_bias"]}
     for name, value in parts.items():
         named = value if isinstance(value, dict) else {"": value}
+        if not any(named.values()):  # a missing modality, or a part without a share of the answer
+            continue
         table.add_row(name, "   ".join(f"{label} {number:+.3f}".strip() for label, number in named.items()))
     console.print(table)
 
