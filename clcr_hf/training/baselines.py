@@ -266,20 +266,20 @@ def compare(
 
 def comparison(record: Mapping[str, Any]) -> str:
     """The comparison in the record of a run, as the run says it; empty where there is none."""
-    lines = []
-    if baselines := record.get("baselines"):
-        split, figures = list(baselines["figures"].items())[-1]
-        metric, linear = baselines["metric"], baselines["linear"]
-        named = {"constant": baselines["constant"], "linear": f"{linear} on means of {', '.join(baselines['reads'])}"}
-        parts = [f"{name} {figures[each]:.4g}" for each, name in named.items() if each in figures]
-        worse = [baselines[each] for each in named if _beats(metric, figures.get(each), figures["model"])]
-        notes = [] if linear else ["no modality is ready-made features, which a linear model could read"]
-        if baselines["rows"] < baselines["total"]:
-            notes.append(f"they read {baselines['rows']:,} of {baselines['total']:,} training rows")
-        notes += [f"the model is worse than {' and '.join(worse)}"] if worse else []
-        text = f"compare: {metric} on {split}: this model {figures['model']:.4g}, {', '.join(parts)}"
-        lines.append("; ".join([text, *notes]))
-    return "".join(f"{line}\n" for line in lines)
+    baselines = record.get("baselines")
+    if not baselines:
+        return ""
+    split, figures = list(baselines["figures"].items())[-1]
+    metric, linear = baselines["metric"], baselines["linear"]
+    named = {"constant": baselines["constant"], "linear": f"{linear} on means of {', '.join(baselines['reads'])}"}
+    parts = [f"{name} {figures[each]:.4g}" for each, name in named.items() if each in figures]
+    worse = [baselines[each] for each in named if _beats(metric, figures.get(each), figures["model"])]
+    notes = [] if linear else ["no modality is ready-made features, which a linear model could read"]
+    if baselines["rows"] < baselines["total"]:
+        notes.append(f"they read {baselines['rows']:,} of {baselines['total']:,} training rows")
+    notes += [f"the model is worse than {' and '.join(worse)}"] if worse else []
+    text = f"compare: {metric} on {split}: this model {figures['model']:.4g}, {', '.join(parts)}"
+    return "; ".join([text, *notes]) + "\n"
 
 
 def _beats(metric: str, one: float | None, other: float) -> bool:
