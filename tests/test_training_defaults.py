@@ -73,6 +73,9 @@ def test_label_statistics_leave_missing_ones_out():
     assert found["label_mean"] == [2.0, 5.0] and found["label_std"] == [pytest.approx(0.8165, rel=1e-3), 1.0]
 
 
+PARTS = ((2, "gaze"), (3, "pose"))  # cells of a line
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """Scores from 0 to 100, linear in the mean of one column among columns of other units."""
@@ -125,6 +128,30 @@ def test_both_stages_in_one_command(table, tmp_path, caplog):
     first, second = (CLCRPreTrainedModel.load_with_head(tmp_path / name) for name in "ab")
     assert first.config.alignment_coef == second.config.alignment_coef == 0.1
     assert not torch.equal(first.clcr.exchange.raw_shared, second.clcr.exchange.raw_shared)
+
+
+@pytest.mark.parametrize("source", ["manifest", "named"])
+def test_rows_without_a_label_are_in_the_alignment_stage(table, tmp_path, caplog, source):
+    """Those of train alone."""
+    lines = table.read_text(encoding="utf-8").splitlines()
+    halves = [line if number % 2 else line.rsplit(",", 1)[0] + "," for number, line in enumerate(lines[1:])]
+    folder = table.parent / f"halves_{source}"
+    folder.mkdir()
+    if source == "manifest":
+        given = ["--data_file", str(table.with_name("halves.csv"))]
+        table.with_name("halves.csv").write_text("\n".join([lines[0], *halves]) + "\n", encoding="utf-8")
+    else:
+        for split in ("train", "validation", "test"):
+            cells = [line.split(",") for line in halves if line.split(",")[1] == split]
+            read = {f"{name}_features": [np.load(table.parent / c[at]).tolist() for c in cells] for at, name in PARTS}
+            read["label"] = [float(c[-1]) if c[-1] else None for c in cells]
+            Dataset.from_dict(read).to_parquet(folder / f"{split}.parquet")
+        given = ["--dataset_name", str(folder)]
+    words = [*given, *FEW, "--num_train_epochs", "1", "--evidence", "agreement", "--missing_labels", "drop"]
+    with caplog.at_level(logging.WARNING, "clcr_hf.data"):
+        metrics = main([*words, "--pretrain_epochs", "1", "--output_dir", str(tmp_path / "run")])
+    assert "alignment stage: 50 rows with a label and 50 without" in caplog.text
+    assert metrics["pretrain_samples"] == 100 and metrics["train_samples"] == 50 and metrics["test_samples"] == 15
 
 
 def test_the_stage_alone_needs_no_labels_and_every_head_goes_on_from_it(

@@ -1,6 +1,8 @@
 """The alignment stage of a run: before any label is seen, modalities learn what they share (see `alignment.py`)."""
 
+from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -9,6 +11,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from ..data import CLCRDataCollator
 from ..data.columns import logger
 from ..modeling_clcr import CLCRForPreTraining
+from .data import LABEL_COLUMNS
 from .trainer import CLCRTrainer, CLCRTrainingArguments
 
 
@@ -20,7 +23,7 @@ def align(
 
     Args:
         model: a head; its `clcr` learns, its readouts do not.
-        rows: the training rows; labels among them are not looked at.
+        rows: the training rows; labels among them, which some may lack, are not looked at.
         args: those of the training that follows; length apart, they hold for the stage too.
 
     Returns:
@@ -34,10 +37,15 @@ def align(
     own.eval_strategy, own.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
     own.load_best_model_at_end, own.push_to_hub = False, False
     stage = CLCRForPreTraining.around(model)
-    trainer = CLCRTrainer(model=stage, args=own, data_collator=collator, train_dataset=rows, keeps_nothing=True)
+    collate = partial(_without_labels, collator)
+    trainer = CLCRTrainer(model=stage, args=own, data_collator=collate, train_dataset=rows, keeps_nothing=True)
     result = trainer.train()
     logger.info("alignment stage: %g epochs, mean loss %.3f", epochs, result.training_loss)
     return float(result.training_loss)
+
+
+def _without_labels(collator: CLCRDataCollator, rows: Sequence[dict[str, Any]]) -> Any:
+    return collator([{name: value for name, value in row.items() if name not in LABEL_COLUMNS} for row in rows])
 
 
 def warn_without_alignment(model: PreTrainedModel, epochs: float, is_new: bool) -> None:

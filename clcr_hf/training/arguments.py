@@ -266,7 +266,8 @@ class ModelArguments:
         feature_norm: How ready-made features are scaled: standardise (by each column's mean and spread in the training
             split, kept with the model), layer_norm (within each step) or none.
         evidence: What makes a token worth exchanging: norm (the paper's) or agreement, which wants --pretrain_epochs.
-        pretrain_epochs: Passes of the alignment stage over the training rows, without their labels, before training.
+        pretrain_epochs: Passes of the alignment stage, before training, over the training rows without their labels and
+            those that --missing_labels drop leaves out.
         config_overrides: More fields of CLCRConfig, e.g. 'num_levels=3,lambda_intra=0.1'.
     """
 

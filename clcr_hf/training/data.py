@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from ..data.flow import add_flow
 from ..data.labels import LabelKind, is_multi_label, label_kind
+from ..data.source import Rows
 from ..data.talking_faces.source import corpus_folder
 from .arguments import PATH_ARGUMENTS, DataArguments
 
 LABEL_COLUMNS = ("label", "labels")
 _SCALES = {"sentiment": "sentiment", "none": None}
+_ANYHOW = {"require_label": False, "missing_labels": "keep"}  # rows whether they have a label or not
 
 
 @dataclass
@@ -61,14 +63,7 @@ def load_data(
         DataFormatError: see the loaders in `clcr_hf.data`; an option that the loader does not have.
         ValueError: names of classes that the data do not have.
     """
-    source = args.reader
-    options = args.loader_options()
-    if modalities is not None and "modalities" in source.options:
-        options.setdefault("modalities", list(modalities))
-    if not labelled:
-        anyhow = {"require_label": False, "missing_labels": "keep"}
-        options |= {name: value for name, value in anyhow.items() if name in source.options}
-    rows = source.open(args.source, **options)
+    source, rows = args.reader, _open(args, modalities, **({} if labelled else _ANYHOW))
     splits = rows.load()
     if not labelled:
         present = next(iter(splits.values())).column_names
@@ -94,6 +89,24 @@ def load_data(
     if flow:
         data.splits = fill_flow(splits, args, modalities)
     return data
+
+
+def unlabelled_rows(args: DataArguments, modalities: Sequence[str] | None = None) -> Dataset | None:
+    """The training rows that `missing_labels="drop"` leaves out of [`load_data`]; None where it leaves out none."""
+    if args.loader_options().get("missing_labels") != "drop":
+        return None
+    train = _open(args, modalities, **_ANYHOW, validation_fraction=0.0).load()["train"]
+    (label,) = set(LABEL_COLUMNS).intersection(train.column_names)
+    return train.filter(lambda value: value is None, input_columns=label).remove_columns(label)
+
+
+def _open(args: DataArguments, modalities: Sequence[str] | None, **changes: Any) -> Rows:
+    """The data set's rows, with `changes` to those options that its loader has."""
+    source, options = args.reader, args.loader_options()
+    if modalities is not None and "modalities" in source.options:
+        options.setdefault("modalities", list(modalities))
+    options |= {name: value for name, value in changes.items() if name in source.options}
+    return source.open(args.source, **options)
 
 
 def fill_flow(
@@ -152,4 +165,4 @@ def _absolute(value: Any) -> Any:
     return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
 
 
-__all__ = ["DataArguments", "LoadedData", "fill_flow", "load_data", "recorded_arguments"]
+__all__ = ["DataArguments", "LoadedData", "fill_flow", "load_data", "recorded_arguments", "unlabelled_rows"]

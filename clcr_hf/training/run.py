@@ -14,6 +14,7 @@ from transformers.trainer_utils import EvalPrediction, IntervalStrategy
 
 from ..configuration_clcr import CLCRConfig
 from ..data import CLCRDataCollator
+from ..data.columns import logger
 from ..data.folders import write_json
 from ..data.labels import LabelKind, filled_columns, modality_columns
 from ..data.source import find_source, recognise
@@ -40,13 +41,13 @@ from .baselines import Baselines, compare, comparison
 from .build import build_model, build_processor, has_head, label_fault, load_processor
 from .calibration import calibrate, counted
 from .checkpoints import find_checkpoint
-from .data import LoadedData, fill_flow, load_data
+from .data import LoadedData, fill_flow, load_data, unlabelled_rows
 from .length import fit_length
 from .log import CarvedSplits, outcome, plan
 from .one_writer import alone_in_output_dir
 from .parser import RunParser
 from .record import plain, record, report
-from .rows import prepare
+from .rows import ClipRows, prepare
 from .sequence_augmentation import augments_unasked
 from .shares import set_shares
 from .trainer import CLCRTrainer, CLCRTrainingArguments
@@ -93,8 +94,9 @@ def run_training(
     if training_args.do_train:
         warn_without_alignment(model, model_args.pretrain_epochs, model_args.model_name_or_path is None)
         if model_args.pretrain_epochs and checkpoint is None:
-            loss = align(model, datasets["train"], trainer.data_collator, training_args, model_args.pretrain_epochs)
-            metrics["pretrain_loss"] = loss
+            rows = _rows_to_align(datasets["train"], columns, processor, model_args, data_args, training_args)
+            loss = align(model, rows, trainer.data_collator, training_args, model_args.pretrain_epochs)
+            metrics["pretrain_loss"], metrics["pretrain_samples"] = loss, len(rows)
         result = trainer.train(resume_from_checkpoint=checkpoint)
         metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
         trainer.save_state()
@@ -167,6 +169,25 @@ def open_data(
     if data_args.augment_features is None:
         data_args.augment_features = labelled and augments_unasked(data.splits["train"], columns, data.labels)
     return data, columns, build_processor(model_args, data_args, data, columns), carved.found
+
+
+def _rows_to_align(
+    labelled: ClipRows,
+    columns: Mapping[str, str],
+    processor: CLCRProcessor,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: CLCRTrainingArguments,
+) -> torch.utils.data.Dataset:
+    """The rows of the alignment stage: those of training, and those that were left out of it for want of a label."""
+    with args.main_process_first(desc="loading the rows without labels"):
+        others = unlabelled_rows(data_args, model_args.modalities)
+    if not others:
+        return labelled
+    splits = fill_flow(DatasetDict({"train": others}), data_args, model_args.modalities, *_division(args))
+    others = prepare(splits, columns, data_args, processor)["train"]
+    logger.warning("alignment stage: %d rows with a label and %d without", len(labelled), len(others))
+    return torch.utils.data.ConcatDataset([labelled, others])
 
 
 def _division(args: CLCRTrainingArguments) -> tuple[tuple[int, int], Callable[[], None] | None]:
