@@ -178,7 +178,7 @@ def _rows_to_align(
     model_args: ModelArguments,
     data_args: DataArguments,
     args: CLCRTrainingArguments,
-) -> torch.utils.data.Dataset:
+) -> ClipRows | torch.utils.data.ConcatDataset:
     """The rows of the alignment stage: those of training, and those that were left out of it for want of a label."""
     with args.main_process_first(desc="loading the rows without labels"):
         others = unlabelled_rows(data_args, model_args.modalities)
