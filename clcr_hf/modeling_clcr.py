@@ -498,7 +498,8 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         Args:
             labels: sequence head: `(B,)` or `(B, C)` float for regression, `(B,)` int64 for one class, `(B, C)` float
                 in [0, 1] for several; token head: `(B, G)` int64, -100 where a segment has no label; NaN where one of
-                several scores or labels is not there.
+                several scores or labels is not there. Of one class also probabilities, float of the logits' shape, as
+                mixup makes them.
             loss_weights: `(2 + M,)` float, of a batch that is a part of a larger one: what its means over labels,
                 samples and labels of each modality's samples count for in the loss (see `training/global_batch.py`).
         """

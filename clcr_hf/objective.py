@@ -46,6 +46,9 @@ def label_weights(config: CLCRConfig, labels: torch.Tensor) -> torch.Tensor:
     of its class, 0 without one; of several scores or labels, the share that is there."""
     if infer_problem_type(config, labels) != "single_label_classification":
         return _there(config, labels.reshape(-1, config.num_labels)).float().mean(dim=-1)
+    if labels.is_floating_point():  # probabilities
+        shares = labels.reshape(-1, config.num_labels).float()
+        return shares.sum(dim=-1) if config.class_weights is None else shares @ constants(config.class_weights, shares)
     known = labels.reshape(-1) != -100
     weights = known.float()
     if config.class_weights is not None:
@@ -66,8 +69,9 @@ def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) 
         logits: `(B, C)`, or `(B, G, C)` with a label a segment; of a regression in units of `label_std`, as the head's
             maps give it.
         labels: regression `(B,)`, `(B, 1)` or `(B, C)` float in the data's units; single label `(B,)` or `(B, G)`
-            int64, -100 ignored (weight 0); multi label `(B, C)` float in [0, 1]. NaN is one of several scores or
-            labels that is not there; the mean is over those that are.
+            int64, -100 ignored (weight 0), or float of the logits' shape, the probabilities of the classes (mixup);
+            multi label `(B, C)` float in [0, 1]. NaN is one of several scores or labels that is not there; the mean is
+            over those that are.
 
     Raises:
         ValueError: labels whose shape does not fit the logits.
@@ -75,6 +79,8 @@ def task_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) 
     problem = infer_problem_type(config, labels)
     logits, labels = logits.float(), labels.to(logits.device)
     if problem == "single_label_classification":
+        if labels.shape == logits.shape and labels.is_floating_point():
+            return _class_losses(config, logits.flatten(0, -2), labels.flatten(0, -2).float(), tuple(labels.shape))
         return _class_losses(config, logits.flatten(0, -2), labels.reshape(-1), tuple(labels.shape))
     if labels.numel() != logits.numel():
         raise ValueError(
@@ -105,8 +111,11 @@ def _class_losses(
         raise ValueError(f"`labels` {shape} must hold one class for each of {logits.shape[0]} rows of logits")
     losses = F.cross_entropy(logits, targets, label_smoothing=float(config.label_smoothing), reduction="none")
     if config.focal_gamma:
-        safe = targets.where(targets != -100, 0)
-        truth = logits.softmax(dim=-1).gather(-1, safe[:, None]).squeeze(-1)
+        truth = logits.softmax(dim=-1)
+        if targets.is_floating_point():
+            truth = (truth * targets).sum(dim=-1)
+        else:
+            truth = truth.gather(-1, targets.where(targets != -100, 0)[:, None]).squeeze(-1)
         losses = losses * (1 - truth) ** config.focal_gamma
     return losses, label_weights(config, targets)
 

@@ -381,6 +381,47 @@ def test_task_loss_equals_torch(fields, labels):
     torch.testing.assert_close(out.loss, expected)
 
 
+CLASSES = torch.tensor([0, 1, 2, 3, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"label_smoothing": 0.1}, {"class_weights": [1, 2, 0.5, 3]}, {"focal_gamma": 2}]
+)
+def test_probabilities_as_labels(fields):
+    """Where each is one class the loss is that of the class; a mixture's is that of its classes, mixed (mixup)."""
+    fields = {**fields, "num_labels": 4, "problem_type": "single_label_classification", "dropout": 0.0}
+    model = make(feature_config(lambda_intra=0.0, lambda_inter=0.0, **fields)).train()
+
+    def loss(labels):
+        return model(**{**batch(text=False), "labels": labels}).loss
+
+    certain = torch.nn.functional.one_hot(CLASSES, 4).float()
+    torch.testing.assert_close(loss(certain), loss(CLASSES))
+    if not fields.keys() & {"class_weights", "focal_gamma"}:
+        other = CLASSES.flip(0)
+        mixed = 0.7 * certain + 0.3 * torch.nn.functional.one_hot(other, 4)
+        torch.testing.assert_close(loss(mixed), 0.7 * loss(CLASSES) + 0.3 * loss(other))
+
+
+def test_weighted_and_focal_losses_are_those_of_their_formulas():
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    quiet = {"lambda_intra": 0.0, "lambda_inter": 0.0, "unimodal_loss_weight": 0.0}
+    model = make(feature_config(num_labels=4, class_weights=weights.tolist(), **quiet))
+    out = model(**{**batch(text=False), "labels": CLASSES})
+    torch.testing.assert_close(out.loss, torch.nn.functional.cross_entropy(out.logits, CLASSES, weights))
+
+    model.config.class_weights, model.config.focal_gamma = None, 2.0
+    out = model(**{**batch(text=False), "labels": CLASSES})
+    truth = out.logits.softmax(-1).gather(-1, CLASSES[:, None]).squeeze(-1)
+    torch.testing.assert_close(out.loss, (-truth.log() * (1 - truth) ** 2).mean())
+
+    several = {"num_labels": 5, "problem_type": "multi_label_classification", "focal_gamma": 2.0}
+    labels = torch.randint(0, 2, (6, 5)).float()
+    out = make(feature_config(**several, **quiet))(**{**batch(text=False), "labels": labels})
+    truth = torch.where(labels == 1, out.logits.sigmoid(), 1 - out.logits.sigmoid())
+    torch.testing.assert_close(out.loss, (-truth.log() * (1 - truth) ** 2).mean())
+
+
 def test_feature_statistics_travel_with_the_weights(tmp_path):
     standardised = {"feature_size": 7, "feature_norm": "standardise"}
     model, inputs = make(feature_config(vision_config=standardised)), batch(text=False)
