@@ -31,6 +31,8 @@ import numpy as np
 import sklearn
 import torch
 import transformers
+from scipy.special import log_softmax
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
@@ -38,15 +40,18 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
+from clcr_hf.training.shares import parts_of
 
-PARTS = ("baselines", "clcr", "subsets", "ablations", "transductive")
+PARTS = ("baselines", "clcr", "help", "subsets", "ablations", "transductive")
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+SHRINKAGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 NUM_FOLDS = 6
 ACTORS_PER_FOLD = 4
 MODALITIES = ("vision", "audio", "speech")
 MEL_RATE = 100.0  # frames a second
 SPEECH_RATE = 12.5
 SEGMENTS = 3
+ANSWER = "answer"
 SILENCE = 4.0  # quieter than the clip's loudest moment by this much (mean log-mel)
 
 
@@ -186,6 +191,7 @@ def make_config(settings: Settings, widths: dict[str, int]) -> CLCRConfig:
         hidden_size=settings.hidden_size,
         dropout=settings.dropout,
         modality_dropout=settings.modality_dropout,
+        label_smoothing=settings.label_smoothing,
         lambda_intra=settings.lambda_intra,
         lambda_inter=settings.lambda_inter,
         num_labels=len(EMOTIONS),
@@ -228,10 +234,7 @@ def train(clips: Clips, rows: np.ndarray, settings: Settings, seed: int) -> tupl
                 mixed[name] = here + settings.noise * torch.randn_like(here)
             classes = F.one_hot(labels[batch], len(EMOTIONS)).float()
             target = share * classes + (1.0 - share) * classes[order]
-            outputs = model(**to_inputs(mixed), labels=labels[batch])
-            # The model's loss with its hard-label task part exchanged for the mixed labels' one.
-            task = F.cross_entropy(outputs.logits, target, label_smoothing=settings.label_smoothing)
-            loss = outputs.loss - outputs.loss_components["task"] + task
+            loss = model(**to_inputs(mixed), labels=target).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -240,10 +243,16 @@ def train(clips: Clips, rows: np.ndarray, settings: Settings, seed: int) -> tupl
 
 
 @torch.no_grad()
-def predict(model: CLCRForSequenceClassification, data: dict[str, torch.Tensor], rows: np.ndarray) -> np.ndarray:
-    """Log probabilities `(len(rows), 8)`."""
-    logits = model(**to_inputs({name: values[rows] for name, values in data.items()})).logits
-    return logits.log_softmax(dim=-1).numpy()
+def predict(
+    model: CLCRForSequenceClassification, data: dict[str, torch.Tensor], rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Log probabilities `(len(rows), 8)`: of the answer (`ANSWER`), and of joint path and own evidence each by itself
+    where the model has both. Both have equal shares in the answer, for there is no validation that could say."""
+    found = model(**to_inputs({name: values[rows] for name, values in data.items()}))
+    parts = {ANSWER: found.logits.numpy()}
+    if model.config.effective_own_share not in (0, 1):
+        parts |= parts_of(model, found.logits.numpy(), found.joint_logits.numpy())
+    return {name: log_softmax(logits, axis=-1) for name, logits in parts.items()}
 
 
 def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -256,8 +265,10 @@ def score(log_probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]
     }
 
 
-def run_clcr(clips: Clips, train_rows: np.ndarray, test_rows: np.ndarray, settings: Settings, seed: int) -> np.ndarray:
-    """Train on `train_rows`, log probabilities of `test_rows`. On one thread, so that workers do not fight."""
+def run_clcr(
+    clips: Clips, train_rows: np.ndarray, test_rows: np.ndarray, settings: Settings, seed: int
+) -> dict[str, np.ndarray]:
+    """Train on `train_rows`, [`predict`] `test_rows`. On one thread, so that workers do not fight."""
     torch.set_num_threads(1)
     model, data = train(clips, train_rows, settings, seed)
     return predict(model, data, test_rows)
@@ -301,11 +312,38 @@ def baselines(clips: Clips) -> dict[str, dict[str, Any]]:
     return table
 
 
+def late_lda(clips: Clips) -> dict[str, Any]:
+    """Linear discriminant analysis of each modality, log probabilities summed; shrinkage chosen for each modality and
+    fold as `choose_strength` does it."""
+    scores = []
+    for fold, (train_rows, test_rows) in enumerate(folds(clips)):
+        total = np.zeros((len(test_rows), len(EMOTIONS)))
+        for vectors in clips.vectors.values():
+
+            def fitted(shrinkage: float, rows: np.ndarray, vectors: np.ndarray = vectors) -> Any:
+                model = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage))
+                return model.fit(vectors[rows], clips.labels[rows])
+
+            rows, inner = inner_rows(clips, fold)
+            likelihoods = {
+                each: score(fitted(each, rows).predict_log_proba(vectors[inner]), clips.labels[inner])["nll"]
+                for each in SHRINKAGES
+            }
+            model = fitted(min(SHRINKAGES, key=likelihoods.__getitem__), train_rows)
+            total += model.predict_log_proba(vectors[test_rows])
+        scores.append(score(log_softmax(total, axis=1), clips.labels[test_rows]))
+    return mean_over_folds(scores)
+
+
+def inner_rows(clips: Clips, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to fit and to choose on for `fold`: sixteen actors, and the four of the fold paired with it."""
+    partner = fold ^ 1
+    return np.flatnonzero(~np.isin(clips.folds, (fold, partner))), np.flatnonzero(clips.folds == partner)
+
+
 def choose_strength(vectors: np.ndarray, clips: Clips, fold: int, strengths: Sequence[float]) -> float:
     """The C with the best likelihood on the fold paired with `fold`, fitted on the other sixteen actors."""
-    partner = fold ^ 1
-    rows = np.flatnonzero(~np.isin(clips.folds, (fold, partner)))
-    inner = np.flatnonzero(clips.folds == partner)
+    rows, inner = inner_rows(clips, fold)
 
     def likelihood(strength: float) -> float:
         model = logistic_regression(vectors, clips, rows, strength)
@@ -328,12 +366,15 @@ def evaluate(
     for seed, seed_jobs in zip(seeds, jobs, strict=True):
         scores, rows = [], np.zeros((len(clips.labels), len(EMOTIONS)))
         for (_, test_rows), job in zip(folds(clips), seed_jobs, strict=True):
-            rows[test_rows] = job.result()
+            found = job.result()
+            rows[test_rows] = found.pop(ANSWER)
             scores.append(score(rows[test_rows], clips.labels[test_rows]))
+            for name, part in found.items():
+                scores[-1][f"accuracy_{name.replace(' ', '_')}"] = score(part, clips.labels[test_rows])["accuracy"]
         runs.append({"seed": seed, **mean_over_folds(scores)})
         total.append(np.exp(rows))
         print(f"  {title}, seed {seed}: {runs[-1]['accuracy']:.4f}", flush=True)
-    summary = {key: float(np.mean([run[key] for run in runs])) for key in ("accuracy", "macro_f1", "nll")}
+    summary = {key: float(np.mean([run[key] for run in runs])) for key in runs[0] if key not in ("seed", "folds")}
     spread = float(np.std([run["accuracy"] for run in runs], ddof=1)) if len(runs) > 1 else None
     averaged = np.mean(total, axis=0)
     confusion = np.zeros((len(EMOTIONS), len(EMOTIONS)), dtype=int)
@@ -399,6 +440,15 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# What the model is given beside the paper's fusion, taken away.
+HELP: dict[str, dict[str, Any]] = {
+    "without own evidence": {"unimodal_evidence": False},
+    "own evidence alone": {"use_joint_path": False},
+    "own evidence of means alone": {"unimodal_statistics": ["mean"]},
+    "without augmentation": {"mixup": 0.0, "noise": 0.0},
+}
+
+
 def ablate(settings: Settings, switches: dict[str, Any]) -> Settings:
     """`settings` with fields of its own replaced and the rest handed to CLCRConfig."""
     own = {key: value for key, value in switches.items() if key in Settings.__dataclass_fields__}
@@ -418,12 +468,13 @@ def run_parts(clips: Clips, parts: Sequence[str], seeds: Sequence[int], fewer: S
     chosen = [CANDIDATES[name] for name in CHOSEN]
     if "baselines" in parts:
         yield from baselines(clips).items()
+        yield "LDA of each modality, summed", late_lda(clips)
     if "clcr" in parts:
         yield "CLCR", evaluate(clips, chosen, seeds, "CLCR", pool)
-    if "ablations" in parts:
-        for name, switches in ABLATIONS.items():
-            settings = [ablate(one, switches) for one in chosen]
-            yield f"CLCR, {name}", evaluate(clips, settings, fewer, name, pool)
+    changes = (HELP if "help" in parts else {}) | (ABLATIONS if "ablations" in parts else {})
+    for name, switches in changes.items():
+        settings = [ablate(one, switches) for one in chosen]
+        yield f"CLCR, {name}", evaluate(clips, settings, fewer, name, pool)
     if "subsets" in parts:
         for names in subsets():
             title = "CLCR, " + " + ".join(names)

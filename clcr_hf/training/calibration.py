@@ -170,12 +170,18 @@ def find_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
         None where it would lie outside 1/20 to 20: every row is right, say, and the colder the better.
     """
     limit = float(np.log(_STEEPEST))
+    found = best_temperature(logits, labels, limit)
+    return found if abs(np.log(found)) < 0.99 * limit else None
+
+
+def best_temperature(logits: np.ndarray, labels: np.ndarray, limit: float = 4.0) -> float:
+    """The temperature, its logarithm from `-limit` to `limit`, of least negative log-likelihood."""
     best = minimize_scalar(
         lambda log: negative_log_likelihood(logits, labels, float(np.exp(log))),
         bounds=(-limit, limit),
         method="bounded",
     )
-    return float(np.exp(best.x)) if abs(best.x) < 0.99 * limit else None
+    return float(np.exp(best.x))
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
@@ -250,6 +256,7 @@ def _with(config: CLCRConfig, fields: dict[str, Any]) -> CLCRConfig:
 
 __all__ = [
     "Calibration",
+    "best_temperature",
     "calibrate",
     "counted",
     "find_calibration",

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
-from scipy.optimize import minimize_scalar
 from transformers import PreTrainedModel
 
 from ..configuration_clcr import CLCRConfig
 from ..linear_evidence import ready_widths
 from .baselines import Baselines
-from .calibration import counted, negative_log_likelihood, predict_rows
+from .calibration import best_temperature, counted, negative_log_likelihood, predict_rows
 
 if TYPE_CHECKING:
     from .trainer import CLCRTrainer
@@ -110,9 +109,9 @@ def find_shares(config: CLCRConfig, parts: Mapping[str, np.ndarray], labels: np.
     def cost(mixed: np.ndarray) -> float:
         if regression:
             return float(np.nanmean(np.abs(mixed - labels.reshape(mixed.shape)) / spread))
-        return negative_log_likelihood(mixed, labels, _best_temperature(mixed, labels))
+        return negative_log_likelihood(mixed, labels, best_temperature(mixed, labels))
 
-    scales = np.array([1.0 if regression else 1 / _best_temperature(value, labels) for value in values])
+    scales = np.array([1.0 if regression else 1 / best_temperature(value, labels) for value in values])
     values = [value * scale for value, scale in zip(values, scales, strict=True)]
     simplex = [each for each in itertools.product(range(_STEPS + 1), repeat=len(values)) if sum(each) == _STEPS]
     weights = np.array(simplex) / _STEPS
@@ -127,13 +126,6 @@ def find_shares(config: CLCRConfig, parts: Mapping[str, np.ndarray], labels: np.
         "together": float(costs[best]),
         "measure": "mean absolute error in spreads" if regression else "negative log-likelihood",
     }
-
-
-def _best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    found = minimize_scalar(
-        lambda log: negative_log_likelihood(logits, labels, float(np.exp(log))), bounds=(-4, 4), method="bounded"
-    )
-    return float(np.exp(found.x))
 
 
 def in_words(found: Mapping[str, Any], linear: str | None) -> str:
