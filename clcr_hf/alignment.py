@@ -123,13 +123,20 @@ def _gather(coordinates: Tensor, membership: Tensor, lengths: list[int]) -> tupl
     table = torch.stack(everyone).tolist()
     rows = [row[0] for row in table]
     common = [max(column) for column in list(zip(*table, strict=True))[1:]]
+    member = _of_all(_padded(membership.to(coordinates.dtype), lengths, common), rows)
+    return _of_all(_padded(coordinates, lengths, common), rows), member > 0, common, rows
 
-    def padded(tensor: Tensor) -> Tensor:
-        parts = tensor.split(lengths, dim=2)
-        return torch.cat([_grow(part, 2, length) for part, length in zip(parts, common, strict=True)], dim=2)
 
-    member = _of_all(padded(membership.to(coordinates.dtype)), rows)
-    return _of_all(padded(coordinates), rows), member > 0, common, rows
+def same_lengths(tensors: Sequence[Tensor], lengths: Sequence[Sequence[int]]) -> tuple[list[Tensor], list[int]]:
+    """Tensors `(B, x, S)` or `(B, x, S, k)` of batches of different lengths, each modality padded to its longest, and
+    these lengths. `lengths`: of each tensor, tokens of each modality on the axis S."""
+    common = [max(column) for column in zip(*lengths, strict=True)]
+    return [_padded(each, own, common) for each, own in zip(tensors, lengths, strict=True)], common
+
+
+def _padded(tensor: Tensor, lengths: Sequence[int], common: Sequence[int]) -> Tensor:
+    parts = tensor.split(list(lengths), dim=2)
+    return torch.cat([_grow(part, 2, length) for part, length in zip(parts, common, strict=True)], dim=2)
 
 
 def _of_all(tensor: Tensor, sizes: list[int]) -> Tensor:
@@ -166,4 +173,4 @@ def _grow(tensor: Tensor, dim: int, size: int) -> Tensor:
     return F.pad(tensor, (0, 0) * (tensor.dim() - 1 - dim) + (0, size - tensor.shape[dim]))
 
 
-__all__ = ["alignment_loss", "pair_score"]
+__all__ = ["alignment_loss", "pair_score", "same_lengths"]

@@ -29,7 +29,7 @@ from .modeling_outputs import (
     CLCRSequenceClassifierOutput,
     CLCRTokenClassifierOutput,
 )
-from .objective import combine, label_scale, regularisers, task_loss, total_loss, unimodal_loss
+from .objective import combine, correlations, label_scale, regularisers, task_loss, total_loss, unimodal_loss
 from .remote_code import add_remote_code
 from .summaries import budget_statistics, budgets_by_modality, deepest_tokens, mean_summaries, segment_groups
 from .unimodal import UnimodalReadout, token_statistics
@@ -234,6 +234,8 @@ class CLCRModel(CLCRPreTrainedModel):
         per_segment: aggregate each segment on its own (see `config.num_segments`) instead of the whole clip.
     """
 
+    align_tokens = staticmethod(alignment_loss)  # as `correlate` of the heads
+
     def __init__(self, config: CLCRConfig, per_segment: bool = False):
         super().__init__(config)
         self.per_segment = per_segment
@@ -366,7 +368,7 @@ class CLCRModel(CLCRPreTrainedModel):
         }
 
     def _align(self, encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:
-        return alignment_loss(
+        return self.align_tokens(
             exchanged.before,
             self.exchange.scale() if exchanged.scale is None else exchanged.scale,
             encoded.membership,
@@ -458,6 +460,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
 
     per_segment = False
     output_class = CLCRSequenceClassifierOutput
+    correlate = staticmethod(correlations)  # a trainer whose batch comes in parts puts its own in its place
 
     def __init__(self, config: CLCRConfig):
         super().__init__(config)
@@ -619,6 +622,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
                 level_weights=self._rows(outputs.level_weights),
                 present=self._rows(outputs.present),
                 sync=True,
+                correlate=self.correlate,
             )
             if weights is not None:
                 parts["inter_mix"] = parts["inter_mix"] * weights[1]

@@ -5,7 +5,7 @@ Both regularisers come from one matrix of whitened cross-correlations between al
 the private summary of one level and modality, in the coordinates of its subspace (our reconstruction).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -221,6 +221,7 @@ def regularisers(
     level_weights: torch.Tensor,
     present: torch.Tensor,
     sync: bool,
+    correlate: Callable[..., dict[str, torch.Tensor]] | None = None,
 ) -> dict[str, torch.Tensor]:
     """`L_Intra` and the three parts of `L_Inter`, unweighted scalars in float32.
 
@@ -230,6 +231,7 @@ def regularisers(
         common: `(N, L, M, d)` the shared summaries in the common space, for the cosine between levels.
         level_weights: `(N, L)`. present: `(N, M)` bool.
         sync: gather statistics over the ranks of torch.distributed.
+        correlate: in place of [`correlations`].
     """
     zero = common.new_zeros((), dtype=torch.float32)
     parts = {"intra": zero, "inter_private": zero, "inter_leakage": zero, "inter_mix": zero}
@@ -237,8 +239,16 @@ def regularisers(
         parts["inter_mix"] = mixing_penalty(common, level_weights, present)
     if private is None or not (config.lambda_intra or config.lambda_inter):
         return parts
+    return parts | (correlate or correlations)(config, shared, private, present, sync)
+
+
+def correlations(
+    config: CLCRConfig, shared: torch.Tensor, private: torch.Tensor, present: torch.Tensor, sync: bool
+) -> dict[str, torch.Tensor]:
+    """The parts of [`regularisers`] that are told from all rows at once, 0 where there are too few; same arguments."""
+    found = dict.fromkeys(("intra", "inter_private", "inter_leakage"), shared.new_zeros((), dtype=torch.float32))
     if shared.shape[0] < MIN_ROWS and not (sync and several_ranks()):
-        return parts  # too few rows: the correlations would be exactly 0
+        return found
     levels, modalities = shared.shape[1:3]
     width = max(shared.shape[-1], private.shape[-1])
     padded = [F.pad(stream.float(), (0, width - stream.shape[-1])) for stream in (shared, private)]
@@ -249,7 +259,7 @@ def regularisers(
     switched_on["inter_leakage"] = config.lambda_inter * config.weight_inter_leakage
     terms = {name: pairs for name, pairs in terms.items() if pairs and switched_on[name]}
     if not terms:
-        return parts
+        return found
     correlation = pairwise_whitened_cross_correlation(
         streams,
         present.T.repeat(2 * levels, 1),
@@ -261,8 +271,8 @@ def regularisers(
     )
     for name, pairs in terms.items():
         first, second = zip(*pairs, strict=True)
-        parts[name] = correlation[list(first), list(second)].sum()
-    return parts
+        found[name] = correlation[list(first), list(second)].sum()
+    return found
 
 
 def combine(config: CLCRConfig, task: torch.Tensor, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

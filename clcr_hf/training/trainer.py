@@ -26,6 +26,7 @@ from .checkpoints import begin, find_checkpoint, finish, rotate, told_in_one_lin
 from .global_batch import deal_out, emptied, loss_weights, row_losses
 from .log import shorten_log
 from .stopping import FiniteWatch, StopSignals, TrainingStopped, spare_worker
+from .whole_batch import WholeBatch
 
 logger = logging.getLogger("clcr_hf.training")
 
@@ -49,6 +50,10 @@ class CLCRTrainingArguments(TrainingArguments):
             Pretrained backbones want a small one, such as 2e-5 (our reconstruction: the paper gives one rate).
         momentum (`float`, defaults to 0.9):
             Momentum of `optim="sgd"`, the paper's value; a `momentum=` inside `optim_args` goes before it.
+        exact_accumulation (`bool`, defaults to `False`):
+            With `gradient_accumulation_steps` above 1: the regularisers' correlations and the alignment loss are those
+            of the whole batch, for one more pass forward (see `whole_batch.py`). Not with `torch_compile` or
+            DataParallel.
     """
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the fusion (the paper's: 1e-3)."})
@@ -57,6 +62,9 @@ class CLCRTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Learning rate of the backbones; learning_rate when left out."}
     )
     momentum: float = field(default=0.9, metadata={"help": "Momentum of --optim sgd (the paper's: 0.9)."})
+    exact_accumulation: bool = field(
+        default=False, metadata={"help": "Correlations and alignment loss see all micro-batches, by a second pass."}
+    )
     label_names: list[str] | None = field(
         default_factory=lambda: ["labels"], metadata={"help": "Keys of the batch that are labels."}
     )
@@ -92,7 +100,8 @@ class CLCRTrainer(Trainer):
       num_items_in_batch=None)` gives a batch's mean in place of the task loss alone;
     - loss and gradients are those of all rows of an optimiser's step, however many processes and micro-batches share
       them: labels are counted over all of them, and the last batch of an epoch is dealt out without repeating a row.
-      (The regularisers' correlations and the alignment loss see all processes, but one micro-batch; a line says so.)
+      (The regularisers' correlations and the alignment loss see all processes, but one micro-batch, which a line says;
+      or all of them with `args.exact_accumulation`.)
       `eval_loss` is the mean over all labels;
     - `group_by_length` goes by the longest modality of a row; `dataloader_drop_last` drops rows of training alone;
     - a checkpoint is marked as whole once all of it is on the disk, and only then may an older one go; a run goes on
@@ -107,7 +116,7 @@ class CLCRTrainer(Trainer):
 
     Raises:
         ValueError: label smoothing of anything but one class a row, `neftune_noise_alpha` without words to add noise
-            to, `label_names` without "labels".
+            to, `label_names` without "labels", `exact_accumulation` where it cannot be.
     """
 
     def __init__(self, *args: Any, keeps_nothing: bool = False, **kwargs: Any) -> None:
@@ -119,6 +128,8 @@ class CLCRTrainer(Trainer):
         self._passes = 0
         self._range_checked = False
         self._ends_idle = False
+        self._whole: WholeBatch | None = None
+        self._to_gather: list[Any] = []
         self._eval_rows: list[torch.Tensor] | None = None
         # Transformers takes the labels from the batch for either, and with them the regularisers from the loss.
         self._task_loss: Any = self.compute_loss_func  # type: ignore[has-type]
@@ -172,22 +183,32 @@ class CLCRTrainer(Trainer):
             run = self.args.output_dir, resume_from_checkpoint, self.args.world_size, self.is_world_process_zero()
             resume_from_checkpoint = find_checkpoint(*run)
         self._finite, self._saved_step, self._resumed = FiniteWatch(), -1, bool(resume_from_checkpoint)
-        self._say_what_accumulation_changes()
-        with self._signals:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+        self._whole = self._see_the_whole_batch()
+        try:
+            with self._signals:
+                return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            if self._whole is not None:
+                self._whole.release()
 
-    def _say_what_accumulation_changes(self) -> None:
+    def _see_the_whole_batch(self) -> WholeBatch | None:
+        """What has the model do so, if asked for; else says what micro-batches change."""
         config, steps = getattr(self.model, "config", None), self.args.gradient_accumulation_steps
-        if steps == 1 or not isinstance(config, CLCRConfig) or not self.is_world_process_zero():
-            return
+        if steps == 1 or not isinstance(config, CLCRConfig):
+            return None
+        if getattr(self.args, "exact_accumulation", False):
+            if self.args.torch_compile or self.args.n_gpu > 1:
+                raise ValueError("exact_accumulation does not go with torch_compile or DataParallel; leave it out")
+            return WholeBatch(self.accelerator.unwrap_model(self.model))
         aligns = config.alignment_coef or not self._weighs_parts
-        if config.lambda_intra or config.lambda_inter or aligns:
+        if (config.lambda_intra or config.lambda_inter or aligns) and self.is_world_process_zero():
             logger.warning(
-                "gradient_accumulation_steps=%d: %s see one micro-batch at a time, not the whole batch; labels are "
-                "counted over all of it",
+                "gradient_accumulation_steps=%d: %s see one micro-batch at a time, not the whole batch, which "
+                "exact_accumulation gives them for a second pass forward; labels are counted over all of it",
                 steps,
                 "the alignment loss and the regularisers' correlations" if aligns else "the regularisers' correlations",
             )
+        return None
 
     @property
     def _weighs_parts(self) -> bool:
@@ -207,7 +228,19 @@ class CLCRTrainer(Trainer):
             config = self.accelerator.unwrap_model(self.model).config
             weights = loss_weights(config, batches, idle, self.accelerator, device)
             batches = [{**batch, "loss_weights": own} for batch, own in zip(batches, weights, strict=True)]
+        self._to_gather = list(batches)
         return batches, items
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As transformers', of one micro-batch."""
+        if self._whole is not None:
+            if self._to_gather:
+                model.train()
+                prepared = [self._prepare_inputs(each) for each in self._to_gather]
+                self._whole.gather(model, prepared, self.compute_loss_context_manager)
+                self._to_gather = []
+            self._whole.prepare()
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def _run_epoch(self, *, model: nn.Module, epoch: int, train_dataloader: DataLoader, **kwargs: Any) -> None:
         """As transformers'. A run that was over, and was killed before what follows training, learns no more. Samplers
