@@ -3,6 +3,7 @@ a constant, or than ridge or logistic regression on mean features?
 
     python benchmarks/stress_sets.py --output benchmarks/results/stress_sets.jsonl
     python benchmarks/stress_sets.py --quick                   # three sets
+    python benchmarks/stress_sets.py --sets UTD-MHAD RAVDESS "CMU-MOSI utterances"     # real, as published
     python benchmarks/stress_sets.py --table benchmarks/results/stress_sets.jsonl
 
 Each set is written as a Parquet table with columns `<modality>_features`, `label` and `split`, and trained on by what
@@ -12,6 +13,7 @@ each baseline a bootstrap interval over these rows (95 %). A set fails where tha
 """
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -24,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from real_sets import REAL
 from records import add_run, read_runs
 
 from clcr_hf.data.folders import versions
@@ -36,6 +39,7 @@ from clcr_hf.training.rows import prepare
 from clcr_hf.training.run import build_trainer, choose_columns, run_training
 
 TEST_ROWS = 1000
+DATA = Path(os.environ.get("CLCR_REAL_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
 # None of it changes the model.
 QUIET = {"do_predict": False, "baselines": False, "disable_tqdm": True, "use_cpu": True, "report_to": "none"}
 QUICK = ("mixed units", "classes 1 to 20", "sixty rows")
@@ -133,6 +137,11 @@ def draw(name: str, test_rows: int = TEST_ROWS) -> dict[str, list[Any]]:
     return columns
 
 
+def columns_of(name: str, root: Path, test_rows: int) -> dict[str, list[Any]]:
+    """The columns of a set, drawn with so many test rows, or read from the folder of real data."""
+    return REAL[name](root) if name in REAL else draw(name, test_rows)
+
+
 def write(columns: Mapping[str, list[Any]], path: Path) -> None:
     """The columns as a Parquet table."""
     plain = {
@@ -142,13 +151,16 @@ def write(columns: Mapping[str, list[Any]], path: Path) -> None:
     pq.write_table(pa.table(plain), path)
 
 
-def run(name: str, seed: int, extra: Sequence[str] = (), test_rows: int = TEST_ROWS) -> dict[str, Any]:
+def run(
+    name: str, seed: int, extra: Sequence[str] = (), test_rows: int = TEST_ROWS, root: Path = DATA
+) -> dict[str, Any]:
     """Trains on one set as a user would and measures it on the test rows. `extra`: more arguments of the script."""
-    started = time.perf_counter()
+    started, columns_of_set = time.perf_counter(), columns_of(name, root, test_rows)
     with TemporaryDirectory() as folder:
         table, output = Path(folder) / "set.parquet", str(Path(folder) / "model")
-        write(draw(name, test_rows), table)
+        write(columns_of_set, table)
         words = ["--data_file", str(table), "--output_dir", output, "--seed", str(seed), *extra]
+        words += ["--group_column", "person"] if "person" in columns_of_set else []
         words += [f"--{name}={value}" for name, value in QUIET.items()]
         model_args, data_args, training_args = parse_args(words)
         run_training(model_args, data_args, training_args)
@@ -210,7 +222,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=None, metavar="NAME")
+    parser.add_argument("--sets", nargs="+", choices=[*SETS, *REAL], default=None, metavar="NAME")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of real data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--quick", action="store_true", help=f"the sets {', '.join(QUICK)} alone")
     parser.add_argument("--arguments", default="", help="more arguments of the training script, to try others")
@@ -224,7 +237,7 @@ def main() -> None:
             for name in options.sets or (QUICK if options.quick else SETS):
                 if (name, seed) in done:
                     continue
-                records.append(run(name, seed, shlex.split(options.arguments)))
+                records.append(run(name, seed, shlex.split(options.arguments), root=options.data))
                 add_run(options.output, records[-1])
                 print(table(records[-1:]).splitlines()[-1], flush=True)
     print(table(records))
