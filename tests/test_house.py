@@ -9,7 +9,7 @@ import pytest
 from clcr_hf.remote_code import remote_code_files
 
 PACKAGE = Path(__file__).resolve().parents[1] / "clcr_hf"
-FOLDERS = {"cli", "data", "demo", "explain", "export", "extract", "hub", "metrics", "predict", "training"}
+FOLDERS = {"cli", "data", "demo", "explain", "export", "extract", "hub", "metrics", "predict", "study", "training"}
 # Old paths that go with version 0.2, one line each.
 SHIMS = {"convert", "flow", "publish"}
 LONG_FILES = {"ops.py", "modeling_clcr.py"}
@@ -21,7 +21,8 @@ NEVER = [
     ("explain", {"hub", "training", "extract", "cli", "demo", "export", "predict"}),
     ("hub", {"training", "extract", "cli", "demo", "predict"}),
     ("extract", {"training", "hub", "demo", "predict"}),
-    ("training", {"extract", "demo", "predict"}),
+    ("training", {"extract", "demo", "predict", "study"}),
+    ("study", {"extract", "hub", "cli", "demo", "explain", "export", "predict"}),
     ("predict", {"training", "hub", "cli", "demo", "export"}),
 ]
 

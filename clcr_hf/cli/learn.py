@@ -1,6 +1,7 @@
-"""`clcr train` and `clcr evaluate`."""
+"""`clcr train`, `clcr study` and `clcr evaluate`."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,30 @@ def train(context: typer.Context) -> None:
     from ..training.run import main as train_main
 
     train_main(context.args)
+
+
+@app.command()
+@documented
+def study(file: str, output_dir: str | None = None, plan: bool = False) -> None:
+    """
+    Compare models: all runs that a YAML file states, and a page of what they say. A study that was stopped goes on
+    where it was.
+
+    Args:
+        file: The study; see docs/studies.md.
+        output_dir: Where runs and report go; default: studies/NAME of the file.
+        plan: Say which runs it takes, and do none.
+    """
+    from ..study import read_study, run_study, write_report
+
+    stated = read_study(file)
+    if plan:
+        for run in [*stated.choices(), *stated.runs({})]:
+            typer.echo(run.folder)
+        return
+    folder = Path(output_dir or Path("studies") / Path(file).stem)
+    records = run_study(stated, folder, say=lambda line: typer.echo(line))
+    typer.echo(f"report:  {write_report(stated, records, folder)}")
 
 
 @app.command(context_settings=PASS_ON)

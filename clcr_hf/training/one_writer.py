@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
+from typing import Any
 
 from ..data.folders import only_writer
 from .arguments import DataArguments, ModelArguments
 from .trainer import CLCRTrainingArguments
 
-_Run = Callable[[ModelArguments, DataArguments, CLCRTrainingArguments], dict[str, float]]
+_Run = Callable[..., dict[str, float]]
 
 
 def alone_in_output_dir(run: _Run) -> _Run:
@@ -17,10 +18,10 @@ def alone_in_output_dir(run: _Run) -> _Run:
 
     @wraps(run)
     def alone(
-        model_args: ModelArguments, data_args: DataArguments, training_args: CLCRTrainingArguments
+        model_args: ModelArguments, data_args: DataArguments, training_args: CLCRTrainingArguments, *more: Any
     ) -> dict[str, float]:
         writes = training_args.should_save
         with only_writer(str(training_args.output_dir)) if writes else nullcontext():
-            return run(model_args, data_args, training_args)
+            return run(model_args, data_args, training_args, *more)
 
     return alone

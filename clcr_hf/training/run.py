@@ -60,11 +60,17 @@ def main(argv: Sequence[str] | None = None, **defaults: Any) -> dict[str, float]
 
 @alone_in_output_dir
 def run_training(
-    model_args: ModelArguments, data_args: DataArguments, training_args: CLCRTrainingArguments
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: CLCRTrainingArguments,
+    change: Callable[[LoadedData], LoadedData] | None = None,
 ) -> dict[str, float]:
     """
     Trains, measures and saves. Writes to `training_args.output_dir`: model, processor, `README.md` (the card),
     `run.json` (seed, versions, command, settings, metrics), `all_results.json` and one JSON a split.
+
+    Args:
+        change: what is made of the data once they are loaded.
 
     Returns:
         All metrics, prefixed with `train_`, `eval_` (validation), `test_` or `calibration_` (see [`calibrate`]).
@@ -77,7 +83,7 @@ def run_training(
         FloatingPointError: the loss or the weights are not finite; nothing was saved since.
     """
     checkpoint = last_checkpoint(training_args) if training_args.do_train else None
-    data, columns, processor, carved = open_data(model_args, data_args, training_args)
+    data, columns, processor, carved = open_data(model_args, data_args, training_args, change=change)
     model = build_model(model_args, data_args, data, columns, processor)
     datasets = prepare(data.splits, columns, data_args, processor)
     labels = data.labels
@@ -154,16 +160,21 @@ def _compared(
 
 
 def open_data(
-    model_args: ModelArguments, data_args: DataArguments, args: CLCRTrainingArguments, labelled: bool = True
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: CLCRTrainingArguments,
+    labelled: bool = True,
+    change: Callable[[LoadedData], LoadedData] | None = None,
 ) -> tuple[LoadedData, dict[str, str], CLCRProcessor, dict[str, str]]:
     """The data of a run, the column of each modality, the processor, and sentences about splits that were carved. The
-    run's seed is set. `labelled`: whether labels are wanted, see `load_data`."""
+    run's seed is set. `labelled`: whether labels are wanted, see `load_data`. `change`: as of [`run_training`]."""
     set_seed(args.seed)
     if data_args.face_crop is not None:
         allow_detector(data_args.face_crop)
         find_detector(data_args.face_crop)  # what is not installed is said at once
     with CarvedSplits() as carved, args.main_process_first(desc="loading the data"):
         data = load_data(data_args, model_args.modalities, flow=False, labelled=labelled)
+        data = data if change is None else change(data)
     data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(args))
     columns = choose_columns(model_args, data, labelled)
     if data_args.augment_features is None:

@@ -1,0 +1,66 @@
+"""One run of a study in a process of its own: `python -m clcr_hf.study.one FOLDER`, whose `task.json` says which."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..data.folders import read_json, versions, write_json
+from ..training.data import LoadedData
+from ..training.record import plain
+from ..training.run import best_metric, metrics_function, open_data, run_training
+from .changes import Change, changed
+from .others import linear_answers
+from .plan import Run, words_of
+
+TASK, RESULT, LOG = "task.json", "result.json", "log.txt"
+
+
+def do(folder: Path) -> None:
+    """Does the run and writes its record, `result.json`: what was measured, settings, versions."""
+    content = read_json(folder / TASK) or {}
+    run = Run(**{**content, "change": Change(**content["change"])})
+    started = time.perf_counter()
+
+    def change(data: LoadedData) -> LoadedData:
+        return changed(data, run.change, run.fold, run.folds, run.seed)
+
+    with TemporaryDirectory(dir=folder, prefix="model-") as model:
+        measured = _linear(run, model, change) if run.model else _clcr(run, model, change)
+    record = {**content, **measured, "seconds": round(time.perf_counter() - started, 1)}
+    record["versions"] = versions("clcr-hf", "torch", "transformers", "numpy", "scikit-learn")
+    write_json(folder / RESULT, record, plain)
+
+
+def _clcr(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData]) -> dict[str, Any]:
+    model_args, data_args, training_args = words_of(run, output_dir, "the study")
+    metrics = run_training(model_args, data_args, training_args, change)
+    record = read_json(Path(output_dir) / "run.json") or {}
+    return {
+        "metric": str(training_args.metric_for_best_model).removeprefix("eval_"),
+        "metrics": metrics,
+        "shares": record.get("shares"),
+        "num_examples": record["num_examples"],
+    }
+
+
+def _linear(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData]) -> dict[str, Any]:
+    data, columns, _, _ = open_data(*words_of(run, output_dir, "the study"), change=change)
+    labels = data.labels
+    measure = metrics_function(labels.problem_type, False, labels.label_scale, labels.label_range, labels.names)
+    answers = linear_answers(str(run.model), run.join, data.splits, columns, labels)
+    prefixes = {"validation": "eval", "test": "test"} if run.candidate is None else {"validation": "eval"}
+    metrics = {
+        f"{prefix}_{name}": value
+        for split, prefix in prefixes.items()
+        if split in answers
+        for name, value in measure(answers[split]).items()
+    }
+    sizes = {name: len(rows) for name, rows in data.splits.items()}
+    return {"metric": best_metric(labels), "metrics": metrics, "num_examples": sizes}
+
+
+if __name__ == "__main__":
+    do(Path(sys.argv[1]))

@@ -1,0 +1,111 @@
+"""All runs of a study, some at a time; what was done before is not done again."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..data.folders import only_writer, read_json, write_json
+from .one import LOG, RESULT, TASK
+from .plan import Run, Study
+
+RUNS = "runs"
+Say = Callable[[str], None]
+
+
+class RunsFailed(ValueError):
+    """Runs of a study ended without a result; the message names them and what the first one said."""
+
+
+def run_study(study: Study, folder: str | Path, say: Say = print) -> list[dict[str, Any]]:
+    """
+    Does the runs that have no result in `folder` yet, and returns the records of those that are compared.
+
+    A run is a process of its own with its part of the cores; it leaves its record, or nothing. So a study that was
+    killed goes on where it was, and one whose file has got more variants does those alone. The first run is timed
+    before others start, and what the study will cost is said.
+
+    Args:
+        folder: where `runs/NAME/` has the task, the log and the record of each run.
+        say: takes each line for people.
+
+    Raises:
+        RunsFailed: some runs ended without a result; all others were done.
+        ValueError: another process works in `folder`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        choices = _do_all(study, study.choices(), folder, say, "to choose settings on validation")
+        return _do_all(study, study.runs(choose(choices)), folder, say, "to compare")
+
+
+def choose(records: Sequence[dict[str, Any]]) -> dict[tuple[str, int | None], str]:
+    """Of each variant and fold the candidate that is best on validation; the first of equals."""
+    best: dict[tuple[str, int | None], tuple[float, str]] = {}
+    for each in records:
+        value = each["metrics"][f"eval_{each['metric']}"] * (-1 if each["metric"] == "mae" else 1)
+        key = (each["variant"], each["fold"])
+        if key not in best or value > best[key][0]:
+            best[key] = (value, each["candidate"])
+    return {key: name for key, (_, name) in best.items()}
+
+
+def _do_all(study: Study, runs: Sequence[Run], folder: Path, say: Say, purpose: str) -> list[dict[str, Any]]:
+    waiting = [run for run in runs if _record(folder, run) is None]
+    if runs:
+        say(f"{len(runs)} runs {purpose}, {len(runs) - len(waiting)} of them done before")
+    failed: dict[str, str] = {}
+    # A CLCR run is the dear one: it goes first and is timed.
+    waiting.sort(key=lambda run: run.model is not None)
+    if waiting:
+        failed |= _do(study, waiting[0], folder, say)
+        record = _record(folder, waiting[0])
+        dear = sum(run.model is None for run in waiting[1:])
+        if record is not None and dear:
+            minutes = dear * record["seconds"] / 60 / study.workers
+            say(
+                f"the first took {record['seconds']:.0f} s; {dear} more like it, {study.workers} at a time: about "
+                f"{minutes:.0f} minutes"
+            )
+    with ThreadPoolExecutor(study.workers) as pool:
+        for found in pool.map(lambda run: _do(study, run, folder, say), waiting[1:]):
+            failed |= found
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise RunsFailed(
+            f"{len(failed)} of {len(runs)} runs have no result; {name}: {why} (its log: {folder / RUNS / name / LOG})"
+        )
+    return [record for run in runs if (record := _record(folder, run)) is not None]
+
+
+def _record(folder: Path, run: Run) -> dict[str, Any] | None:
+    return read_json(folder / RUNS / run.folder / RESULT)
+
+
+def _do(study: Study, run: Run, folder: Path, say: Say) -> dict[str, str]:
+    """Does a run; its name and last words where it failed."""
+    own = folder / RUNS / run.folder
+    own.mkdir(parents=True, exist_ok=True)
+    write_json(own / TASK, asdict(run))
+    threads = str(max((os.cpu_count() or 1) // study.workers, 1))
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+    with open(own / LOG, "wb") as log:
+        command = [sys.executable, "-m", "clcr_hf.study.one", str(own)]
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    record = _record(folder, run)
+    if record is None:
+        said = (own / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        say(f"failed: {run.folder}")
+        return {run.folder: said[-1] if said else f"exit code {code}"}
+    split = "eval" if run.candidate else "test"
+    value = record["metrics"].get(f"{split}_{study.metric or record['metric']}")
+    say(f"{run.folder}: {study.metric or record['metric']} {value:.4f}" if value is not None else f"{run.folder}: done")
+    return {}
+
+
+__all__ = ["RunsFailed", "choose", "run_study"]
