@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from model_utils import batch, feature_config
 from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -22,6 +24,7 @@ from clcr_hf.cli.app import main
 from clcr_hf.data.labels import LabelKind
 from clcr_hf.study import one, pool, read_study, run_study, write_report
 from clcr_hf.study.changes import Change, changed
+from clcr_hf.study.fusions import FUSIONS, head_of
 from clcr_hf.study.others import linear_answers
 from clcr_hf.study.report import compare
 from clcr_hf.training.data import LoadedData
@@ -78,6 +81,7 @@ seeds: [0, 1]
 reference: logistic regression
 variants:
   clcr: {}
+  transformer: {model: transformer}
   logistic regression: {model: linear}
   summed LDA: {model: lda, join: late}
 missing: {pose: [1.0]}
@@ -85,18 +89,18 @@ missing: {pose: [1.0]}
     )
     study, said = read_study(path), []
     records = run_study(study, tmp_path / "out", said.append)
-    assert len(records) == 3 * 2 * 2 == len(in_process) and any("more like it" in line for line in said)
-    assert run_study(study, tmp_path / "out", said.append) == records and len(in_process) == 12
+    assert len(records) == 4 * 2 * 2 == len(in_process) and any("more like it" in line for line in said)
+    assert run_study(study, tmp_path / "out", said.append) == records and len(in_process) == 16
     metric, rows = compare(study, records)
     found = {(row.condition, row.variant): row for row in rows}
-    assert metric == "accuracy" and len(found) == 6
+    assert metric == "accuracy" and len(found) == 8
     # `pose` alone tells nothing of what is left without it, and linear models have no seed.
     assert found["", "logistic regression"].mean > found["pose missing 1", "logistic regression"].mean
     assert found["", "logistic regression"].spread == 0 and found["", "logistic regression"].difference is None
     page = write_report(study, records, tmp_path / "out").read_text(encoding="utf-8")
     assert "## pose missing 1" in page and "| summed LDA | 2 |" in page
     with open(tmp_path / "out" / "report.csv", encoding="utf-8", newline="") as file:
-        assert len(list(csv.DictReader(file))) == 6
+        assert len(list(csv.DictReader(file))) == 8
     assert (tmp_path / "out" / "report.png").stat().st_size > 5000
     record = next(each for each in records if each["variant"] == "clcr")
     assert record["versions"]["torch"] and record["num_examples"]["test"] == 30
@@ -161,7 +165,8 @@ def test_a_killed_study_goes_on_and_a_failed_run_is_named(tmp_path):
         ("variants: {}", "must name one or more"),
         ("variants: {a: {}}\nseed: [1]", "did you mean seeds"),
         ("variants: {a: {hiden_size: 3}}", "hiden_size"),
-        ("variants: {a: {model: forest}}", "linear, lda"),
+        ("variants: {a: {model: forest}}", "linear, lda, transformer"),
+        ("variants: {a: {model: tcn, join: late}}", "say which with model"),
         ("variants: {a: {join: late}}", "say which with model"),
         ("variants: {a: {}}\nreference: b", "'b' is none of the variants"),
         ("variants: {a: {}}\nseeds: []", "seeds must be"),
@@ -220,6 +225,44 @@ def test_changes_do_what_they_say():
     assert sorted(seen) == [f"w{n}" for n in range(7)]
     with pytest.raises(ValueError, match="no column pose_features"):
         changed(data(), Change("missing", "pose", 0.5), None, None, 0)
+
+
+class Mine(torch.nn.Module):
+    """A user's own fusion."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.map = torch.nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, tokens, mask):
+        return self.map(tokens)
+
+
+@pytest.mark.parametrize("name", [*FUSIONS, "test_study:Mine"])
+def test_another_fusion_reads_all_modalities_and_no_padding(name):
+    config = feature_config(unimodal_evidence=False, lambda_intra=0.0, lambda_inter=0.0)
+    torch.manual_seed(0)
+    model = head_of(name)(config).eval()
+    inputs = batch(text=False)
+    inputs["audio_attention_mask"][0, 2:], inputs["vision_attention_mask"][1] = 0, 0
+    logits = model(**inputs).logits
+    other = {key: value.clone() for key, value in inputs.items()}
+    other["audio_features"][0, 2:], other["vision_features"][1] = 7.0, 7.0
+    torch.testing.assert_close(model(**other).logits, logits)
+    for modality in ("audio", "vision"):
+        moved = {**inputs, f"{modality}_features": inputs[f"{modality}_features"].square()}
+        assert not torch.allclose(model(**moved).logits[2:], logits[2:])
+    model.train()(**inputs).loss.backward()
+    fusion = dict(model.clcr.fusion.named_parameters())
+    assert fusion and all(each.grad is not None and each.grad.any() for each in fusion.values())
+    names = [key for key, _ in model.named_parameters()]
+    assert not any("exchange" in key or "aggregation" in key for key in names)
+
+
+def test_fusions_that_are_none():
+    for name in ("forest", "no_such_module:X", "test_study:Absent"):
+        with pytest.raises(ValueError, match=name.partition(":")[0]):
+            head_of(name)
 
 
 def test_lda_is_that_of_scikit_learn():

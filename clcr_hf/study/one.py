@@ -12,8 +12,9 @@ from ..training.data import LoadedData
 from ..training.record import plain
 from ..training.run import best_metric, metrics_function, open_data, run_training
 from .changes import Change, changed
+from .fusions import head_of
 from .others import linear_answers
-from .plan import Run, words_of
+from .plan import LINEAR, Run, words_of
 
 TASK, RESULT, LOG = "task.json", "result.json", "log.txt"
 
@@ -28,7 +29,7 @@ def do(folder: Path) -> None:
         return changed(data, run.change, run.fold, run.folds, run.seed)
 
     with TemporaryDirectory(dir=folder, prefix="model-") as model:
-        measured = _linear(run, model, change) if run.model else _clcr(run, model, change)
+        measured = _linear(run, model, change) if run.model in LINEAR else _clcr(run, model, change)
     record = {**content, **measured, "seconds": round(time.perf_counter() - started, 1)}
     record["versions"] = versions("clcr-hf", "torch", "transformers", "numpy", "scikit-learn")
     write_json(folder / RESULT, record, plain)
@@ -36,12 +37,15 @@ def do(folder: Path) -> None:
 
 def _clcr(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData]) -> dict[str, Any]:
     model_args, data_args, training_args = words_of(run, output_dir, "the study")
-    metrics = run_training(model_args, data_args, training_args, change)
+    metrics = run_training(
+        model_args, data_args, training_args, change, None if run.model is None else head_of(run.model)
+    )
     record = read_json(Path(output_dir) / "run.json") or {}
     return {
         "metric": str(training_args.metric_for_best_model).removeprefix("eval_"),
         "metrics": metrics,
         "shares": record.get("shares"),
+        "parameters": record["settings"]["parameters"],
         "num_examples": record["num_examples"],
     }
 

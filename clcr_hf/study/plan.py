@@ -11,6 +11,7 @@ from typing import Any
 from ..checks import did_you_mean
 from ..training.arguments import as_words, parse_args, read_recipe
 from .changes import CHANGES, Change
+from .fusions import FUSIONS
 
 LINEAR = ("linear", "lda")
 JOINS = ("joint", "late")
@@ -25,7 +26,7 @@ class Variant:
         name: what it is called.
         arguments: of `clcr train`, for this variant alone.
         model: None for CLCR; "linear" for ridge or logistic regression, "lda" for linear discriminant analysis, both on
-            mean, spread and maximum over time of each column.
+            mean, spread and maximum over time of each column; another fusion in CLCR's place, see `fusions.py`.
         join: of a linear model: "joint", of all columns, or "late", one a modality, whose answers are added up.
         candidates: settings by name, of which each fold takes the one that is best on its validation rows.
     """
@@ -187,11 +188,13 @@ def _variant(where: str, name: str, given: Any) -> Variant:
     where = f"{where}: variant {name!r}"
     given = dict(_mapping(where, "it", given))
     own = {key: given.pop(key) for key in ("model", "join", "candidates") if key in given}
-    if own.get("model") not in (None, *LINEAR):
-        raise ValueError(f"{where}: model must be one of {', '.join(LINEAR)}, got {own['model']!r}")
+    model = own.get("model")
+    if model not in (None, *LINEAR, *FUSIONS) and ":" not in str(model):
+        known = ", ".join((*LINEAR, *FUSIONS))
+        raise ValueError(f"{where}: model must be one of {known}, or your own fusion as module:class, got {model!r}")
     if own.get("join", "joint") not in JOINS:
         raise ValueError(f"{where}: join must be one of {', '.join(JOINS)}, got {own['join']!r}")
-    if "join" in own and "model" not in own:
+    if "join" in own and model not in LINEAR:
         raise ValueError(f"{where}: join says how a linear model reads several modalities; say which with model")
     candidates = _mapping(where, "candidates", own.pop("candidates", None))
     found = {str(key): _mapping(where, f"candidate {key!r}", value) for key, value in candidates.items()}

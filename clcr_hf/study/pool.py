@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.folders import only_writer, read_json, write_json
 from .one import LOG, RESULT, TASK
-from .plan import Run, Study
+from .plan import LINEAR, Run, Study
 
 RUNS = "runs"
 Say = Callable[[str], None]
@@ -61,11 +61,11 @@ def _do_all(study: Study, runs: Sequence[Run], folder: Path, say: Say, purpose: 
         say(f"{len(runs)} runs {purpose}, {len(runs) - len(waiting)} of them done before")
     failed: dict[str, str] = {}
     # A CLCR run is the dear one: it goes first and is timed.
-    waiting.sort(key=lambda run: run.model is not None)
+    waiting.sort(key=lambda run: run.model in LINEAR)
     if waiting:
         failed |= _do(study, waiting[0], folder, say)
         record = _record(folder, waiting[0])
-        dear = sum(run.model is None for run in waiting[1:])
+        dear = sum(run.model not in LINEAR for run in waiting[1:])
         if record is not None and dear:
             minutes = dear * record["seconds"] / 60 / study.workers
             say(

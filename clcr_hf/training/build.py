@@ -51,6 +51,7 @@ def build_model(
     columns: Mapping[str, str],
     processor: CLCRProcessor,
     pretraining: bool = False,
+    kind: type[CLCRPreTrainedModel] | None = None,
 ) -> PreTrainedModel:
     """
     The model that the arguments ask for; see [`ModelArguments`].
@@ -59,13 +60,16 @@ def build_model(
         columns: the column that each modality is read from, see [`~clcr_hf.data.labels.modality_columns`].
         processor: what [`build_processor`] gave; its tokenizer states the size of the vocabulary.
         pretraining: for the alignment stage by itself, which looks at no labels.
+        kind: in place of CLCR's head for clips.
 
     Raises:
         ValueError: a pretrained backbone for a modality of which the data hold features only.
     """
     head, path = CLCRForPreTraining, model_args.model_name_or_path
     if not pretraining:
-        head = CLCRForTokenClassification if data.labels.per_segment else CLCRForSequenceClassification
+        if kind is not None and (data.labels.per_segment or path is not None):
+            raise ValueError("another fusion is for labels of clips, and for a new model")
+        head = CLCRForTokenClassification if data.labels.per_segment else (kind or CLCRForSequenceClassification)
     if path is not None:
         return head.from_pretrained(path) if pretraining else _load(path, head, data)
     fields = {} if pretraining else _label_fields(data)

@@ -1,0 +1,135 @@
+"""Other ways to join the modalities' tokens, in CLCR's place.
+
+All else is CLCR's: encoders, own evidence and its loss, statistics, linear model, shares. So a difference is that of
+the fusion alone.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ..configuration_clcr import CLCRConfig
+from ..hierarchy import HierarchyTokens, TemporalStage, sinusoidal_positions
+from ..modeling_clcr import CLCRForSequenceClassification, CLCRModel
+
+_LAYERS, _KERNEL, _DILATIONS = 2, 3, [1, 2, 4, 8]
+
+
+class Transformer(nn.Module):
+    """Two layers of self-attention over the tokens of all modalities."""
+
+    def __init__(self, config: CLCRConfig):
+        super().__init__()
+        width, dropout = config.hidden_size, float(config.dropout)
+        layer = nn.TransformerEncoderLayer(
+            width, config.num_attention_heads, 2 * width, dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, _LAYERS, nn.LayerNorm(width), enable_nested_tensor=False)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        open_mask = mask | ~mask.any(dim=1, keepdim=True)  # a row without a token attends to padding, not to nothing
+        return self.layers(tokens, src_key_padding_mask=~open_mask)
+
+
+class BiGRU(nn.Module):
+    """A bidirectional GRU over the tokens of one modality after the other."""
+
+    def __init__(self, config: CLCRConfig):
+        super().__init__()
+        self.gru = nn.GRU(config.hidden_size, config.hidden_size // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        lengths = mask.sum(dim=1).clamp(min=1).cpu()
+        packed = pack_padded_sequence(tokens, lengths, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=tokens.shape[1])[0]
+
+
+class TCN(nn.Module):
+    """Dilated convolutions over the tokens of one modality after the other, CLCR's own blocks."""
+
+    def __init__(self, config: CLCRConfig):
+        super().__init__()
+        dropout, eps = float(config.dropout), config.layer_norm_eps
+        self.stage = TemporalStage(config.hidden_size, _KERNEL, _DILATIONS, dropout, eps)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.stage(tokens, mask[..., None].to(tokens.dtype))
+
+
+FUSIONS: dict[str, type[nn.Module]] = {"transformer": Transformer, "bigru": BiGRU, "tcn": TCN}
+
+
+class OverTokens(CLCRModel):
+    """CLCR with another fusion: of the deepest level's tokens `(B, S, d)`, real ones first, with marks of modality and
+    time, and of their bool mask `(B, S)`, it makes `(B, S, d)`, of which mean and maximum are read."""
+
+    fusion_class: type[nn.Module]
+
+    def __init__(self, config: CLCRConfig):
+        super().__init__(config)
+        del self.exchange, self.aggregation
+        width = config.hidden_size
+        self.marks = nn.Parameter(torch.zeros(len(config.modalities), width))
+        self.fusion = self.fusion_class(config)
+        self.readout = nn.Linear(2 * width, config.pooled_size)
+        self.post_init()
+
+    def _fuse(self, encoded: HierarchyTokens, *_: Any) -> dict[str, Any]:
+        tokens = self.dropout(encoded.tokens)[:, -1] + self._marked(encoded.lengths, encoded.tokens)
+        mask, order = encoded.mask.sort(dim=1, descending=True, stable=True)
+        tokens = tokens.gather(1, order[..., None].expand_as(tokens)) * mask[..., None]
+        fused = self.fusion(tokens, mask)
+        mean = (fused * mask[..., None]).sum(dim=1) / mask.sum(dim=1).clamp(min=1)[:, None]
+        highest = fused.masked_fill(~mask[..., None], torch.finfo(fused.dtype).min).amax(dim=1)
+        highest = torch.where(mask.any(dim=1)[:, None], highest, 0)
+        return {"pooler_output": self.readout(torch.cat((mean, highest), dim=-1))}
+
+    def _marked(self, lengths: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+        """`(S, d)`."""
+        parts = [
+            mark + sinusoidal_positions(length, like.shape[-1], like.device).to(like.dtype)
+            for mark, length in zip(self.marks, lengths, strict=True)
+        ]
+        return torch.cat(parts)
+
+
+@cache
+def head_of(name: str) -> type[CLCRForSequenceClassification]:
+    """
+    The head for clips with another fusion.
+
+    Args:
+        name: of `FUSIONS`, or `module:class`, which is built with the configuration and called as those are.
+
+    Raises:
+        ValueError: no such fusion.
+    """
+    if name not in FUSIONS and ":" not in name:
+        raise ValueError(f"{name!r} is no model: take {', '.join(FUSIONS)}, or your own as module:class")
+    if name in FUSIONS:
+        fusion = FUSIONS[name]
+    else:
+        module, _, attribute = name.partition(":")
+        try:
+            fusion = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{name} cannot be imported: {error}") from error
+
+    class Fused(OverTokens):
+        fusion_class = fusion
+
+    class Head(CLCRForSequenceClassification):
+        def __init__(self, config: CLCRConfig):
+            super().__init__(config)
+            self.clcr = Fused(config)
+            self.post_init()
+
+    return Head
+
+
+__all__ = ["FUSIONS", "OverTokens", "head_of"]
