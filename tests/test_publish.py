@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,50 @@ def test_unfit_folders_are_refused_before_anything_is_sent(trained, tmp_path, hu
     with pytest.raises(ValueError, match="'bert'"):
         publish(tmp_path, NAME)
     assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "linked"),
+    [
+        ("all_results.json", "all_results.json"),
+        ("chat_template.jinja", "chat_template.jinja"),
+        ("README.md", "README.md"),
+        ("model.safetensors", "model.safetensors"),
+        ("examples/clip.mp4", "examples/clip.mp4"),
+        ("examples/clip.mp4", "examples"),
+        (".eval_results/results.yaml", ".eval_results"),
+    ],
+)
+def test_links_to_files_elsewhere_are_not_sent(trained, tmp_path, hub, name, linked):
+    secret, folder = tmp_path / "secret", tmp_path / "run"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("expected.pt"))
+    (secret / name).parent.mkdir(parents=True)
+    source = folder / name
+    (secret / name).write_bytes(source.read_bytes() if source.is_file() else b"{}")
+    source.unlink(missing_ok=True)
+    (folder / linked).parent.mkdir(exist_ok=True)
+    (folder / linked).symlink_to(secret / linked)
+    (folder / "card.json").write_text(json.dumps({"examples": [{"title": "x", "file": "examples/clip.mp4"}]}))
+    for send_it in (publish, lambda *given: build_release(folder, tmp_path / "refused", NAME)):
+        with pytest.raises(ValueError, match=rf"^run, {name}: .* by a link to .*secret.*--media_root[^\n]*$"):
+            send_it(folder, NAME)
+    assert hub.requests == [] and not (tmp_path / "refused").exists()
+    assert (build_release(folder, tmp_path / "said", NAME, media_root=secret) / "config.json").is_file()
+
+
+@pytest.mark.parametrize("file", ["/etc/hostname", "../secret.mp4", "examples/../../secret.mp4", "examples/*.mp4"])
+def test_examples_are_named_by_files_of_their_folder(trained, tmp_path, file):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "examples").mkdir()
+    (folder / "examples" / "other.mp4").write_bytes(b"a secret")
+    (tmp_path / "secret.mp4").write_bytes(b"a secret")
+    (folder / "card.json").write_text(json.dumps({"examples": [{"title": "x", "file": file}]}))
+    try:
+        build_release(folder, tmp_path / "release", NAME)
+    except ValueError as error:
+        assert "must lie in examples/" in str(error)
+    assert not list((tmp_path / "release").rglob("*.mp4"))
 
 
 def test_weights_that_do_not_fill_the_model_are_refused(trained, tmp_path):

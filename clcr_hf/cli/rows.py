@@ -65,6 +65,7 @@ def convert(
     out: str,
     dataset_options: str | None = None,
     embed_media: bool = False,
+    media_root: str | None = None,
     rows_per_shard: Annotated[int, typer.Option(min=1)] = 256,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -75,7 +76,8 @@ def convert(
         source: The data set: its folder, pickle, table or npz.
         out: Folder of the shards.
         dataset_options: Options of the loader, as fold=2,seed=1.
-        embed_media: Put videos, audio and images into the shards.
+        embed_media: Put videos, audio and images into the shards; all must lie beneath the folder of the data set.
+        media_root: A further folder in which files may lie; of a table from elsewhere.
         rows_per_shard: Rows a file.
         as_json: Print JSON for machines.
     """
@@ -89,6 +91,7 @@ def convert(
             out,
             options=read_options(dataset_options, "--dataset-options"),
             embed_media=embed_media,
+            media_root=media_root,
             rows_per_shard=rows_per_shard,
             progress=lambda done, total: bar.update(rows, completed=done, total=total),
         )

@@ -85,6 +85,7 @@ def publish(
     create_pr: bool = False,
     commit_message: Annotated[str | None, typer.Option("--message")] = None,
     max_shard_size: str = "5GB",
+    media_root: Path | None = None,
     to_folder: Path | None = None,
 ) -> None:
     """
@@ -98,6 +99,7 @@ def publish(
         create_pr: Open a pull request instead.
         commit_message: Message of the commit.
         max_shard_size: Weights beyond this are cut into files.
+        media_root: A further folder in which files may lie that links in the folder lead to.
         to_folder: Write what would be sent to this folder, and send nothing.
     """
     check_model(str(folder), on_hub=False)
@@ -106,7 +108,8 @@ def publish(
     from ..hub.publish import publish as send
 
     if to_folder is not None:
-        typer.echo(str(build_release(folder, to_folder, repo_id, max_shard_size=max_shard_size)))
+        made = build_release(folder, to_folder, repo_id, max_shard_size=max_shard_size, media_root=media_root)
+        typer.echo(str(made))
         return
     options = {name: value for name, value in context.params.items() if name != "to_folder"}
     typer.echo(send(**{**options, "private": private or None}))

@@ -12,10 +12,11 @@ from typing import Any
 
 from .arrow import is_media
 from .columns import SPLITS, DataFormatError
+from .files import Roots
 from .folders import OutputFolder, versions
 from .registry import ROWS_PER_SHARD
 from .shards import ShardSet, check_shards, count_rows, record_shards, shard_ids
-from .source import Row, Rows, find_source
+from .source import Row, Rows, Source, find_source
 
 # Arrow counts the bytes of a column's batch in 32 bits.
 _MOST_MEDIA_BYTES = 2**31 - 2**20
@@ -30,6 +31,7 @@ def convert(
     *,
     options: Mapping[str, Any] | None = None,
     embed_media: bool = False,
+    media_root: str | os.PathLike | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -46,7 +48,9 @@ def convert(
             that they name, and files of theirs are looked for; to carve validation, or to put dialogues together, give
             validation_fraction, seed, group_column, dialogue_column or turn_column: the table is then read whole.
         embed_media: put the bytes of videos, audio and images into the shards, so that these can be moved. By default
-            the shards hold absolute paths. Files of optical flow stay outside.
+            the shards hold absolute paths. Files of optical flow stay outside. As bytes then leave their place, every
+            file that a row names must lie beneath the folder of the data set, links followed.
+        media_root: a further folder in which the files may lie.
         rows_per_shard: rows a file.
         progress: called with the rows done and the rows in all (None where unknown) after each row.
 
@@ -55,9 +59,9 @@ def convert(
         labels, rows, bytes and hash of each shard, versions.
 
     Raises:
-        DataFormatError: an unknown data set or option, a folder with other content, or that is being written, a source
-            that changed since it was begun, shards altered since they were written, or a fault of the data as its
-            reader reports it.
+        DataFormatError: an unknown data set or option, a file to embed that lies elsewhere (with its row), a folder
+            with other content, or that is being written, a source that changed since it was begun, shards altered since
+            they were written, or a fault of the data as its reader reports it.
         FileNotFoundError: no such source, or no such media file to embed.
     """
     given = dict(options or {})
@@ -77,9 +81,14 @@ def convert(
         folder.mark.unlink(missing_ok=True)  # stopped between its last two steps
         check_shards(out)
         return finished
+    roots = _roots(reader, place, given, media_root) if embed_media else None
+    if "media_root" in reader.options and not reader.by_name and embed_media:
+        given = {"media_root": _folder_of(place), **given}  # files of features too
+    if media_root is not None and ("media_root" in reader.options or not embed_media):
+        given["media_root"] = os.fspath(media_root)
     rows = reader.open(source, streaming=True, **given)
     with folder.writing(task):
-        _write_rows(folder.path, rows, task, progress)
+        _write_rows(folder.path, rows, task, roots, progress)
         record = task | {
             "rows": {split: count for split in SPLITS if (count := count_rows(folder.path, split))},
             **rows.about_labels,
@@ -92,13 +101,30 @@ def convert(
     return record
 
 
-def _write_rows(folder: Path, rows: Rows, task: Mapping[str, Any], progress: Progress | None) -> None:
-    media = [name for name, kind in rows.features.items() if is_media(kind)] if task["embed_media"] else []
+def _folder_of(place: str) -> str:
+    return place if os.path.isdir(place) else os.path.dirname(place)
+
+
+def _roots(reader: Source, place: str, options: Mapping[str, Any], media_root: str | os.PathLike | None) -> Roots:
+    """Where the files must lie whose bytes are put into the shards."""
+    if not reader.by_name:
+        return Roots(_folder_of(place), media_root)
+    from .named import media_folders
+
+    return Roots(*media_folders(place, options.get("data_dir")), media_root)
+
+
+def _write_rows(
+    folder: Path, rows: Rows, task: Mapping[str, Any], roots: Roots | None, progress: Progress | None
+) -> None:
+    """Args: roots: where the media must lie that are put into the shards; None puts in none."""
+    media = [] if roots is None else [name for name, kind in rows.features.items() if is_media(kind)]
     done = {split: shard_ids(folder, split) for split in SPLITS}
     with ShardSet(folder, rows.features, rows_per_shard=task["rows_per_shard"]) as shards:
         for number, (split, row) in enumerate(rows, 1):
             if not _is_written(folder, done[split], split, row):
-                shards.write(split, row | {name: _embedded(row[name]) for name in media})
+                where = f"{task['source']}, {split}, row {row['id']!r}"
+                shards.write(split, row | {name: _embedded(row[name], roots, where) for name in media})
             if progress is not None:
                 progress(number, rows.total)
     for split, ids in done.items():
@@ -119,13 +145,15 @@ def _is_written(folder: Path, done: Iterator[str], split: str, row: Row) -> bool
     return True
 
 
-def _embedded(value: Any) -> Any:
+def _embedded(value: Any, roots: Roots | None, where: str) -> Any:
     """Media with their bytes in place of their path; the file's name is kept, its ending says what it is."""
     if isinstance(value, (list, tuple)):
-        return [_embedded(item) for item in value]
+        return [_embedded(item, roots, where) for item in value]
     if value is None or value["bytes"] is not None or value["path"] is None:
         return value
     path = value["path"]
+    if roots is not None:
+        roots.check(path, where)
     size = os.path.getsize(path)
     if size > _MOST_MEDIA_BYTES:
         raise DataFormatError(f"{path}: {size:,} bytes are too many to put into a shard; leave out embed_media")

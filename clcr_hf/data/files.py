@@ -62,6 +62,31 @@ def named_fault(path: str | os.PathLike[str], folder: str | os.PathLike[str] | N
     return name if fault == "absent" else f"{name} ({fault})"
 
 
+class Roots:
+    """The folders beneath which every file of a table must lie that is a stranger's, or whose files leave the machine.
+
+    Args:
+        folders: the table's own, and further ones (None is passed over).
+    """
+
+    def __init__(self, *folders: str | os.PathLike[str] | None):
+        self.folders = [os.path.abspath(folder) for folder in folders if folder is not None]
+        self._real = [os.path.realpath(folder) for folder in self.folders]
+
+    def check(self, path: str | os.PathLike[str], where: str) -> None:
+        """DataFormatError for a file that lies elsewhere once links are followed; it need not exist."""
+        real = Path(os.path.realpath(path))
+        if not any(map(real.is_relative_to, self._real)):
+            raise DataFormatError(
+                f"{where}: {path} lies outside of {' and '.join(self.folders)}{self._by_link(path, real)}, and files "
+                "are read from there alone; say with media_root (--media_root) in which folder they may lie"
+            )
+
+    def _by_link(self, path: str | os.PathLike[str], real: Path) -> str:
+        inside = any(map(Path(os.path.abspath(path)).is_relative_to, self.folders))
+        return f" by a link to {real}" if inside else ""
+
+
 def list_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Line number (from 1) and text of each non-blank line of a list; CRLF, a byte order mark and outer spaces go.
 

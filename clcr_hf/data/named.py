@@ -12,17 +12,24 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, Video, concatenate_datasets
+from datasets.config import DOWNLOADED_DATASETS_PATH
 from datasets.exceptions import DatasetsError
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
 
 from .arrow import make_dataset
 from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_split, logger, ordered_splits
 from .feature_arrays import feature_sequence, feature_type, features_like
+from .files import Roots
 from .source import Rows, Source
 from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
 from .table.choose import ID_COLUMNS, TEXT_COLUMNS, pick, pick_label, require
 from .table.labels import LabelScan, TableLabels
 
+_BATCH_ROWS = 64
 _Shape = tuple[int, int]  # axes and width of a column of features
 _KINDS = {"video": Video, "audio": Audio, "images": Image}
 
@@ -33,6 +40,7 @@ def load_named(
     config_name: str | None = None,
     data_dir: str | None = None,
     revision: str | None = None,
+    media_root: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Rows:
     """Load a data set by its name.
@@ -42,10 +50,13 @@ def load_named(
         config_name: which configuration, of a data set that has several.
         data_dir: the folder of files; of a data set on the Hub a folder in it.
         revision: branch, tag or commit on the Hub.
+        media_root: a further folder in which media files may lie. Those of a data set from the Hub must lie in what was
+            downloaded of it, links followed; those of a local one may lie anywhere, unless this is given.
         options: of [`typed_rows`].
 
     Raises:
-        DataFormatError: no such data set, configuration or revision, or as `typed_rows`.
+        DataFormatError: no such data set, configuration or revision, a file that lies elsewhere (with its row), or as
+            `typed_rows`.
     """
     from datasets import load_dataset
 
@@ -58,8 +69,38 @@ def load_named(
         reason = " ".join(str(told).split()) or type(told).__name__
         raise DataFormatError(f"{name}: the data set cannot be loaded: {reason[:500]}") from error
     rows = typed_rows(splits, name=name, **options)
+    if media_root is not None or not _is_local(name, data_dir):
+        _check_places(name, rows.load(), Roots(*media_folders(name, data_dir), media_root))
     rows.title = name if data_dir is None else data_dir
     return rows
+
+
+def _is_local(name: str, data_dir: str | None) -> bool:
+    """Whether `datasets` reads a folder of this machine: one of that name, or that of a builder of its own."""
+    return os.path.exists(name) or (name in _PACKAGED_DATASETS_MODULES and os.path.exists(data_dir or ""))
+
+
+def media_folders(name: str, data_dir: str | None = None) -> list[str | os.PathLike[str]]:
+    """The folders that the media of a data set lie in, of that name: its own, or where it was downloaded to."""
+    if _is_local(name, data_dir):
+        return [name if os.path.exists(name) else data_dir or name]
+    downloaded = os.path.join(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
+    return [downloaded, DOWNLOADED_DATASETS_PATH]
+
+
+def _check_places(name: str, parts: DatasetDict, roots: Roots) -> None:
+    """DataFormatError for a row that names a file outside of `roots`. What an address names is never opened."""
+    for split, rows in parts.items():
+        for column in set(rows.column_names) & set(MEDIA_TYPES):
+            many = isinstance(rows.features[column], List)
+            for batch in rows.select_columns(["id", column]).with_format("arrow").iter(_BATCH_ROWS):
+                cells, ids = batch[column].combine_chunks(), batch["id"].to_pylist()
+                owners = pc.list_parent_indices(cells).to_pylist() if many else range(len(cells))
+                cells = pc.list_flatten(cells) if many else cells
+                here = pc.if_else(pc.is_null(pc.struct_field(cells, "bytes")), pc.struct_field(cells, "path"), None)
+                for owner, path in zip(owners, here.to_pylist(), strict=True):
+                    if path and "://" not in path:
+                        roots.check(path, f"{name}: {split}, row {ids[owner]!r}, {column}")
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from huggingface_hub import HfApi
 from transformers import AutoProcessor
 
 from ..configuration_clcr import CLCRConfig
+from ..data.files import Roots
 from ..data.folders import file_sum, read_json, write_json
 from ..modeling_clcr import CLCRPreTrainedModel
 from ..remote_code import add_remote_code
 from .card import card_from_run
-from .run_folder import RUN_FILE, copy_card_files, read_run, weight_sums
+from .run_folder import RUN_FILE, card_files, copy_card_files, read_run, weight_sums
 
 _HANDLER = Path(__file__).parent / "handler.py"
 # What the handler needs on an Inference Endpoint, beside the torch and transformers that are there.
@@ -33,6 +34,7 @@ def publish(
     create_pr: bool = False,
     commit_message: str | None = None,
     max_shard_size: int | str = "5GB",
+    media_root: str | os.PathLike | None = None,
 ) -> str:
     """
     Sends the trained model in `folder` to the Hub, whole or not at all (one commit); what else the repository holds
@@ -47,6 +49,7 @@ def publish(
         create_pr: Open a pull request instead of committing.
         commit_message: Default says what is sent.
         max_shard_size: Weights beyond this are cut into several files.
+        media_root: A further folder in which the files may lie that links in `folder` lead to.
 
     Returns:
         Address of the commit (or of the pull request).
@@ -57,7 +60,7 @@ def publish(
     """
     api = HfApi(token=token, library_name="clcr_hf")
     with TemporaryDirectory() as scratch:
-        release = build_release(folder, scratch, repo_id, max_shard_size=max_shard_size)
+        release = build_release(folder, scratch, repo_id, max_shard_size=max_shard_size, media_root=media_root)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         commit = api.upload_folder(
             repo_id=repo_id,
@@ -70,7 +73,12 @@ def publish(
 
 
 def build_release(
-    folder: str | os.PathLike, target: str | os.PathLike, model_id: str, *, max_shard_size: int | str = "5GB"
+    folder: str | os.PathLike,
+    target: str | os.PathLike,
+    model_id: str,
+    *,
+    max_shard_size: int | str = "5GB",
+    media_root: str | os.PathLike | None = None,
 ) -> Path:
     """
     Writes to `target` what [`publish`] sends: weights (safetensors, sharded when large), configuration, processor,
@@ -82,6 +90,7 @@ def build_release(
         folder: A model saved by `save_pretrained` or a training run.
         target: A folder, made when absent; files in it are replaced.
         model_id: The name that the card's examples load.
+        media_root: A further folder in which the files may lie that links in `folder` lead to.
 
     Returns:
         `target`.
@@ -89,7 +98,7 @@ def build_release(
     Raises:
         FileNotFoundError: `folder` holds no model or no processor.
         ValueError: it holds another kind of model, weights that do not fill it or are not those that `run.json`
-            recorded, or a damaged `run.json`.
+            recorded, a damaged `run.json`, or a link to a file elsewhere.
     """
     folder, target = Path(folder), Path(target)
     for name, what in (("config.json", "model"), ("processor_config.json", "processor")):
@@ -98,6 +107,7 @@ def build_release(
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if kind != CLCRConfig.model_type:
         raise ValueError(f"{folder} holds a model of type {kind!r}, not {CLCRConfig.model_type!r}")
+    _check_places(folder, media_root)
     _check_weights(folder)
     target.mkdir(parents=True, exist_ok=True)
     CLCRPreTrainedModel.load_with_head(folder).save_pretrained(target, max_shard_size=max_shard_size)
@@ -110,6 +120,14 @@ def build_release(
     copy_card_files(folder, target)
     _write_record(folder, target, model_id)
     return target
+
+
+def _check_places(folder: Path, media_root: str | os.PathLike | None) -> None:
+    """DataFormatError for a file that the release is made of and that is a link to one elsewhere: it would be sent."""
+    roots = Roots(folder, media_root)
+    for path in [*folder.iterdir(), *(folder / name for name in card_files(folder))]:
+        if path.is_file():
+            roots.check(path, f"{folder.name}, {path.relative_to(folder)}")
 
 
 def _check_weights(folder: Path) -> None:

@@ -116,14 +116,19 @@ def measured_figures(run: dict[str, Any]) -> tuple[str, dict[str, float]]:
     return ("test", figures) if figures else ("validation", of("eval_"))
 
 
-def copy_card_files(folder: str | os.PathLike, target: str | os.PathLike) -> list[Path]:
-    """Copies what a card is made of or shows, beside `run.json`, from one folder to another; returns the copies."""
-    folder, target = Path(folder), Path(target)
+def card_files(folder: str | os.PathLike) -> list[str]:
+    """What a card is made of or shows, beside `run.json`, of a folder: the names of the files that are there."""
     names = [OPTIONS_FILE, WEIGHTS_FILE, FIGURE_FILE, EMISSIONS_FILE, EVAL_RESULTS]
     options = read_card_options(folder)
     names += [example["file"] for example in options.examples if example.get("file")]
+    return [name for name in names if (Path(folder) / name).is_file()]
+
+
+def copy_card_files(folder: str | os.PathLike, target: str | os.PathLike) -> list[Path]:
+    """Copies [`card_files`] from one folder to another; returns the copies."""
+    folder, target = Path(folder), Path(target)
     copies = []
-    for name in filter(lambda name: (folder / name).is_file(), names):
+    for name in card_files(folder):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         copies.append(Path(shutil.copyfile(folder / name, target / name)))
     return copies

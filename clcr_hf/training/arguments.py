@@ -48,6 +48,8 @@ class DataArguments:
         label_range: Lowest and highest score; left out: the data set's, or the training labels'.
         text_column: manifest: column of the transcripts.
         media_column: manifest: column of the clips' files.
+        media_root: manifest, --dataset_name: a further folder in which files may lie. Given, no file may lie elsewhere
+            than there and beneath the table; left out, those of a table of your own may.
         group_column: manifest, shards: speaker or source video; validation is carved by whole groups. Left out: by
             whole files.
         dialogue_column: manifest, shards: rows are utterances of these dialogues; each dialogue becomes one row.
@@ -104,6 +106,7 @@ class DataArguments:
     label_range: list[float] | None = None
     text_column: str | None = None
     media_column: str | None = None
+    media_root: str | None = None
     group_column: str | None = None
     dialogue_column: str | None = None
     turn_column: str | None = None
@@ -193,12 +196,12 @@ LOADER_ARGUMENTS: dict[str, Any] = {
     name: DataArguments.__dataclass_fields__[name].default
     for name in (
         *("num_train_clips", "num_validation_clips", "num_test_clips", "corpus_seed", "mmsa_text", "standardise"),
-        *("label_column", "label_columns", "missing_labels", "text_column", "media_column"),
+        *("label_column", "label_columns", "missing_labels", "text_column", "media_column", "media_root"),
         *("group_column", "dialogue_column", "turn_column", "dataset_config_name"),
         *("verify", "validation_fraction", "skip_missing"),
     )
 }
-PATH_ARGUMENTS = ("dataset_dir", "data_file", "flow_cache_dir")
+PATH_ARGUMENTS = ("dataset_dir", "data_file", "flow_cache_dir", "media_root")
 
 
 def used_arguments(dataset: str) -> dict[str, str]:

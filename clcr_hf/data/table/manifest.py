@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..arrow import make_dataset
 from ..columns import DataFormatError, carve_split, logger, ordered_splits, split_name
 from ..dialogues import as_dialogues
 from ..feature_arrays import feature_sequence, feature_type, features_like, read_feature_file
-from ..files import file_fault, report_missing
+from ..files import Roots, file_fault, report_missing
 from ..source import Row, Rows, Source
 from ..talking_faces.factors import MARKER
 from . import choose
@@ -81,6 +81,8 @@ def load_manifest(source: str | os.PathLike | Mapping[str, str | os.PathLike], *
             of `label_names`: "error", or "drop" to leave it out with a warning that counts.
         keep_columns: further columns of the table to keep, as strings or as the table's JSON or Parquet types.
         ignore_columns: columns that are not read, and not named as unused either.
+        media_root: for a table of a stranger's: a file must lie beneath the table's folder or this one, links followed.
+            By default files may lie anywhere.
 
     Returns:
         DatasetDict with columns id (str); media, video, audio, images, flow and `<modality>_features` as the table has
@@ -173,11 +175,13 @@ class Manifest:
         keep_columns: Sequence[str] = (),
         group_column: str | None = None,
         ignore_columns: Sequence[str] = (),
+        media_root: str | os.PathLike | None = None,
     ):
         self.source, self.keep_columns, self.group_column = source, tuple(keep_columns), group_column
         self.num_rows = 0
         self.split_column: str | None = None
         self.tables = find_tables(source)
+        self.roots = None if media_root is None else _own_roots(source, self.tables, media_root)
         present = _present_columns(source, self.tables)
         self.columns = choose.choose_columns(source, self.tables, present, media_column, text_column)
         self.label_columns = _label_columns(source, present, label_column, label_columns, require_label)
@@ -202,7 +206,7 @@ class Manifest:
         self.labels = labels.finish() if self.label_columns else None
         self.num_rows -= labels.num_missing if self.drop_unlabelled else 0
         featured = [name for name in self.columns if name.endswith(FEATURES_SUFFIX)]
-        self.shapes = {name: _feature_shape(self.tables, self.columns[name]) for name in featured}
+        self.shapes = {name: self._feature_shape(self.columns[name]) for name in featured}
         self.features = self._types({name: _kept_type(name, kinds[name]) for name in keep_columns})
 
     def _scan(self, labels: LabelScan, split_column: str) -> dict[str, set[type]]:
@@ -307,6 +311,7 @@ class Manifest:
                     name: located(name, raw.get(column), table.path.parent, f"{where}, {column}")
                     for name, column in self.columns.items()
                 }
+                self._check_places(cell_paths(cells), where)
                 split = raw.get(self.split_column) if table.split is None and self.split_column else table.split
                 identity = raw[self.id_column] if self.id_column else make_id(self._naming_cell(raw), split)
                 fault = None if missing is None else first_fault(cells)
@@ -328,6 +333,12 @@ class Manifest:
         for name, count in (+replaced).items():
             logger.warning("%s: %d NaN or infinite values in %s were replaced by 0", self.source, count, name)
 
+    def _check_places(self, paths: Iterable[str], where: str) -> None:
+        """DataFormatError for a row with a file that lies where none may be read."""
+        if self.roots is not None:
+            for path in paths:
+                self.roots.check(path, where)
+
     def _stretch(self, raw: Row, where: str) -> dict[str, float | None]:
         """The columns `start` and `end` that the table has."""
         try:
@@ -335,6 +346,23 @@ class Manifest:
         except ValueError as error:
             raise DataFormatError(str(error)) from error
         return {name: value for name, value in (("start", start), ("end", end)) if name in self.window}
+
+    def _feature_shape(self, column: str) -> tuple[int, int]:
+        """Number of axes and width of the first features of a column."""
+        for table in self.tables:
+            for number, row in enumerate(read_rows(table, [column]), 1):
+                cell, where = row.get(column), f"{table.path}, row {number}, {column}"
+                if is_absent(cell):
+                    continue
+                path = absolute_path(table.path.parent, cell) if isinstance(cell, str) else None
+                self._check_places([] if path is None else [path], where)
+                if path is not None and file_fault(path) is not None:
+                    continue  # reported, or skipped, with the other absent files
+                value = cell if path is None else read_feature_file(path, column)
+                array = feature_sequence(value, where)[0]
+                if array.size:
+                    return array.ndim, array.shape[-1]
+        raise DataFormatError(f"{self.tables[0].path}: no row has {column}")
 
     def dataset(self, rows: Sequence[Row]) -> Dataset:
         """A typed `Dataset` in memory of some of the rows."""
@@ -378,21 +406,16 @@ def _label_columns(
     return () if label is None else (label,)
 
 
-def _feature_shape(tables: Sequence[Table], column: str) -> tuple[int, int]:
-    """Number of axes and width of the first features of a column."""
+def _own_roots(
+    source: str | os.PathLike | Mapping[str, str | os.PathLike], tables: Sequence[Table], media_root: str | os.PathLike
+) -> Roots:
+    """Where the files of a table may lie; in a folder that was named, the tables themselves too."""
+    if isinstance(source, Mapping) or not os.path.isdir(source):
+        return Roots(*{table.path.parent: None for table in tables}, media_root)
+    roots = Roots(source, media_root)
     for table in tables:
-        for row in read_rows(table, [column]):
-            cell = row.get(column)
-            if is_absent(cell):
-                continue
-            path = absolute_path(table.path.parent, cell) if isinstance(cell, str) else None
-            if path is not None and file_fault(path) is not None:
-                continue  # reported, or skipped, with the other absent files
-            value = cell if path is None else read_feature_file(path, column)
-            array = feature_sequence(value, f"{table.path}, {column}")[0]
-            if array.size:
-                return array.ndim, array.shape[-1]
-    raise DataFormatError(f"{tables[0].path}: no row has {column}")
+        roots.check(table.path, str(source))
+    return roots
 
 
 def _kept_type(name: str, kinds: set[type]) -> Value:
