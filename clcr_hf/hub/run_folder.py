@@ -83,7 +83,7 @@ def run_mark(run: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(run["metrics"], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def read_card_options(folder: str | Path) -> CardOptions:
+def read_card_options(folder: str | os.PathLike) -> CardOptions:
     """What `card.json` in `folder` says, or the defaults; ValueError where it holds anything else."""
     path = Path(folder) / OPTIONS_FILE
     given = read_json(path) or {}
