@@ -22,7 +22,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 
-MAX_BYTES = 200_000_000
+from .limits import MAX_FILE_BYTES as MAX_BYTES
+
 TIMEOUT = 30.0
 ALLOW_PRIVATE = "CLCR_ALLOW_PRIVATE_URLS"  # environment variable: "1" lets addresses of this machine and its net pass
 

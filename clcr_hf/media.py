@@ -7,7 +7,9 @@ Times are seconds from the beginning of the clip (the container's own start when
 clock for video and audio: sample `i` of a waveform loaded from `start` is heard at `start + i / sampling_rate`.
 Files are decoded in order and only what is asked for is kept, so memory does not grow with the length of the clip
 (except where every frame is asked for). What a file claims about itself is not believed: an image of more than
-`MAX_PIXELS` pixels, or a result of more than `MAX_BYTES`, is refused before memory is taken for it.
+`MAX_PIXELS` pixels, a video of more than `OWN` allows, or a result of more than `MAX_BYTES`, is refused before memory
+is taken for it (`limits.py`). Frames beyond 2K are scaled down as they are decoded where a clip's would take more than
+128 MiB together.
 """
 
 import os
@@ -21,16 +23,13 @@ from typing import Any
 
 import numpy as np
 
+from .limits import MAX_BYTES, MAX_FLOW_BYTES, MAX_PIXELS, OWN, VideoLimits, kept_size
 from .media_audio import Samples, resample_audio
 from .media_decode import Tracks
 from .media_files import MediaError, MediaSource, damaged, import_av, name_of, openable, opening, optional
 from .media_scan import Plan, Scan, scan_packets
 from .media_video import Frames, VideoClip, WrongEndError
 from .media_write import check_frames, encode
-
-MAX_PIXELS = 89_478_485  # of one image; Pillow's own limit, 256 MiB as RGB
-MAX_BYTES = 4 * 2**30  # of the frames, and of the audio, that one reading returns
-MAX_FLOW_BYTES = 2**30  # of the arrays in one flow file, unpacked
 
 # Still images we open. PostScript stays out: Pillow hands it to another program.
 _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -130,11 +129,12 @@ def load_media(
     end: float | None = None,
     video: bool = True,
     audio: bool = True,
+    limits: VideoLimits | None = None,
 ) -> MediaClip:
     """Reads frames and audio of one file together; arguments as in `load_video` and `load_audio`.
 
     `sampling_rate=None` keeps the rate of the file. A track that is not there gives None, as does one that is not
-    wanted (`video`, `audio`).
+    wanted (`video`, `audio`). `limits`: what decoding may cost; `OWN` by default.
 
     Raises:
         MediaError: the file is missing, empty, broken, cut short, too large, or has neither track.
@@ -142,14 +142,15 @@ def load_media(
         ImportError: PyAV is not installed.
     """
     wanted: dict[str, Any] = {"num_frames": num_frames, "fps": fps, "sampling_rate": sampling_rate, "mono": mono}
-    return _read(source, _plan(**wanted, start=start, end=end, video=video, audio=audio))
+    return _read(source, _plan(limits or OWN, **wanted, start=start, end=end, video=video, audio=audio))
 
 
-def load_image(source: MediaSource) -> np.ndarray:
+def load_image(source: MediaSource, count: int = 1) -> np.ndarray:
     """Reads a still image (JPEG, PNG, WebP, BMP, GIF, TIFF, PPM); of an animated one, the first.
 
     Args:
         source: path, bytes, or binary file object.
+        count: of how many frames it is one; a large one of many is scaled down (see [`~limits.kept_size`]).
 
     Returns:
         uint8 `(H, W, 3)`, RGB, upright where the file carries an orientation (EXIF).
@@ -167,7 +168,7 @@ def load_image(source: MediaSource) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we check the size ourselves
             with Image.open(stream, formats=_IMAGE_FORMATS) as image:
-                return upright_image(image, name)
+                return upright_image(image, name, count)
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
@@ -176,12 +177,21 @@ def load_image(source: MediaSource) -> np.ndarray:
         raise damaged(name, str(error)) from error
 
 
-def upright_image(image: Any, name: str = "an image") -> np.ndarray:
+def upright_image(image: Any, name: str = "an image", count: int = 1) -> np.ndarray:
     """A PIL image as `load_image` gives one, uint8 `(H, W, 3)`; MediaError where it is too large or damaged."""
     try:
-        from PIL import ImageOps
+        from PIL import ExifTags, ImageOps
+        from PIL.Image import Resampling
 
-        _plan().check_pixels(image.width, image.height, name)
+        Plan(MAX_PIXELS, MAX_BYTES).check_pixels(image.width, image.height, name)
+        size = kept_size(image.width, image.height, count)
+        if size != image.size:
+            image.draft("RGB", size)  # a JPEG is then decoded at a smaller size
+            image.load()  # a TIFF then turns itself
+            size = size if (image.width > image.height) == (size[0] > size[1]) else size[::-1]
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+            image = (image if image.mode == "RGB" else image.convert("RGB")).resize(size, Resampling.BOX)
+            image.getexif()[ExifTags.Base.Orientation] = turned
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except OSError as error:
         raise damaged(name, str(error)) from error
@@ -223,24 +233,26 @@ def load_flow(path: str | os.PathLike[str], *, start: float = 0.0, end: float | 
     return np.ascontiguousarray(flow.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def media_duration(source: MediaSource) -> float:
+def media_duration(source: MediaSource, limits: VideoLimits = OWN) -> float:
     """Seconds from the beginning of a clip or audio to the end of its last track, told from its packets: nothing is
     decoded, and the length that its header states is not believed.
 
     Args:
         source: path, bytes, or binary file object.
+        limits: what decoding it may cost.
 
     Raises:
-        MediaError: the file is missing, empty, broken, cut short, or has neither a video nor an audio track.
+        MediaError: the file is missing, empty, broken, cut short, too large for `limits`, or has neither a video nor an
+            audio track.
         ImportError: PyAV is not installed.
     """
-    lengths = [length for length in track_lengths(source) if length is not None]
+    lengths = [length for length in track_lengths(source, limits) if length is not None]
     if not lengths:
         raise MediaError(f"{name_of(source)} has neither a video nor an audio track")
     return max(lengths)
 
 
-def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
+def track_lengths(source: MediaSource, limits: VideoLimits = OWN) -> tuple[float | None, float | None]:
     """Where the video and the audio track end, in seconds from the clip's beginning; None for a track not there.
 
     Told from the packets, as `media_duration`.
@@ -250,7 +262,7 @@ def track_lengths(source: MediaSource) -> tuple[float | None, float | None]:
         ImportError: PyAV is not installed.
     """
     with opening(source) as (name, open_container), open_container() as container:
-        scan = scan_packets(container, _plan(), name)
+        scan = scan_packets(container, _plan(limits), name)
     video, audio = (None if track is None else track.end for track in (scan.video, scan.audio))
     return video, audio
 
@@ -303,8 +315,8 @@ def write_video(
     return target
 
 
-def _plan(**wanted: Any) -> Plan:
-    return Plan(MAX_PIXELS, MAX_BYTES, **wanted)
+def _plan(limits: VideoLimits, **wanted: Any) -> Plan:
+    return Plan(min(MAX_PIXELS, limits.frame_pixels), MAX_BYTES, **wanted, max_decoded=limits.decoded_pixels)
 
 
 def _read(source: MediaSource, plan: Plan) -> MediaClip:

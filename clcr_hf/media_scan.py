@@ -6,6 +6,7 @@ What a header states is not believed. Packets that an edit list takes out ("disc
 from dataclasses import dataclass
 from typing import Any
 
+from .limits import OWN
 from .media_files import MediaError, damaged, is_format, tracks_of
 
 CLOSE = 1e-6  # seconds; moments nearer than this are the same moment
@@ -28,7 +29,7 @@ _SETTLE = 30.0
 
 @dataclass
 class Plan:
-    """What one reading is to return, and at most how much."""
+    """What one reading is to return, at most how much, and at most at what cost."""
 
     max_pixels: int
     max_bytes: int
@@ -40,6 +41,7 @@ class Plan:
     end: float | None = None
     video: bool = True
     audio: bool = True
+    max_decoded: int = OWN.decoded_pixels
 
     def __post_init__(self) -> None:
         if self.num_frames is not None and self.fps is not None:
@@ -60,6 +62,13 @@ class Plan:
             raise MediaError(
                 f"{name} claims frames of {width} x {height}, more than {self.max_pixels} pixels; "
                 "export it at a smaller size"
+            )
+
+    def check_work(self, frames: int, width: int, height: int, name: str) -> None:
+        if frames * width * height > self.max_decoded:
+            raise MediaError(
+                f"{name} has {frames} packets of {width} x {height} to decode, more than {self.max_decoded:.3g} "
+                "pixels together; take a part of it (start, end) or export it at a smaller size"
             )
 
     def check_bytes(self, size: float, what: str, name: str) -> None:
@@ -177,6 +186,9 @@ def scan_packets(container: Any, plan: Plan, name: str) -> Scan:
             each.end = _cut_end(stream, each, scan.origin)
     if scan.video is not None and not (keyed and _marks_keyframes(video, scan.video)):
         scan.video.skip = 0
+    if plan.video and scan.video is not None and video.codec_context is not None:
+        size = video.codec_context.width, video.codec_context.height
+        plan.check_work(scan.video.packets - scan.video.skip, *size, name)
     if scan.audio is not None and not (keyed and sample and _is_exact(audio, scan.audio)):
         scan.audio.skip = 0
     return scan

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .limits import kept_size
 from .media_files import MediaError, import_av
 from .media_scan import CLOSE, RESTART, Plan, Track
 
@@ -32,6 +33,8 @@ class VideoClip:
     def distinct(self) -> "VideoClip":
         """The clip with each frame once: a repeat, known by its timestamp, is dropped; the order stays."""
         first = np.sort(np.unique(self.timestamps, return_index=True)[1])
+        if len(first) == len(self):
+            return self
         return VideoClip(self.frames[first], self.timestamps[first])
 
 
@@ -95,7 +98,7 @@ class Frames:
         self.plan, self.clock, self.certain, self.name = plan, clock, certain, name
         self.end = plan.end if plan.end is not None else float("inf")
         self.close_by = CLOSE + min(float(clock.unit), _TICK)
-        self.moments = _moments(plan, clock.end, name)
+        self.count, self.moments = _moments(plan, clock.end, name)
         self.moment = next(self.moments, None) if self.moments is not None else None
         self.last: tuple[Any, float] | None = None
         self.frames: list[np.ndarray] = []
@@ -123,8 +126,9 @@ class Frames:
     def _keep(self, frame: Any, time: float, picture: np.ndarray | None = None) -> np.ndarray:
         if picture is None:
             self.plan.check_pixels(frame.width, frame.height, self.name)
-            picture = upright(frame)
-        self.plan.check_bytes((len(self.frames) + 1) * max(picture.nbytes, _LEAST_FRAME_BYTES), "frames", self.name)
+            picture = upright(frame, self.count)
+        count = max(len(self.frames) + 1, self.plan.num_frames or 0)
+        self.plan.check_bytes(count * max(picture.nbytes, _LEAST_FRAME_BYTES), "frames", self.name)
         if self.frames and picture.shape != self.frames[0].shape:
             raise MediaError(f"{self.name} changes its frame size at {time:.2f} s; export it at one size")
         self.frames.append(picture)
@@ -143,13 +147,16 @@ class Frames:
             raise MediaError(
                 f"{self.name} has no video frame from {self.plan.start} s to {end}; widen the window, or copy it again"
             )
-        return VideoClip(np.stack(self.frames), np.array(self.times, dtype=np.float64))
+        frames = np.empty((len(self.frames), *self.frames[0].shape), np.uint8)
+        for place in reversed(range(len(frames))):  # each goes as it is copied, so that memory holds them once
+            frames[place] = self.frames.pop()
+        return VideoClip(frames, np.array(self.times, dtype=np.float64))
 
 
-def _moments(plan: Plan, video_end: float, name: str) -> Iterator[float] | None:
-    """The moments whose frames are wanted, in seconds; None for every frame."""
+def _moments(plan: Plan, video_end: float, name: str) -> tuple[float, Iterator[float] | None]:
+    """The moments whose frames are wanted, in seconds, and how many; infinitely many and None for every frame."""
     if plan.num_frames is None and plan.fps is None:
-        return None
+        return float("inf"), None
     end = video_end if plan.end is None else min(plan.end, video_end)
     length = end - plan.start
     if length <= 0:
@@ -159,13 +166,18 @@ def _moments(plan: Plan, video_end: float, name: str) -> Iterator[float] | None:
     else:
         step = 1 / float(plan.fps or 1)
         count, first = max(1, int(np.ceil(round(length / step, 6)))), 0.0
-    return (plan.start + first + step * k for k in range(count))
+    return count, (plan.start + first + step * k for k in range(count))
 
 
-def upright(frame: Any) -> np.ndarray:
+def upright(frame: Any, count: float = 1) -> np.ndarray:
     """RGB image uint8 `(H, W, 3)`, turned and mirrored by the display matrix of the file; an odd angle counts as the
-    right angle next to it."""
-    image = frame.to_ndarray(format="rgb24")
+    right angle next to it. A large one of a clip of `count` is scaled down (see [`~limits.kept_size`]) as its colours
+    are made, so that it is never in memory at its own size."""
+    size = kept_size(frame.width, frame.height, count)
+    if size == (frame.width, frame.height):
+        image = frame.to_ndarray(format="rgb24")
+    else:
+        image = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
     # `frame.side_data` is kept by the frame and holds it in turn: frames would then pile up until Python looks for
     # such circles.
     beside = import_av().sidedata.sidedata.SideDataContainer(frame)

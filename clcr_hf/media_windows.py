@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .limits import MAX_WINDOWS, OWN
 from .media import MAX_BYTES, MAX_PIXELS, MediaClip, load_video
 from .media_audio import Samples
 from .media_decode import Tracks
@@ -38,6 +39,10 @@ def window_spans(seconds: float, window: float, every: float | None = None, star
     every = window if every is None else every
     if not (0 < window < math.inf and 0 < every < math.inf):
         raise ValueError(f"window and every are positive seconds, got {window:g} and {every:g}")
+    if (seconds - start) / every > MAX_WINDOWS:
+        raise ValueError(
+            f"a window every {every:g} s makes more than {MAX_WINDOWS} of {seconds:.2f} s; take longer ones"
+        )
     if start >= seconds:
         raise ValueError(f"the first window is to start at {start:g} s and the clip ends at {seconds:.2f} s")
     spans: list[Span] = []
@@ -69,7 +74,7 @@ def read_windows(source: MediaSource, spans: Sequence[Span], **wanted: Any) -> I
     Raises:
         MediaError: as `load_media`.
     """
-    plan = Plan(MAX_PIXELS, MAX_BYTES, **wanted)
+    plan = Plan(min(MAX_PIXELS, OWN.frame_pixels), MAX_BYTES, **wanted)
     with opening(source) as (name, open_container):
         with open_container() as container:
             scan = scan_packets(container, plan, name)

@@ -89,7 +89,8 @@ class CLCRPipeline(Pipeline):
     - `max_seconds` (float): only so much of the beginning of a file is read;
     - `max_bytes` (int), `timeout` (seconds): limits for addresses and base64, see [`~clcr_hf.fetch.fetch`];
     - `local_files` (bool): False refuses paths, for input from strangers. A string alone is then text, unless it is an
-      address, a data URI or a media file in base64.
+      address, a data URI or a media file in base64. What one input may cost is then bounded (`limits.py`): characters
+      of a text, numbers and steps of features, bytes and seconds of a file, pixels of its frames.
 
     Raises:
         ValueError: an input of another kind or with unknown keys, one with nothing to read in it, a file or an address

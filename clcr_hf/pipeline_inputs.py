@@ -9,6 +9,7 @@ import numpy as np
 
 from .feature_files import with_feature_files
 from .fetch import MAX_BYTES, TIMEOUT, fetch, is_base64_media, is_url, read_base64, read_data_uri
+from .limits import MAX_SECONDS, STRANGERS, check_steps, check_stranger
 from .media import MediaError, media_duration
 from .modalities import (
     FILE_COLUMNS,
@@ -45,7 +46,13 @@ class SampleReader:
         """`arrays` by the model's argument names; `frame_times (F,)`, `sound_seconds` and `seconds` (of the whole clip)
         where they are known, else None. `access`: `local_files`, `max_bytes`, `timeout`, see [`CLCRPipeline`]."""
         source = _Source(**access)
-        sample = with_feature_files(self._checked(_as_sample(value, source)), source.local_files)
+        sample = self._checked(_as_sample(value, source))
+        reading = self.reading
+        if not source.local_files:
+            check_stranger(sample, source.max_bytes)
+            reading = replace(reading, limits=STRANGERS)
+            max_seconds = MAX_SECONDS if max_seconds is None else max_seconds
+        sample = with_feature_files(sample, source.local_files)
         if not source.local_files and set(sample) & set(TOKEN_COLUMNS):
             raise ValueError("token ids are not read here; send text")  # a wrong id ends all work of a GPU
         for key in _MEDIA_KEYS:
@@ -54,7 +61,10 @@ class SampleReader:
                 sample[key] = [source(each) for each in sample[key]] if several else source(sample[key])
         raw = {key: value for key, value in sample.items() if self._reads(key, sample)}
         raw = {"sampling_rate": self.reading.sampling_rate, **raw}
-        read = read_sample(raw, replace(self.reading, max_seconds=max_seconds))
+        read = read_sample(raw, replace(reading, max_seconds=max_seconds))
+        if not source.local_files:
+            for key, features in read.features.items():
+                check_steps(features.shape, key)
         read.features = {key: np.atleast_2d(value) for key, value in read.features.items()}  # one vector a clip
         arguments = read.arguments()
         for each in STANDARD.values():  # what is raw goes before features of the same modality
@@ -94,6 +104,8 @@ class SampleReader:
         `access`: as of a call."""
         source = _Source(**access)
         sample = _as_sample(value, source)
+        if not source.local_files:
+            check_stranger(sample, source.max_bytes)
         if self.processor.tokenizer is None:
             sample = {key: each for key, each in sample.items() if key not in ("text", "words", "word_intervals")}
         sample |= {key: source(sample[key]) for key in FILE_COLUMNS if sample.get(key) is not None}
@@ -108,7 +120,8 @@ class SampleReader:
         unknown = [key for key in sample if key not in (*_KNOWN_KEYS, *of_key, *passed_over)]
         if unknown:
             listed = ", ".join((*_KNOWN_KEYS, "<modality>_features"))
-            raise ValueError(f"unknown keys {unknown} in the input; known: {listed}")
+            told = [str(key)[:40] for key in unknown[:5]] + ["..."] * (len(unknown) > 5)
+            raise ValueError(f"unknown keys {told} in the input; known: {listed}")
         wanted = {
             key: value
             for key, value in sample.items()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .faces import crop_faces, say_no_face
+from .limits import OWN, VideoLimits
 from .media import (
     MediaClip,
     MediaError,
@@ -77,6 +78,7 @@ class Reading:
         sampling_rate: of the audio that is wanted, samples a second; None reads none.
         max_audio_seconds: how much of the audio is kept, from its beginning.
         max_seconds: how much of a file is read, from the beginning of the sample.
+        limits: what decoding a video may cost.
         face_crop: the detector by which frames are cut to the speaker's face ([`~faces.find_detector`]); frames without
             it are left out. None takes them whole.
     """
@@ -88,6 +90,7 @@ class Reading:
     sampling_rate: int | None = None
     max_audio_seconds: float | None = None
     max_seconds: float | None = None
+    limits: VideoLimits = OWN
     face_crop: str | None = None
 
     @classmethod
@@ -264,7 +267,7 @@ class _Parts:
         reading = self.reading
         end = end if video else self._heard_until(start, end)
         options: dict[str, Any] = {**reading.frames, "sampling_rate": reading.sampling_rate, "start": start, "end": end}
-        clip = load_media(_file(source, where), **options, video=video, audio=audio)
+        clip = load_media(_file(source, where), **options, video=video, audio=audio, limits=reading.limits)
         self.lengths.append(clip.duration)
         return replace(clip, video=None if clip.video is None else self._from(start, clip.video))
 
@@ -382,15 +385,18 @@ def read_images(source: Any, where: str, num_frames: int | None = None) -> _Imag
     """
     entries = source if isinstance(source, list | tuple) or getattr(source, "ndim", 0) == 4 else [source]
     places = even_indices(len(entries), num_frames)
-    images = [read_image(entries[index], where) for index in places]
+    images = [read_image(entries[index], where, len(places)) for index in places]
     sizes = sorted({image.shape[:2] for image in images})
     if len(sizes) > 1:
         raise MediaError(f"its images have several sizes (height, width): {sizes[:3]}; scale them to one")
     return _Images(np.stack(images), np.array(places))
 
 
-def read_image(image: Any, where: str) -> np.ndarray:
+def read_image(image: Any, where: str, count: int = 1) -> np.ndarray:
     """An image (PIL, array or file) as `(H, W, 3)` uint8, upright.
+
+    Args:
+        count: of how many frames it is one; see `load_image`.
 
     Raises:
         MediaError: a file or image that cannot be read, or is too large.
@@ -400,8 +406,8 @@ def read_image(image: Any, where: str) -> np.ndarray:
         raise ValueError(f"{where} has a frame that is None; leave the frame out")
     source = source_of(image, where)
     if is_file(source):
-        return load_image(source)
-    array = upright_image(source) if hasattr(source, "convert") else to_numpy(source)
+        return load_image(source, count)
+    array = upright_image(source, count=count) if hasattr(source, "convert") else to_numpy(source)
     if array.ndim != 3 or array.shape[-1] != 3 or array.dtype != np.uint8:
         raise ValueError(
             f"{where}: a frame is {array.dtype} of shape {array.shape}; "

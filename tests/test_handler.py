@@ -277,9 +277,11 @@ def test_bytes_in_a_dict(handler, clip, expected):
 
 
 def test_limits_of_size(handler, clip, monkeypatch):
-    monkeypatch.setattr("clcr_hf.hub.handler.MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match="more than 1000 bytes"):
-        handler({"inputs": {"media": base64.b64encode(clip.read_bytes()).decode()}})
+    monkeypatch.setattr(EndpointHandler, "limits", {"max_bytes": 1000})
+    for media in (base64.b64encode(clip.read_bytes()).decode(), clip.read_bytes()):
+        for inputs in ({"media": media}, media, [{"text": "fine"}, {"audio": media}]):
+            with pytest.raises(ValueError, match="more than 1000 bytes|at most 1000 are read"):
+                handler({"inputs": inputs})
 
 
 _VALUES = st.recursive(

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from clcr_hf import media
-from clcr_hf.media import MediaError, load_audio, load_image, load_media, load_video, write_video
+from clcr_hf.limits import VideoLimits
+from clcr_hf.media import MediaError, load_audio, load_image, load_media, load_video, media_duration, write_video
+from clcr_hf.samples import read_images
 
 av = pytest.importorskip("av")
 
@@ -159,6 +161,7 @@ import json, resource, sys
 from pathlib import Path
 from clcr_hf.media import MediaError, load_media
 folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, 8 * 2**30))
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 load_media(folder / "honest.mp4")
 before, found = peak(), {}
@@ -172,18 +175,125 @@ print(json.dumps([peak() - before, found]))
 """
 
 
-def test_memory_stays_bounded_whatever_a_header_claims(tmp_path: Path) -> None:
-    jobs = hostile_files(tmp_path)
-    command = [sys.executable, "-c", READ_ALL, str(tmp_path), json.dumps(jobs)]
+def read_in_a_child(folder: Path, jobs: dict[str, dict[str, float]], code: str = READ_ALL) -> tuple[float, dict]:
+    """MiB that a process of its own takes to read these files, after an honest one, and the error of each."""
+    command = [sys.executable, "-c", code, str(folder), json.dumps(jobs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    growth, found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_memory_stays_bounded_whatever_a_header_claims(tmp_path: Path) -> None:
+    growth, found = read_in_a_child(tmp_path, hostile_files(tmp_path))
     assert growth < 200, f"{growth:.0f} MiB more were taken"
     for name in ("giant.gif", "giant_raw.avi"):
         assert "claims frames of 16000 x 16000" in found[name], found[name]
     for name in ("slow.avi", "gap.mkv", "slow_sound.wav"):
         assert "would give more than 4 GiB" in found[name], found[name]
     assert all(name in message for name, message in found.items() if message)
+
+
+# --- frames that are truly large ---
+
+
+def plain_clip(path: Path, width: int, height: int, frames: int) -> Path:
+    """A clip of one grey: large frames in few bytes."""
+    with av.open(str(path), "w") as box:
+        stream = box.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame(width, height, "yuv420p")
+        for plane in frame.planes:
+            plane.update(b"Z" * plane.buffer_size)
+        for index in range(frames):
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            box.mux(stream.encode(frame))
+        box.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(("width", "height", "told"), [(8000, 8000, "8000 x 8000, more than"), (4096, 2304, "")])
+def test_a_small_file_of_large_frames_costs_little(width: int, height: int, told: str, tmp_path: Path) -> None:
+    write_video(tmp_path / "honest.mp4", GREY, 10)
+    path = plain_clip(tmp_path / "large.mp4", width, height, 16)
+    assert path.stat().st_size < 200_000
+    growth, found = read_in_a_child(tmp_path, {"large.mp4": {"num_frames": 16}})
+    assert growth < 400, f"{growth:.0f} MiB more were taken"
+    assert told in found["large.mp4"] and "\n" not in found["large.mp4"] and bool(told) == bool(found["large.mp4"])
+
+
+def full_frames(path: Path) -> np.ndarray:
+    """All frames at their own size, by PyAV alone."""
+    with av.open(str(path)) as box:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in box.decode(video=0)])
+
+
+def pattern_clip(path: Path, width: int, height: int, frames: int) -> Path:
+    rows, columns = np.mgrid[:height, :width]
+    pictures = [np.stack([rows + 9 * k, columns, rows + columns], -1) % 256 for k in range(frames)]
+    return write_video(path, np.array(pictures, np.uint8), 10)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "frames"), [(64, 48, 12), (1920, 1080, 8), (1080, 1920, 3), (3840, 2160, 2)]
+)
+def test_frames_of_ordinary_clips_are_what_the_decoder_gives(
+    width: int, height: int, frames: int, tmp_path: Path
+) -> None:
+    path = pattern_clip(tmp_path / "a.mp4", width, height, frames)
+    assert np.array_equal(load_video(path, num_frames=frames).frames, full_frames(path))
+    if width * height <= 1920 * 1080:  # whatever their number
+        assert np.array_equal(load_video(path).frames, full_frames(path))
+
+
+def test_large_frames_of_many_are_scaled_as_they_are_decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = pattern_clip(tmp_path / "a.mp4", 64, 48, 6)
+    full = full_frames(path)
+    monkeypatch.setattr("clcr_hf.limits._FULL_PIXELS", 32 * 24)
+    monkeypatch.setattr("clcr_hf.limits._KEPT_BYTES", 3 * 64 * 48 * 3)
+    for wanted in ({}, {"num_frames": 24}):
+        clip = load_video(path, **wanted)
+        assert clip.frames.shape == (wanted.get("num_frames", 6), 24, 32, 3)
+    means = full.reshape(6, 24, 2, 32, 2, 3).mean((2, 4))
+    assert np.abs(load_video(path).frames - means).mean() < 3  # of 255; the same moments, shown smaller
+    assert load_video(path, num_frames=3).frames.shape == (3, 48, 64, 3)  # three of them fit
+    assert load_video(path, num_frames=6).frames.shape == (6, 33, 45, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_large_pictures_of_many_are_scaled_and_stay_upright(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows, columns = np.mgrid[:48, :64]
+    picture, exif = np.stack([5 * rows, 3 * columns, rows], -1).astype(np.uint8), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, kind, exif=exif)
+    monkeypatch.setattr("clcr_hf.limits._FULL_PIXELS", 32 * 24)
+    monkeypatch.setattr("clcr_hf.limits._KEPT_BYTES", 3 * 64 * 48 * 3)
+    files = [stream.getvalue()] * 6
+    one, found = load_image(files[0]), read_images(files, "images").frames
+    assert one.shape == (64, 48, 3) and found.shape == (6, 45, 33, 3)
+    smaller = np.array(Image.fromarray(one).resize((33, 45), Image.Resampling.BOX), np.float32)
+    assert np.abs(found - smaller).max() < 12
+
+
+def test_what_decoding_costs_is_known_before_it_begins(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", GREY, 10)
+    assert load_media(path, limits=VideoLimits(64 * 48, 4 * 64 * 48)).video is not None
+    with pytest.raises(MediaError, match=r"a.mp4 has 4 frames of 64 x 48 to decode, more than .* pixels together"):
+        load_media(path, limits=VideoLimits(64 * 48, 4 * 64 * 48 - 1))
+    with pytest.raises(MediaError, match="64 x 48, more than 3071 pixels"):
+        media_duration(path, VideoLimits(64 * 48 - 1, 10**9))
+    assert load_media(path, end=0.15, limits=VideoLimits(64 * 48, 4 * 64 * 48 - 1)).video is not None
+
+
+def test_many_large_pictures_cost_no_more_than_one(tmp_path: Path) -> None:
+    write_video(tmp_path / "honest.mp4", GREY, 10)
+    Image.new("RGB", (9000, 9000)).save(tmp_path / "large.png")
+    code = READ_ALL.replace("load_media(folder / name, **options)", "read_images([folder / name] * 16, name)")
+    code = "from clcr_hf.samples import read_images\n" + code
+    growth, found = read_in_a_child(tmp_path, {"large.png": {}}, code)
+    assert growth < 600 and not found["large.png"], (growth, found)  # one of them is 232 MiB
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6, 8, 9, 32])
