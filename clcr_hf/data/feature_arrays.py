@@ -2,6 +2,7 @@
 
 import csv
 import os
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from datasets import List
 
 from .columns import DataFormatError, replace_non_finite, sequence_feature
 from .errors import format_error
-from .untrusted.arrays import load_npz_safely
+from .untrusted.arrays import check_plausible, load_npz_safely
 from .untrusted.sheets import load_mat_safely
 
 FEATURE_SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".csv", ".mat")
@@ -101,6 +102,10 @@ def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     import torch
 
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        check_plausible(path, size, "save it again with torch.save")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of how the file was pickled
@@ -111,6 +116,7 @@ def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     tensors = {str(name): value for name, value in named.items() if isinstance(value, torch.Tensor)}
     if len(tensors) < len(named):
         raise DataFormatError(f"{path}: it holds something else than tensors; save a tensor, or a dict of tensors")
+    check_plausible(path, sum(4 * value.numel() for value in tensors.values()), "save its tensors with .clone()")
     return {name: value.detach().float().numpy() for name, value in tensors.items()}
 
 

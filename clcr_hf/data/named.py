@@ -176,7 +176,8 @@ def typed_rows(
     identity = pick(name, first.column_names, id_column, ID_COLUMNS, "id_column")
     if group_column is not None:
         require(name, first.column_names, group_column)
-    unused = [n for n in first.column_names if n not in {*chosen.values(), label, identity, group_column}]
+    used = {*chosen.values(), label, identity, group_column}
+    unused = [n for n in first.column_names if n not in used]
     if unused:
         logger.warning("%s: columns that are not used: %s", name, ", ".join(unused))
     labels = _labels(name, parts, label, LabelScan(name, label_names, task, label_separator, missing_labels))

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 
 from ...samples import window_of
 from ..arrow import make_dataset
-from ..columns import DataFormatError, carve_split, logger, ordered_splits, split_name
+from ..columns import DataFormatError, carve_split, logger, name_some, ordered_splits, split_name
 from ..dialogues import as_dialogues
 from ..feature_arrays import feature_sequence, feature_type, features_like, read_feature_file
 from ..files import Roots, file_fault, report_missing
@@ -23,6 +23,7 @@ from .labels import LabelScan
 from .read import TABLE_SUFFIXES, Table, column_names, find_tables, named_table, read_rows
 from .values import is_absent, is_missing_word
 
+_MOST_NAMED = 50  # unused columns, in their warning
 # Columns of the result that hold files with times.
 _TIMED = {"media", "video", "audio", "flow"}
 # What a column to keep may hold to be of a type, the narrowest first.
@@ -206,7 +207,8 @@ class Manifest:
         self.labels = labels.finish() if self.label_columns else None
         self.num_rows -= labels.num_missing if self.drop_unlabelled else 0
         featured = [name for name in self.columns if name.endswith(FEATURES_SUFFIX)]
-        self.shapes = {name: self._feature_shape(self.columns[name]) for name in featured}
+        shapes = self._feature_shapes([self.columns[name] for name in featured])
+        self.shapes = {name: shapes[self.columns[name]] for name in featured}
         self.features = self._types({name: _kept_type(name, kinds[name]) for name in keep_columns})
 
     def _scan(self, labels: LabelScan, split_column: str) -> dict[str, set[type]]:
@@ -347,22 +349,30 @@ class Manifest:
             raise DataFormatError(str(error)) from error
         return {name: value for name, value in (("start", start), ("end", end)) if name in self.window}
 
-    def _feature_shape(self, column: str) -> tuple[int, int]:
-        """Number of axes and width of the first features of a column."""
+    def _feature_shapes(self, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Number of axes and width of the first features of each column, all found in one pass."""
+        missing, found = dict.fromkeys(columns), {}
         for table in self.tables:
-            for number, row in enumerate(read_rows(table, [column]), 1):
-                cell, where = row.get(column), f"{table.path}, row {number}, {column}"
-                if is_absent(cell):
-                    continue
-                path = absolute_path(table.path.parent, cell) if isinstance(cell, str) else None
-                self._check_places([] if path is None else [path], where)
-                if path is not None and file_fault(path) is not None:
-                    continue  # reported, or skipped, with the other absent files
-                value = cell if path is None else read_feature_file(path, column)
-                array = feature_sequence(value, where)[0]
-                if array.size:
-                    return array.ndim, array.shape[-1]
-        raise DataFormatError(f"{self.tables[0].path}: no row has {column}")
+            for number, row in enumerate(read_rows(table, columns) if missing else (), 1):
+                for column in list(missing):
+                    shape = self._shape_of(table, column, row.get(column), f"{table.path}, row {number}, {column}")
+                    if shape is not None:
+                        found[column] = shape
+                        del missing[column]
+                if not missing:
+                    break
+        if missing:
+            raise DataFormatError(f"{self.tables[0].path}: no row has {name_some(missing)}")
+        return found
+
+    def _shape_of(self, table: Table, column: str, cell: Any, where: str) -> tuple[int, int] | None:
+        """Number of axes and width of the features of a cell; None where there are none."""
+        path = absolute_path(table.path.parent, cell) if isinstance(cell, str) and not is_absent(cell) else None
+        self._check_places([] if path is None else [path], where)
+        if is_absent(cell) or (path is not None and file_fault(path) is not None):
+            return None  # absent files are reported, or skipped, together
+        array = feature_sequence(cell if path is None else read_feature_file(path, column), where)[0]
+        return (array.ndim, array.shape[-1]) if array.size else None
 
     def dataset(self, rows: Sequence[Row]) -> Dataset:
         """A typed `Dataset` in memory of some of the rows."""
@@ -431,7 +441,9 @@ def _kept_type(name: str, kinds: set[type]) -> Value:
 def _name_unused(source: str, names: tuple[str, ...]) -> None:
     """Names the columns that nothing is read from, once in a process."""
     if names:
-        logger.warning("%s: columns that are not used: %s", source, ", ".join(name or "(no name)" for name in names))
+        told = ", ".join(name or "(no name)" for name in names[:_MOST_NAMED])
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        logger.warning("%s: columns that are not used: %s%s", source, told, more)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

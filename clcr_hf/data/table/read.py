@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..arrow import is_list, is_numbers
-from ..columns import SPLIT_ALIASES, DataFormatError, split_name
+from ..columns import SPLIT_ALIASES, DataFormatError, name_some, split_name
 from ..errors import format_error
 from ..files import find_file
 from ..source import Row
@@ -138,10 +139,10 @@ def _read_xlsx(path: Path) -> Iterator[Row]:
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
-    plain = [str(name).strip() for name in names]
-    twice = sorted({name for name in plain if plain.count(name) > 1})
+    uses = Counter(str(name).strip() for name in names)
+    twice = sorted(name for name, count in uses.items() if count > 1)
     if twice:
-        raise DataFormatError(f"{path}: two columns are called {', '.join(map(repr, twice))}")
+        raise DataFormatError(f"{path}: two columns are called {name_some(map(repr, twice))}")
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
@@ -166,12 +167,14 @@ def _parquet_file(path: Path) -> pq.ParquetFile:
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     with _parquet_file(path) as file:
         _check_names(path, file.schema_arrow.names)
-        names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+        wanted = None if columns is None else set(columns)
+        names = [name for name in file.schema_arrow.names if wanted is None or name in wanted]
         with format_error(f"{path}: a damaged Parquet file", OSError, pa.ArrowException):
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
-                values = [_values(path, name, batch.column(name)) for name in names]
+                columns_read = zip(batch.schema.names, batch.columns, strict=True)  # by name each is looked for anew
+                values = [_values(path, name, column) for name, column in columns_read]
                 for i in range(batch.num_rows):
-                    yield {name: column[i] for name, column in zip(names, values, strict=True)}
+                    yield {name: column[i] for name, column in zip(batch.schema.names, values, strict=True)}
 
 
 def _values(path: Path, name: str, column: pa.Array) -> list[Any]:

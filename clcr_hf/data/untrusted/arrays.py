@@ -29,12 +29,24 @@ _HARMLESS_BYTES = 256 * 2**20
 _PLAUSIBLE_RATIO = 100
 _MAX_DEFLATE_RATIO = 1032  # deflate cannot do better
 _MAX_NPZ_ENTRIES = 10_000
+_UNSTORED_BYTES = 2**20  # of a dataset that HDF5 may make up of its fill value
 _PLAIN_KINDS = "biufcSU"
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 
 
 class UnsafeFileError(DataFormatError):
     """A data file that reaches outside itself, holds objects, or declares sizes that it cannot have."""
+
+
+def check_plausible(path: str | os.PathLike, total: int, advice: str) -> None:
+    """UnsafeFileError where arrays of so many bytes together, beyond what is harmless, are said to be in a file that is
+    less than a hundredth of that; `advice`: what whoever trusts the file may do."""
+    size = os.path.getsize(path)
+    if total > max(_HARMLESS_BYTES, _PLAUSIBLE_RATIO * size):
+        raise UnsafeFileError(
+            f"{path}: {size:,} bytes that unpack to {total:,}, as files made to fill the memory do. If you trust the "
+            f"file, {advice}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,8 +157,9 @@ def read_h5(
         of `str`.
 
     Raises:
-        UnsafeFileError: more than `max_bytes`; references, compounds or sequences of variable length; filters other
-            than gzip, lzf, shuffle and fletcher32; chunks that unpack to more than they should.
+        UnsafeFileError: more than `max_bytes`, or than its storage or a file of this size can hold; references,
+            compounds or sequences of variable length; filters other than gzip, lzf, shuffle and fletcher32; chunks that
+            unpack to more than they should.
         DataFormatError: the data cannot be read.
     """
     import h5py
@@ -160,7 +173,12 @@ def read_h5(
     if dataset.dtype.kind not in _PLAIN_KINDS and text is None:
         raise UnsafeFileError(f"{where} holds {dataset.dtype}; only numbers and strings are read")
     wanted = _selected_shape(dataset.shape, rows)
-    _check_size(where, math.prod(wanted) * dataset.dtype.itemsize, max_bytes)
+    declared = math.prod(wanted) * dataset.dtype.itemsize
+    _check_size(where, declared, max_bytes)
+    whole, stored = math.prod(dataset.shape) * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    if whole > max(_UNSTORED_BYTES, _MAX_DEFLATE_RATIO * stored):
+        raise UnsafeFileError(f"{where} declares {whole:,} bytes, of which the file stores {stored:,}; write it whole")
+    check_plausible(dataset.file.filename, declared, f"write {dataset.name} again, uncompressed")
     with format_error(f"{where} cannot be read", OSError, RuntimeError, ValueError, MemoryError):
         _check_chunks(dataset, where, max_bytes)
         if text is not None and text.length is None:
@@ -310,11 +328,7 @@ def _checked_entries(
         raise UnsafeFileError(f"{path}: the entries claim {stored:,} bytes of the file's {size:,}; they overlap")
     total = sum(info.file_size for info in entries.values())
     _check_size(str(path), total, max_bytes)
-    if total > _HARMLESS_BYTES and total > _PLAUSIBLE_RATIO * size:
-        raise UnsafeFileError(
-            f"{path}: {size:,} bytes that unpack to {total:,}, as archives made to fill the memory do. If you trust "
-            "the file, save its arrays again with numpy.savez, uncompressed"
-        )
+    check_plausible(path, total, "save its arrays again with numpy.savez, uncompressed")
     return entries
 
 

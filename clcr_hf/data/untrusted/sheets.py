@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataFormatError, format_error, optional_package
-from .arrays import MAX_ARRAY_BYTES, UnsafeFileError, open_h5, read_h5
+from .arrays import MAX_ARRAY_BYTES, UnsafeFileError, check_plausible, open_h5, read_h5
 
 MAX_WORKBOOK_BYTES = 2**30  # of XML, unpacked
 _MATLAB_BLOCK = 512  # bytes of MATLAB's own header before the HDF5 part of a file of version 7.3
@@ -91,6 +91,7 @@ def _load_v5(path: str | os.PathLike, max_bytes: int) -> dict[str, np.ndarray]:
         size = 8 * sum(math.prod(shape) for shape in wanted.values())
         if size > max_bytes:
             raise UnsafeFileError(f"{path}: its arrays declare {size:,} bytes; at most {max_bytes:,} are read")
+        check_plausible(path, size, "save its arrays again, uncompressed")
         found = scipy_io.loadmat(path, appendmat=False, variable_names=list(wanted)) if wanted else {}
         arrays = {name: found[name] for name in wanted if isinstance(found.get(name), np.ndarray)}
     return {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"}
