@@ -12,7 +12,14 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 # Beyond the largest model anybody has built; a slip of the keyboard is told at once, where building it would hang.
 MOST = {"num_levels": 64, "tcn_dilations": 2**16, "token_grid": 256, "feature_size": 10**6, "num_labels": 10**5}
+MOST_MODALITIES = 64
 _MOST = 2**16
+# Of a backbone's configuration, by the end of a name; the first that fits.
+_MOST_OF_BACKBONE = {
+    **dict.fromkeys(("layers", "depths", "heads"), 2**12),
+    **dict.fromkeys(("hidden_size", "hidden_sizes", "d_model", "channels", "dim"), 2**16),
+    **dict.fromkeys(("size", "position_embeddings"), 10**7),
+}
 _LARGEST = 3.4e38  # of float32
 # What transformers 4 and 5 keep in a `config.json` beside their fields, and what remote code and quantisation add.
 _OF_TRANSFORMERS = {
@@ -77,6 +84,18 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a positive integer, at most {most}, got {value}")
 
 
+def check_backbone(config: PreTrainedConfig, where: str = "backbone_config") -> None:
+    """ValueError for the first count of a backbone, or of a configuration in it, that no model could be built of."""
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            check_backbone(value, f"{where}.{name}")
+            continue
+        most = next((limit for end, limit in _MOST_OF_BACKBONE.items() if name.endswith(end)), None)
+        numbers = [item for item in _flat(value) if isinstance(item, int)] if most is not None else []
+        if most is not None and (len(numbers) > _MOST or max(numbers, default=0) > most):
+            raise ValueError(f"`{where}.{name}` must be at most {most}, got {str(value)[:60]}")
+
+
 def check_finite(config: PreTrainedConfig) -> None:
     """ValueError for the first field that holds, by itself or in lists, a number that is not finite in float32."""
     for field in fields(config):
@@ -106,7 +125,9 @@ def _flat(value: Any) -> list[Any]:
 
 __all__ = [
     "MOST",
+    "MOST_MODALITIES",
     "check",
+    "check_backbone",
     "check_count",
     "check_counts",
     "check_finite",

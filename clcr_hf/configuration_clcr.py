@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .checks import (
     MOST,
+    MOST_MODALITIES,
     check,
     check_count,
     check_counts,
@@ -546,6 +547,7 @@ class CLCRConfig(PreTrainedConfig):
 
     def validate_labels(self):
         """Labels are numbered from 0; a range is a pair of rising numbers, or as many as there are scores."""
+        check_count("num_labels", len(self.id2label) if self.id2label else None)
         if not self.id2label or sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"`id2label` must name the labels 0, 1, ... in turn, one at least, got {self.id2label}")
         limits = self.label_range
@@ -561,6 +563,8 @@ class CLCRConfig(PreTrainedConfig):
         """Each modality must have a source, a tap or a stage for each level, and a usable name."""
         check_count("num_levels", self.num_levels)
         extra = self.extra_configs or {}
+        if len(extra) > MOST_MODALITIES:
+            raise ValueError(f"`extra_configs` must name at most {MOST_MODALITIES} modalities, got {len(extra)}")
         for name in extra:
             if name in STANDARD_MODALITIES or not name.isidentifier():
                 raise ValueError(

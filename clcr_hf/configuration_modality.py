@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .checks import check, check_count, check_counts, check_finite, refuse_unknown_settings
+from .checks import MOST, check, check_backbone, check_count, check_counts, check_finite, refuse_unknown_settings
 
 
 @strict
@@ -73,6 +73,12 @@ class CLCRModalityConfig(PreTrainedConfig):
 
     def validate_sizes(self):
         """Sizes must be positive and no larger than can be built, the kernel odd."""
+        for name in ("taps", "tcn_dilations"):  # before any of it is looked through
+            lists = [getattr(self, name) or [], *(getattr(self, name) or [])]
+            if any(len(each) > MOST["num_levels"] for each in lists[:66] if isinstance(each, list)):
+                raise ValueError(f"`{name}` must hold at most {MOST['num_levels']} entries in each list")
+        if isinstance(self.backbone_config, PreTrainedConfig):
+            check_backbone(self.backbone_config)
         check_finite(self)
         check_counts(self, ("feature_size", "token_grid", "tcn_channels", "tcn_kernel_size", "tcn_stride"))
         check(self, ("tcn_kernel_size",), lambda size: size % 2 == 1, "be odd")

@@ -13,6 +13,8 @@ from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
 _CHUNK = 4096  # frames transformed at once, so that an hour of audio needs no more memory than its spectrogram
+_MOST = 2**20  # of samples a second and in a frame
+_MOST_SAMPLES = 2**28  # that a waveform may be brought to
 _TUKEY_SHARE = 0.25  # of the window that is tapered, as scipy.signal.spectrogram has it
 
 # librosa.stft for CREMA-D and Kinetics-Sounds, scipy.signal.spectrogram for AVE, each followed by log(abs + 1e-7).
@@ -99,8 +101,8 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
     def _check_options(self) -> None:
         for name in ("sampling_rate", "n_fft", "hop_length", "num_mel_bins"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"`{name}` must be a positive whole number, got {value!r}")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST):
+                raise ValueError(f"`{name}` must be a positive whole number, at most {_MOST}, got {value!r}")
         if self.n_fft % 2:
             raise ValueError(f"`n_fft` must be even, got {self.n_fft}")
         for name in ("duration", "power", "log_offset"):
@@ -109,6 +111,8 @@ class CLCRFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"`{name}` must be positive, got {number!r}")
         if self.duration is not None and round(self.duration * self.sampling_rate) < 1:
             raise ValueError(f"`duration` ({self.duration} s) is shorter than one sample at {self.sampling_rate} Hz")
+        if self.duration is not None and self.duration * self.sampling_rate > _MOST_SAMPLES:
+            raise ValueError(f"`duration` ({self.duration} s) is more than {_MOST_SAMPLES} samples")
         for name, allowed in (("fit", ("repeat", "pad")), ("window_name", ("hann", "tukey"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

@@ -43,6 +43,7 @@ _SHORTEST_SOUND = 0.05
 # Length of the silence, and side of the black image, that tell the shapes of an all-missing modality.
 _PROBE_SECONDS = 0.1
 _PROBE_SIDE = 64
+_LONGEST_SIDE = 2**14  # of resized flow
 
 
 class _SubProcessorNames:
@@ -448,8 +449,9 @@ def _two_sides(size: Any) -> list[int] | None:
     if size is None:
         return None
     sides = [size, size] if isinstance(size, int) else list(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"flow_size must be a number of pixels, or [height, width], got {size!r}")
+    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= _LONGEST_SIDE for side in sides):
+        told = f"a number of pixels up to {_LONGEST_SIDE}, or [height, width]"
+        raise ValueError(f"flow_size must be {told}, got {str(size)[:60]}")
     return sides
 
 
