@@ -58,22 +58,22 @@ def check_text(text: Any, name: str = "text") -> None:
         raise ValueError(f"{name} has {len(text)} characters; at most {MAX_TEXT} are read")
 
 
-def check_numbers(value: Any, name: str) -> None:
-    """ValueError for lists of more than `MAX_NUMBERS` entries together, or nested deeper than any input is; counted
-    before an array is made of them."""
-    waiting, count = [(value, 0)], 0
+def check_numbers(value: Any, name: str, max_bytes: int = MAX_FILE_BYTES) -> None:
+    """ValueError for lists of more than `MAX_NUMBERS` entries together, or nested deeper than any input is, and for
+    arrays of more than `max_bytes`; counted before an array is made of them."""
+    waiting, count, size = [(value, 0)], 0, 0
     while waiting:
         each, depth = waiting.pop()
-        size = each.size if hasattr(each, "size") and hasattr(each, "shape") else 1
+        size += getattr(each, "nbytes", 0)
         if isinstance(each, list | tuple):
             if depth == _DEEPEST:
                 raise ValueError(f"{name} has lists nested deeper than {_DEEPEST}")
-            size = len(each)
-            if any(isinstance(item, list | tuple) for item in each):
-                waiting += [(item, depth + 1) for item in each]
-        count += size
+            count += len(each)
+            waiting += [(item, depth + 1) for item in each if isinstance(item, list | tuple) or hasattr(item, "nbytes")]
         if count > MAX_NUMBERS:
-            raise ValueError(f"{name} holds more than {MAX_NUMBERS} numbers, the most that is read")
+            raise ValueError(f"{name} holds more than {MAX_NUMBERS} numbers, the most that is read in lists")
+        if size > max_bytes:
+            raise ValueError(f"{name} has {size} bytes; at most {max_bytes} are read")
 
 
 def check_stranger(sample: Mapping[str, Any], max_bytes: int) -> None:
@@ -85,7 +85,8 @@ def check_stranger(sample: Mapping[str, Any], max_bytes: int) -> None:
         if key == "text":
             check_text(value)
         elif not isinstance(value, str | bytes | bytearray | memoryview):
-            check_numbers(value["array"] if isinstance(value, Mapping) and "array" in value else value, name)
+            array = value["array"] if isinstance(value, Mapping) and "array" in value else value
+            check_numbers(array, name, max_bytes)
 
 
 def check_steps(shape: tuple[int, ...], name: str) -> None:

@@ -91,6 +91,15 @@ def test_a_sound_in_numbers_is_bounded(doors):
         doors["pipeline"]({"audio": {"array": [0.0] * (MAX_NUMBERS + 1), "sampling_rate": 16_000}})
 
 
+def test_an_array_is_bounded_by_its_bytes(model):
+    pipe = pipeline("multimodal-sentiment", model=model, device="cpu")
+    frames = np.zeros((4, 64, 64, 3), np.uint8)
+    assert "score" in pipe({"video": frames}, local_files=False, max_bytes=frames.nbytes)
+    for key, value in (("video", frames), ("images", list(frames)), ("vision_features", frames[0].astype(np.float64))):
+        with pytest.raises(ValueError, match=rf"{key} has \d+ bytes; at most 49000 are read"):
+            pipe({key: value}, local_files=False, max_bytes=49_000)
+
+
 def test_many_unknown_keys_make_no_long_answer(doors):
     for door in ("pipeline", "handler"):
         with pytest.raises(ValueError, match="unknown") as error:
