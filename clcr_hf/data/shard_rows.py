@@ -96,7 +96,8 @@ class _FolderLabel:
     def __call__(self, rows: Dataset, first: int = 0) -> Dataset:
         if "id" not in rows.column_names:
             return rows
-        numbers = [self.names.index(_class_of(str(name))) for name in rows["id"]]
+        number = {name: at for at, name in enumerate(self.names)}
+        numbers = [number.get(_class_of(str(name))) for name in rows["id"]]
         column = make_dataset({"label": numbers}, Features({"label": ClassLabel(names=list(self.names))}))
         return concatenate_datasets([rows, column], axis=1)
 

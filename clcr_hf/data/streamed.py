@@ -90,7 +90,9 @@ class StreamedRows:
         """Types of the columns."""
         if self._features is None:
             types = Features({name: self._stored[name] for name in self._columns})
-            self._features = self._made(types.arrow_schema.empty_table(), 0).features
+            schema = types.arrow_schema  # of no row at all `datasets` would forget columns
+            nothing = pa.Table.from_arrays([pa.nulls(1, field.type) for field in schema], schema=schema)
+            self._features = self._made(nothing, 0).features
         return self._features
 
     @property

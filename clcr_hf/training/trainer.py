@@ -183,7 +183,7 @@ class CLCRTrainer(Trainer):
             config.linear_share = None if config.linear_share is None else 0.0
         if resume_from_checkpoint:
             run = self.args.output_dir, resume_from_checkpoint, self.args.world_size, self.is_world_process_zero()
-            resume_from_checkpoint = find_checkpoint(*run)
+            resume_from_checkpoint = find_checkpoint(*run, workers=self.args.dataloader_num_workers)
         self._finite, self._saved_step, self._resumed = FiniteWatch(), -1, bool(resume_from_checkpoint)
         self._whole = self._see_the_whole_batch()
         try:
@@ -314,7 +314,8 @@ class CLCRTrainer(Trainer):
                 self.args.save_total_limit = limit
             self.accelerator.wait_for_everyone()
             if writes:
-                finish(folder, self.args.world_size)
+                workers = self.args.dataloader_num_workers if self._streams(self.train_dataset) else None
+                finish(folder, self.args.world_size, workers)
                 rotate(folder, limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         self._saved_step = self.state.global_step
