@@ -1,12 +1,15 @@
 """`--streaming`: rows of shards, and of a data set of the Hub, read where they lie."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Features, List, Value
+from datasets import Audio, ClassLabel, Features, Image, List, Value
 
 from clcr_hf.data import DataFormatError, load_shards
 from clcr_hf.data import streamed as streamed_module
 from clcr_hf.data.shards import ShardWriter, stream_shards
+from clcr_hf.data.source import find_source
 from clcr_hf.training.stream_order import StreamOrder
 
 FEATURES = Features(
@@ -92,6 +95,75 @@ def test_few_row_groups_are_in_memory_and_only_wanted_columns_are_read(folder, m
     for number in (8, 0):
         rows[number]
     assert len(read) == 4
+
+
+def test_classes_by_folder_and_a_carved_validation_are_as_in_memory(tmp_path):
+    features = Features({name: FEATURES[name] for name in ("id", "vision_features")})
+    with ShardWriter(tmp_path, "train", features, rows_per_shard=4) as writer:
+        for number in range(30):
+            name = f"train/{('glad', 'sad', 'calm')[number % 3]}/{number}"
+            writer.write({"id": name, "vision_features": np.full((2, 3), number, np.float32)})
+    (tmp_path / "extract.json").write_text("{}")
+    options = {"validation_fraction": 0.3}
+    ours, theirs = (
+        find_source("shards").open(tmp_path, streamed=streamed, **options).load() for streamed in (True, False)
+    )
+    assert list(ours) == list(theirs) == ["train", "validation"]
+    for split in ours:
+        same(ours[split], theirs[split])
+        assert ours[split].features["label"] == theirs[split].features["label"]
+        assert ours[split]["label"][:] == theirs[split]["label"][:]
+        same(ours[split].select_columns(["vision_features"]), theirs[split].select_columns(["vision_features"]))
+
+
+@pytest.mark.parametrize("options", [{}, {"missing_labels": "drop", "id_column": "name"}])
+def test_a_named_data_set_is_as_in_memory(tmp_path, monkeypatch, capsys, options):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    rows = {
+        "name": [f"r{k}" for k in range(25)],
+        "clip": [{"path": f"{k}.mp4", "bytes": b"%d" % k} for k in range(25)],
+        "picture": [{"path": None, "bytes": b"p%d" % k} if k % 4 else None for k in range(25)],
+        "gaze_features": [np.full((1 + k % 3, 2), k).tolist() if k % 6 else None for k in range(25)],
+        "sentence": [f"word {k}" if k % 7 else None for k in range(25)],
+        "mood": [k % 3 - (k == 9 and bool(options)) for k in range(25)],
+        "from": [k / 2 for k in range(25)],
+    }
+    kinds = {
+        "name": Value("string"),
+        "clip": Audio(),
+        "picture": Image(),
+        "gaze_features": List(List(Value("float64"))),
+        "sentence": Value("large_string"),
+        "mood": ClassLabel(names=["a", "b", "c"]),
+        "from": Value("int64"),
+    }
+    schema = Features(kinds).arrow_schema
+    table = pa.Table.from_arrays([pa.array(rows[n], schema.field(n).type) for n in kinds], schema=schema)
+    for split, part in (("train", table), ("test", table.slice(20))):
+        path = tmp_path / "set" / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(part, path, row_group_size=4)
+    options = {"label_column": "mood", "start_column": "from", **options}
+    ours, theirs = (
+        find_source("hub").open(tmp_path / "set", streamed=streamed, **options) for streamed in (True, False)
+    )
+    assert ours.features == theirs.features and ours.total == theirs.total
+    capsys.readouterr()
+    list(ours)
+    assert capsys.readouterr().err == ""  # such as a progress bar for each row group
+    ours, theirs = ours.load(), theirs.load()
+    assert len(set(ours["train"]["id"])) == len(ours["train"])
+    for split in theirs:
+        assert len(ours[split]) == len(theirs[split])
+        for one, other in zip(ours[split], theirs[split], strict=True):
+            if "id_column" not in options:  # by number here, by file there
+                assert one.pop("id").startswith(f"{split}/row#") and other.pop("id")
+            assert one == other
+        assert ours[split].select_columns(["text"])[2] == theirs[split].select_columns(["text"])[2]
+    assert (
+        len({row["id"] for row in find_source("hub").open(tmp_path / "set", streamed=True, **options).load()["test"]})
+        == 5
+    )
 
 
 # -- order -------------------------------------------------------------------------------------------------------------

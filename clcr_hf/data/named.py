@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Audio, ClassLabel, Dataset, Features, Image, List, Value, Video, concatenate_datasets
+from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Features, Image, List, Value, Video, concatenate_datasets
 from datasets.exceptions import DatasetsError
+from datasets.table import table_cast
 
 from .arrow import make_dataset
 from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_split, logger, ordered_splits
@@ -341,7 +342,15 @@ def _undecoded(rows: Dataset, column: str) -> Dataset:
     feature = rows.features[column]
     many = isinstance(feature, List)
     kind = type(feature.feature if many else feature)(decode=False)
-    return rows.cast_column(column, List(kind) if many else kind)
+    return _cast(rows, column, List(kind) if many else kind)
+
+
+def _cast(rows: Dataset, column: str, kind: Any) -> Dataset:
+    """With a column of another type; rows in memory stay there, where `datasets` would go over them bit by bit."""
+    if rows.cache_files or rows._indices is not None:
+        return rows.cast_column(column, kind)
+    features = Features({**rows.features, column: kind})
+    return Dataset(table_cast(rows.data.table, features.arrow_schema), info=DatasetInfo(features=features))
 
 
 def _typed(
@@ -367,7 +376,7 @@ def _typed(
         typed = typed.rename_column("images", "image").add_column("images", frames, feature=MEDIA_TYPES["images"])
     for key, kind in {"text": "string", "start": "float64", "end": "float64"}.items():
         if key in plain and _scalar(typed.features[key]) != kind:
-            typed = typed.cast_column(key, Value(kind))
+            typed = _cast(typed, key, Value(kind))
     made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, chosen.get("id"), first)}
     types = {"id": Value("string")}
     if labels.column in chosen:
