@@ -15,9 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List, Value
 
-from clcr_hf.data.shards import ShardSet, record_shards
+from clcr_hf.data.arrow import make_dataset
+from clcr_hf.data.shards import record_shards
 
 FEATURES = Features(
     {
@@ -41,14 +43,21 @@ print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, time.mo
 def write(folder: Path, rows: int, rows_per_shard: int) -> None:
     """Shards with their record, as `clcr convert` leaves them."""
     draw = np.random.default_rng(0)
-    with ShardSet(folder, FEATURES, rows_per_shard=rows_per_shard) as shards:
-        for split, count in (("train", rows), ("validation", VALIDATION)):
-            for number in range(count):
-                label = int(draw.integers(2))
-                vision = draw.standard_normal((STEPS, 24), dtype=np.float32) + 0.2 * label
-                audio = draw.standard_normal((STEPS, 12), dtype=np.float32)
-                row = {"vision_features": vision, "audio_features": audio, "label": label}
-                shards.write(split, {"id": f"{split}/{number}", **row})
+    for split, count in (("train", rows), ("validation", VALIDATION)):
+        (folder / split).mkdir(parents=True)
+        for index, start in enumerate(range(0, count, rows_per_shard)):
+            size = min(rows_per_shard, count - start)
+            labels = draw.integers(2, size=size)
+            vision, audio = (draw.standard_normal((size, STEPS, width), dtype=np.float32) for width in (24, 12))
+            columns = {
+                "id": [f"{split}/{number}" for number in range(start, start + size)],
+                "vision_features": list(vision + 0.2 * labels[:, None, None].astype("f4")),
+                "audio_features": list(audio),
+                "label": labels.tolist(),
+            }
+            table = make_dataset(columns, FEATURES).data.table
+            path = folder / split / f"{split}-000-{index:05d}.parquet"
+            pq.write_table(table, path, use_dictionary=["id"], write_page_checksum=True)
     (folder / "convert.json").write_text(json.dumps({"shards": record_shards(folder)}))
 
 

@@ -1,5 +1,7 @@
 """`--streaming`: rows of shards, and of a data set of the Hub, read where they lie."""
 
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -153,6 +155,8 @@ def test_a_named_data_set_is_as_in_memory(tmp_path, monkeypatch, capsys, options
     assert capsys.readouterr().err == ""  # such as a progress bar for each row group
     ours, theirs = ours.load(), theirs.load()
     assert len(set(ours["train"]["id"])) == len(ours["train"])
+    again = pickle.loads(pickle.dumps(ours["train"]))  # as it comes to a worker that is not forked
+    assert again[3] == ours["train"][3]
     for split in theirs:
         assert len(ours[split]) == len(theirs[split])
         for one, other in zip(ours[split], theirs[split], strict=True):

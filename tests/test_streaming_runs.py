@@ -149,6 +149,21 @@ def test_a_run_stopped_amid_an_epoch_ends_as_one_never_stopped(run, forge, tmp_p
     assert not list((forge.scratch / "cache").rglob("*.arrow"))  # no second copy
 
 
+def test_what_else_reads_the_rows_does_so(run, tmp_path):
+    """The alignment stage, baselines, shares, calibration, limits, and measuring the model later."""
+    from clcr_hf.training.run import evaluate_model, evaluation_data
+
+    settings = {"pretrain_epochs": 1, "evidence": "agreement", "baselines": True, "calibrate": True, "max_steps": 3}
+    folder = tmp_path / "run"
+    codes, said = run(folder, **settings, max_train_samples=100, verify=False)
+    assert codes == [0] and "compare: mae on test" in said and "shares:" in said, said
+    entry = json.loads((folder / "run.json").read_text())
+    assert entry["num_examples"] == {"train": 100, "validation": 12, "test": 9}
+    assert entry["metrics"]["pretrain_samples"] == 100 and entry["data_arguments"]["streaming"] is True
+    found = evaluate_model(str(folder), evaluation_data(str(folder), []))
+    assert found["mae"] == pytest.approx(entry["metrics"]["test_mae"])
+
+
 def test_other_workers_are_told_that_they_go_on_otherwise(run, tmp_path):
     codes, said = run(tmp_path / "run", max_steps=20, do_predict=False, baselines=False)
     assert codes == [0], said

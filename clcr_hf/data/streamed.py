@@ -4,17 +4,19 @@ copy of them is made."""
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
-import fsspec
+import dill
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features
 from datasets.table import table_cast
 from httpx import HTTPError
+from huggingface_hub import HfFileSystem
 
 from .errors import DataFormatError, format_error
 
@@ -33,7 +35,7 @@ class StreamedRows:
     read. Rows that lie near each other should be asked for together, see [`order_windows`].
 
     Args:
-        files: paths or addresses that `fsspec` opens, in order.
+        files: paths, or addresses on the Hub (`hf://datasets/...`), in order.
         features: types of their columns; those of the first file if left out.
 
     Raises:
@@ -78,7 +80,10 @@ class StreamedRows:
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_cache": OrderedDict()}
+        return {**vars(self), "_cache": OrderedDict(), "_steps": dill.dumps(self._steps)}  # some hold local functions
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "_steps": dill.loads(state["_steps"])})
 
     # -- what it is --------------------------------------------------------------------------------------------------
 
@@ -279,23 +284,11 @@ def _named(file: str) -> Any:
     return format_error(f"{file}: cannot be read", *errors, advice="" if "://" in file else ". It is damaged")
 
 
-def _opened(file: str) -> Any:
-    if "://" in file:
-        return _Remote(file)
-    return pq.ParquetFile(file, page_checksum_verification=True)
-
-
-class _Remote:
-    """A Parquet file at an address, open within."""
-
-    def __init__(self, file: str):
-        self._file = fsspec.open(file, "rb")
-
-    def __enter__(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self._file.__enter__(), page_checksum_verification=True)
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.__exit__(*error)
+@contextmanager
+def _opened(file: str) -> Iterator[pq.ParquetFile]:
+    with ExitStack() as stack:
+        place = stack.enter_context(HfFileSystem().open(file, "rb")) if "://" in file else file
+        yield stack.enter_context(pq.ParquetFile(place, page_checksum_verification=True))
 
 
 def _footer(file: str) -> pq.FileMetaData:
