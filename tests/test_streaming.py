@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Audio, ClassLabel, Features, Image, List, Value
+from torch.utils.data import BatchSampler
 
 from clcr_hf.data import DataFormatError, load_shards
 from clcr_hf.data import streamed as streamed_module
 from clcr_hf.data.shards import ShardWriter, stream_shards
 from clcr_hf.data.source import find_source
+from clcr_hf.training.global_batch import DealtBatches
 from clcr_hf.training.stream_order import StreamOrder
 
 FEATURES = Features(
@@ -193,6 +195,13 @@ def test_every_row_comes_once_an_epoch(tmp_path, monkeypatch, processes, workers
             flat = [row for together in zip(*parts, strict=True) for part in together for row in part]
             assert sorted(flat) == list(range(count)) and list(order) == flat
             epochs.append(flat)
+            for drops in (False, True):
+                dealt = [DealtBatches(BatchSampler(order, 4, drops), processes, each) for each in range(processes)]
+                for each, part in zip(dealt, parts, strict=True):
+                    found = list(each)
+                    assert len(found) == len(each) == (count // (4 * processes) if drops else len(part))
+                    assert all(one == other for one, other in zip(found, part, strict=False) if other)
+                    assert each.ends_idle == (not drops and not part[-1])
         assert epochs[0] == epochs[2] and (count < 30 or epochs[0] != epochs[1])
 
 

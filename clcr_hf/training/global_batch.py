@@ -29,6 +29,8 @@ class DealtBatches(BatchSampler):
     def __init__(self, batches: BatchSampler, processes: int, index: int) -> None:
         super().__init__(batches.sampler, batches.batch_size, batches.drop_last)
         self.processes, self.index = processes, index
+        if isinstance(self.sampler, StreamOrder):
+            self.sampler.processes = processes
 
     @property
     def whole(self) -> int:
