@@ -316,17 +316,17 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= {"Content-Type": "application/octet-stream"}
         if lfs:
             headers |= {"X-Linked-Etag": f'"{files[path]}"', "X-Linked-Size": str(len(content))}
-        start = int(self.headers["Range"].split("=")[1].split("-")[0]) if "Range" in self.headers else 0
-        wanted = content[start:]
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        first, _, last = self.headers.get("Range", "bytes=0-").split("=")[1].partition("-")
+        start, wanted = int(first), content[int(first) : int(last) + 1 if last else None]
+        if start or last:
+            headers["Content-Range"] = f"bytes {start}-{start + len(wanted) - 1}/{len(content)}"
         limit = self.hub.break_after
         if self.command == "GET" and limit is not None and len(wanted) > limit:
             self.hub.break_after = None
-            self._send(206 if start else 200, wanted[:limit], headers, length=len(wanted))
+            self._send(206 if "Content-Range" in headers else 200, wanted[:limit], headers, length=len(wanted))
             self.close_connection = True
             return None
-        return self._send(206 if start else 200, wanted, headers)
+        return self._send(206 if "Content-Range" in headers else 200, wanted, headers)
 
 
 __all__ = ["Repository", "StandInHub"]

@@ -266,6 +266,8 @@ def test_a_table_of_the_hub_names_no_file_of_this_machine(table, hub, tmp_path, 
     told = load(hub, tmp_path, "org/names", cwd=tmp_path / "set")
     assert "org/names: train, row 'train/" in told and "lies outside of" in told and "\n" not in told
     assert not (tmp_path / "out").exists()
+    streamed = load(hub, tmp_path, "org/names", cwd=tmp_path / "set", streamed=True)
+    assert "org/names: train, row " in streamed and "lies outside of" in streamed and "\n" not in streamed
     secret = str(tmp_path / "secret")
     assert json.loads(load(hub, tmp_path, "org/names", secret, tmp_path / "set", media_root=secret)) == [way]
 

@@ -104,7 +104,7 @@ def carve_split(
         return dict(parts)
     train = parts["train"]
     picked = carve_groups(groups_of(train), fraction=fraction, seed=seed, split=new)
-    select = train.select if isinstance(train, Dataset) else lambda numbers: [train[i] for i in numbers]
+    select = getattr(train, "select", lambda numbers: [train[i] for i in numbers])
     rest, taken = (select(np.flatnonzero(rows)) for rows in (~picked, picked))
     return {**parts, "train": rest, new: taken}
 

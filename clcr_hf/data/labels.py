@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, List
 
 from ..modalities import FEATURES_END, STANDARD_MODALITIES, in_features, modality
 from .columns import IGNORED
+from .streamed import StreamedRows, some_at_a_time
 
 
 @dataclass
@@ -89,10 +90,11 @@ def _limits(train: Dataset, label_scale: str | None, given: Sequence | None) -> 
     """`label_range` of `CLCRConfig`: as given, or from the training labels."""
     if given is not None:
         return [list(pair) if isinstance(pair, list | tuple) else float(pair) for pair in given]
-    labels = np.array([label for label in train["label"] if label is not None], dtype=np.float64)
-    if not len(labels):
+    parts = [np.array(part, dtype=np.float64) for part in some_at_a_time(v for v in train["label"] if v is not None)]
+    if not parts:
         return None
-    lowest, highest = labels.min(axis=0), labels.max(axis=0)
+    lowest = np.min([part.min(axis=0) for part in parts], axis=0)
+    highest = np.max([part.max(axis=0) for part in parts], axis=0)
     if label_scale is not None:
         widest = max(abs(lowest), abs(highest))
         limit = 1.0 if widest <= 1 else max(3.0, float(np.ceil(widest)))
@@ -146,6 +148,8 @@ def modality_columns(
 def filled_columns(splits: DatasetDict) -> list[str]:
     """Columns of the first split of which some row is not None."""
     rows = next(iter(splits.values()))
+    if isinstance(rows, StreamedRows):
+        return rows.filled_columns()
     return [name for name in rows.column_names if rows.data.column(name).null_count < len(rows.data)]
 
 

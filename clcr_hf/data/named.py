@@ -5,18 +5,19 @@ would do, both are named and none is taken.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, Video, concatenate_datasets
+from datasets import Audio, ClassLabel, Dataset, DatasetInfo, Features, Image, List, Value, Video, concatenate_datasets
 from datasets.config import DOWNLOADED_DATASETS_PATH
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+from datasets.table import table_cast
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
 
@@ -25,6 +26,7 @@ from .columns import SPLIT_ALIASES, SPLITS, DataFormatError, carve_split, logger
 from .feature_arrays import feature_sequence, feature_type, features_like
 from .files import Roots
 from .source import Rows, Source
+from .streamed import StreamedRows
 from .table.cells import FEATURES_SUFFIX, MEDIA_TYPES, RowIds
 from .table.choose import ID_COLUMNS, TEXT_COLUMNS, pick, pick_label, require
 from .table.labels import LabelScan, TableLabels
@@ -41,6 +43,7 @@ def load_named(
     data_dir: str | None = None,
     revision: str | None = None,
     media_root: str | os.PathLike[str] | None = None,
+    streamed: bool = False,
     **options: Any,
 ) -> Rows:
     """Load a data set by its name.
@@ -52,25 +55,31 @@ def load_named(
         revision: branch, tag or commit on the Hub.
         media_root: a further folder in which media files may lie. Those of a data set from the Hub must lie in what was
             downloaded of it, links followed; those of a local one may lie anywhere, unless this is given.
+        streamed: read rows where they lie, as [`StreamedRows`]: nothing is downloaded but what is read. Parquet alone.
         options: of [`typed_rows`].
 
     Raises:
-        DataFormatError: no such data set, configuration or revision, a file that lies elsewhere (with its row), or as
+        DataFormatError: no such data set, configuration or revision, a file that lies elsewhere (with its row; when
+            streaming, once it is read), `streamed` of other files than Parquet, or as
             `typed_rows`.
     """
-    from datasets import load_dataset
+    from datasets import load_dataset, load_dataset_builder
 
     name = os.fspath(name).replace(os.sep, "/")
     try:
         with _audio_without_torchcodec():
-            splits = load_dataset(name, config_name, data_dir=data_dir, revision=revision)
+            load: Any = load_dataset_builder if streamed else load_dataset
+            splits = load(name, config_name, data_dir=data_dir, revision=revision)
     except (DatasetsError, OSError, ValueError) as error:  # the Hub's own errors are OSErrors
         told = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
         reason = " ".join(str(told).split()) or type(told).__name__
         raise DataFormatError(f"{name}: the data set cannot be loaded: {reason[:500]}") from error
-    rows = typed_rows(splits, name=name, **options)
+    rows = typed_rows(_streamed(splits, name) if streamed else splits, name=name, **options)
     if media_root is not None or not _is_local(name, data_dir):
-        _check_places(name, rows.load(), Roots(*media_folders(name, data_dir), media_root))
+        roots, splits = Roots(*media_folders(name, data_dir), media_root), rows.load()
+        for split, part in splits.items():
+            place = _Placed(f"{name}: {split}", roots)
+            splits[split] = part.apply(place) if isinstance(part, StreamedRows) else place(part)
     rows.title = name if data_dir is None else data_dir
     return rows
 
@@ -88,19 +97,45 @@ def media_folders(name: str, data_dir: str | None = None) -> list[str | os.PathL
     return [downloaded, DOWNLOADED_DATASETS_PATH]
 
 
-def _check_places(name: str, parts: DatasetDict, roots: Roots) -> None:
-    """DataFormatError for a row that names a file outside of `roots`. What an address names is never opened."""
-    for split, rows in parts.items():
+@dataclass(frozen=True)
+class _Placed:
+    """The rows as they are; DataFormatError for one that names a file outside of `roots`. What an address names is
+    never opened. As a step of [`StreamedRows`] too."""
+
+    where: str
+    roots: Roots
+
+    def __call__(self, rows: Dataset, first: int = 0) -> Dataset:
         for column in set(rows.column_names) & set(MEDIA_TYPES):
-            many = isinstance(rows.features[column], List)
-            for batch in rows.select_columns(["id", column]).with_format("arrow").iter(_BATCH_ROWS):
-                cells, ids = batch[column].combine_chunks(), batch["id"].to_pylist()
+            many, start = isinstance(rows.features[column], List), first
+            kept = [name for name in ("id", column) if name in rows.column_names]
+            for batch in rows.select_columns(kept).with_format("arrow").iter(_BATCH_ROWS):
+                cells = batch[column].combine_chunks()
+                ids = batch["id"].to_pylist() if "id" in kept else range(start, start + len(cells))
+                start += len(cells)
                 owners = pc.list_parent_indices(cells).to_pylist() if many else range(len(cells))
                 cells = pc.list_flatten(cells) if many else cells
                 here = pc.if_else(pc.is_null(pc.struct_field(cells, "bytes")), pc.struct_field(cells, "path"), None)
                 for owner, path in zip(owners, here.to_pylist(), strict=True):
                     if path and "://" not in path:
-                        roots.check(path, f"{name}: {split}, row {ids[owner]!r}, {column}")
+                        self.roots.check(path, f"{self.where}, row {ids[owner]!r}, {column}")
+        return rows
+
+    def needs(self, columns: Collection[str]) -> Collection[str]:
+        return columns
+
+
+def _streamed(builder: Any, name: str) -> dict[str, StreamedRows]:
+    """The Parquet files that a builder of `datasets` would read, by split."""
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    if not isinstance(builder, Parquet) or not builder.config.data_files:
+        raise DataFormatError(
+            f"{name}: Parquet is streamed, and this is {builder.dataset_name or type(builder).__name__} of "
+            f"another kind ({type(builder).__name__}); leave out --streaming, or make shards of it by clcr convert"
+        )
+    features = builder.info.features
+    return {str(split): StreamedRows(files, features) for split, files in builder.config.data_files.items()}
 
 
 @contextmanager
@@ -121,7 +156,7 @@ def _audio_without_torchcodec() -> Iterator[None]:
 
 
 def typed_rows(
-    data: DatasetDict,
+    data: Mapping[str, Any],
     *,
     name: str = "the data set",
     splits: Mapping[str, str] | None = None,
@@ -139,7 +174,8 @@ def typed_rows(
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> Rows:
-    """Rows of a `DatasetDict`, whatever its columns are called, as the loaders of `clcr_hf.data` have them.
+    """Rows of a `DatasetDict`, or of [`StreamedRows`] by split, whatever its columns are called, as the loaders of
+    `clcr_hf.data` have them.
 
     One Video column is `media` (frames and audio), or `video` (frames) where an Audio column is beside it; one Audio
     column is `audio`; one column of an Image or of a list of them is `images`, the frames of the row. `text`,
@@ -192,7 +228,10 @@ def typed_rows(
 
     parts = carve_split(parts, groups_of, validation_fraction, seed)
     shapes = {key: _shape(name, parts, key) for key in chosen if key.endswith(FEATURES_SUFFIX)}
-    typed = {split: _typed(name, split, rows, chosen, labels, shapes) for split, rows in parts.items()}
+    typed = {}
+    for split, rows in parts.items():
+        step = _Typed(name, split, chosen, labels, shapes)
+        typed[split] = rows.apply(step) if isinstance(rows, StreamedRows) else step(rows)
     names = labels.names if isinstance(labels.type, List) and labels.column == "label" else None
     return Rows.of(ordered_splits(typed), label_names=names)
 
@@ -200,7 +239,7 @@ def typed_rows(
 # --- which split, which column ---------------------------------------------------------------------------------------
 
 
-def _named_splits(name: str, data: DatasetDict, given: Mapping[str, str] | None) -> dict[str, Dataset]:
+def _named_splits(name: str, data: Mapping[str, Any], given: Mapping[str, str] | None) -> dict[str, Any]:
     """The splits by our names, in the order train, validation, test."""
     there = ", ".join(map(str, data))
     if given is not None:
@@ -327,24 +366,62 @@ def _shape(name: str, parts: Mapping[str, Dataset], column: str) -> _Shape:
     raise DataFormatError(f"{name}: {column} is empty in every row")
 
 
-def _files(rows: Dataset, chosen: Mapping[str, str]) -> list[str]:
+def _files(rows: Any, chosen: Mapping[str, str]) -> list[str]:
     """The file of each row. One whose bytes lie in the row is its own, for its name need not be."""
     column = next((chosen[name] for name in ("media", "video", "audio") if name in chosen), None)
-    cells = [None] * len(rows) if column is None else _undecoded(rows.select_columns([column]), column)[column]
+    if column is None:
+        return [f"row {at}" for at in range(len(rows))]
+    rows = rows.select_columns([column])
+    parts = rows.parts() if isinstance(rows, StreamedRows) else [rows]
+    cells = (cell for part in parts for cell in _undecoded(part, column)[column])
     return [c["path"] if c and c["bytes"] is None and c["path"] else f"row {at}" for at, c in enumerate(cells)]
+
+
+@dataclass(frozen=True)
+class _Typed:
+    """[`_typed`], as a step of [`StreamedRows`] too."""
+
+    name: str
+    split: str
+    chosen: Mapping[str, str]
+    labels: TableLabels
+    shapes: Mapping[str, _Shape]
+
+    def __call__(self, rows: Dataset, first: int | None = None) -> Dataset:
+        chosen = {key: column for key, column in self.chosen.items() if column in rows.column_names}
+        return _typed(self.name, self.split, rows, chosen, self.labels, self.shapes, first)
+
+    def needs(self, columns: Collection[str]) -> Collection[str]:
+        found = [self.chosen[key] for key in columns if key in self.chosen]
+        return found or list(self.chosen.values())[:1]  # rows of no columns have no number
 
 
 def _undecoded(rows: Dataset, column: str) -> Dataset:
     feature = rows.features[column]
     many = isinstance(feature, List)
     kind = type(feature.feature if many else feature)(decode=False)
-    return rows.cast_column(column, List(kind) if many else kind)
+    return _cast(rows, column, List(kind) if many else kind)
+
+
+def _cast(rows: Dataset, column: str, kind: Any) -> Dataset:
+    """With a column of another type; rows in memory stay there, where `datasets` would go over them bit by bit."""
+    if rows.cache_files or rows._indices is not None:
+        return rows.cast_column(column, kind)
+    features = Features({**rows.features, column: kind})
+    return Dataset(table_cast(rows.data.table, features.arrow_schema), info=DatasetInfo(features=features))
 
 
 def _typed(
-    name: str, split: str, rows: Dataset, chosen: Mapping[str, str], labels: TableLabels, shapes: Mapping[str, _Shape]
+    name: str,
+    split: str,
+    rows: Dataset,
+    chosen: Mapping[str, str],
+    labels: TableLabels,
+    shapes: Mapping[str, _Shape],
+    first: int | None,
 ) -> Dataset:
-    """A split with our columns. Media stay where they are, in the files of `datasets`."""
+    """A split with our columns, or of one that is streamed the part that begins with row `first`. Media stay where
+    they are, in the files of `datasets`."""
     rows = rows.flatten_indices() if rows._indices is not None else rows
     plain = {key: column for key, column in chosen.items() if key not in {*shapes, labels.column, "id"}}
     typed = rows.select_columns(list(plain.values()))
@@ -357,12 +434,15 @@ def _typed(
         typed = typed.rename_column("images", "image").add_column("images", frames, feature=MEDIA_TYPES["images"])
     for key, kind in {"text": "string", "start": "float64", "end": "float64"}.items():
         if key in plain and _scalar(typed.features[key]) != kind:
-            typed = typed.cast_column(key, Value(kind))
-    made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, chosen.get("id"))}
-    made[labels.column] = list(map(labels.read, rows[chosen[labels.column]]))
-    made |= {key: _features(name, split, rows[key], key, shape) for key, shape in shapes.items()}
-    types = {"id": Value("string"), labels.column: labels.type}
-    types |= {key: feature_type(*shape) for key, shape in shapes.items()}
+            typed = _cast(typed, key, Value(kind))
+    made: dict[str, Sequence[Any]] = {"id": _ids(name, split, rows, typed, chosen.get("id"), first)}
+    types = {"id": Value("string")}
+    if labels.column in chosen:
+        made[labels.column] = list(map(labels.read, rows[chosen[labels.column]]))
+        types[labels.column] = labels.type
+    there = {key: shape for key, shape in shapes.items() if key in chosen}
+    made |= {key: _features(name, split, rows[key], key, shape) for key, shape in there.items()}
+    types |= {key: feature_type(*shape) for key, shape in there.items()}
     media = [key for key in plain if key in typed.column_names]
     columns = make_dataset(made, Features(types))
     typed = concatenate_datasets([typed, columns], axis=1) if media else columns  # rows of no columns have no number
@@ -378,7 +458,9 @@ def _each_in_a_list(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, pa.list_(column.type))
 
 
-def _ids(name: str, split: str, rows: Dataset, typed: Dataset, identity: str | None) -> list[str]:
+def _ids(name: str, split: str, rows: Dataset, typed: Dataset, identity: str | None, first: int | None) -> list[str]:
+    if first is not None and identity is None:
+        return [f"{split}/row#{number}" for number in range(first + 1, first + 1 + len(rows))]
     if identity is not None:
         given = [str(value).strip() for value in rows[identity]]
         if len(set(given)) < len(given):
@@ -401,7 +483,7 @@ SOURCE = Source(
     about="a data set by name (--dataset_name): of the Hub, or a local folder that `datasets` can load",
     read=load_named,
     parameters_of=(typed_rows,),
-    arguments={"dataset_config_name": "config_name"},
+    arguments={"dataset_config_name": "config_name", "streaming": "streamed"},
     segments=True,
     by_name=True,
 )

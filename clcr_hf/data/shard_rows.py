@@ -1,20 +1,23 @@
 """Shards as a source of rows: with labels from folders, validation carved, and dialogues put together."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, DatasetDict, Features, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, concatenate_datasets
 
 from ..modalities import FILE_COLUMNS, TOKEN_COLUMNS
 from .arrow import make_dataset
 from .columns import SPLIT_ALIASES, DataFormatError, carve_split, logger, ordered_splits
 from .dialogues import as_dialogues
 from .folders import RECORDS, read_json
-from .shards import load_shards
+from .shards import load_shards, stream_shards
 from .source import Rows, Source
+from .streamed import StreamedRows
 
 _UNFINISHED = ("convert.partial.json", "extract.partial.json")
 
@@ -28,6 +31,7 @@ def read_shards(
     group_column: str | None = None,
     dialogue_column: str | None = None,
     turn_column: str | None = None,
+    streamed: bool = False,
 ) -> Rows:
     """Rows of shards.
 
@@ -37,22 +41,30 @@ def read_shards(
         validation_fraction: share of train that becomes validation where there is none; 0 for none.
         group_column: rows of one group stay together then; by default those of one file.
         dialogue_column, turn_column: rows are utterances of these dialogues, see `as_dialogues`.
+        streamed: read rows where they lie, as [`StreamedRows`].
 
     Raises:
-        DataFormatError, FileNotFoundError: as `load_shards`; a column that there is not.
+        DataFormatError, FileNotFoundError: as `load_shards`; a column that there is not; `streamed` with dialogues.
     """
-    splits = load_shards(folder, verify=verify)
+    splits: dict[str, Any] = dict((stream_shards if streamed else load_shards)(folder, verify=verify))
     if (read_json(Path(folder) / "convert.json") or {}).get("layout") == "ave":  # as version 0.1 called its event
-        splits = splits.rename_columns({"start": "event_start", "end": "event_end"})
+        if streamed:
+            raise DataFormatError(f"{folder}: shards of version 0.1 are not streamed; convert anew")
+        names = {"start": "event_start", "end": "event_end"}
+        splits = {split: rows.rename_columns(names) for split, rows in splits.items()}
+    if streamed and dialogue_column is not None:
+        raise DataFormatError(f"{folder}: dialogues are put together in memory; leave out --streaming")
     present = next(iter(splits.values())).column_names
-    splits = splits.remove_columns([name for name in TOKEN_COLUMNS if name in present and mmsa_text == "raw"])
+    left_out = [name for name in TOKEN_COLUMNS if name in present and mmsa_text == "raw"]
+    if left_out:
+        splits = {split: rows.remove_columns(left_out) for split, rows in splits.items()}
     if not {"label", "labels"} & set(present):
         splits = _label_by_folder(splits)
     group = dialogue_column or group_column
-    splits = ordered_splits(carve_split(splits, lambda train: _groups_of(train, group), validation_fraction))
+    found = ordered_splits(carve_split(splits, lambda train: _groups_of(train, group), validation_fraction))
     if dialogue_column is not None:
-        splits = as_dialogues(splits, dialogue_column=dialogue_column, turn_column=turn_column)
-    return Rows.of(splits, **_recorded_labels(Path(folder)))
+        found = as_dialogues(found, dialogue_column=dialogue_column, turn_column=turn_column)
+    return Rows.of(found, **_recorded_labels(Path(folder)))
 
 
 def _recorded_labels(folder: Path) -> dict[str, Any]:
@@ -62,22 +74,35 @@ def _recorded_labels(folder: Path) -> dict[str, Any]:
     return {name: record[name] for record in found for name in known if record.get(name)}
 
 
-def _label_by_folder(splits: DatasetDict) -> DatasetDict:
+def _label_by_folder(splits: dict[str, Any]) -> dict[str, Any]:
     """Adds the class of each clip: the name of the folder it lay in, which is part of its id (`train/happy/clip7`).
     Unchanged where some clip lay in no folder but that of its split."""
-    classes = {}
-    for split, rows in splits.items():
-        classes[split] = [_class_of(str(name)) for name in rows["id"]]
-    names = sorted({name for part in classes.values() for name in part})
+    names = sorted({_class_of(str(name)) for rows in splits.values() for name in rows["id"]})
     if "" in names or len(names) < 2:
         return splits
     logger.warning("the clips have no labels; their folders are taken for classes: %s", ", ".join(names))
-    kind = Features({"label": ClassLabel(names=names)})
-    parts = {}
-    for split, rows in splits.items():
-        column = make_dataset({"label": [names.index(name) for name in classes[split]]}, kind)
-        parts[split] = concatenate_datasets([rows, column], axis=1)
-    return DatasetDict(parts)
+    label = _FolderLabel(tuple(names))
+    return {
+        split: rows.apply(label) if isinstance(rows, StreamedRows) else label(rows) for split, rows in splits.items()
+    }
+
+
+@dataclass(frozen=True)
+class _FolderLabel:
+    """Adds the column `label`, the number of an id's folder among `names`; as a step of [`StreamedRows`] too."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, rows: Dataset, first: int = 0) -> Dataset:
+        if "id" not in rows.column_names:
+            return rows
+        number = {name: at for at, name in enumerate(self.names)}
+        numbers = [number.get(_class_of(str(name))) for name in rows["id"]]
+        column = make_dataset({"label": numbers}, Features({"label": ClassLabel(names=list(self.names))}))
+        return concatenate_datasets([rows, column], axis=1)
+
+    def needs(self, columns: Collection[str]) -> Collection[str]:
+        return {*columns, "id"} - {"label"} if "label" in columns else columns
 
 
 def _class_of(name: str) -> str:
@@ -86,7 +111,7 @@ def _class_of(name: str) -> str:
     return "" if not folders or (len(folders) == 1 and folders[0].lower() in SPLIT_ALIASES) else folders[-1]
 
 
-def _groups_of(train: Dataset, group_column: str | None) -> Sequence[Any]:
+def _groups_of(train: Any, group_column: str | None) -> Sequence[Any]:
     """What must stay together when validation is carved: rows of one value of a column, or else of one file."""
     if group_column is None:
         return _files_of(train)
@@ -97,10 +122,13 @@ def _groups_of(train: Dataset, group_column: str | None) -> Sequence[Any]:
     return train[group_column]
 
 
-def _files_of(rows: Dataset) -> list[str]:
+def _files_of(rows: Any, first: int = 0) -> list[str]:
     """The file that each row comes from, or else its id. A file inside a row is told by its name and size, for its
     folder is not known; its bytes are not read."""
     column = next((name for name in ("path", *FILE_COLUMNS) if name in rows.column_names), "id")
+    if isinstance(rows, StreamedRows):
+        parts = zip(rows.select_columns([column]).parts(), rows.part_starts(), strict=True)
+        return list(chain.from_iterable(_files_of(part, start) for part, start in parts))
     values = rows.with_format("arrow")[column][:]
     if column in FILE_COLUMNS:
         paths, sizes = pc.struct_field(values, "path"), pc.binary_length(pc.struct_field(values, "bytes"))
@@ -109,12 +137,13 @@ def _files_of(rows: Dataset) -> list[str]:
         ]
     else:
         names = values.to_pylist()
-    return [name or f"row {number}" for number, name in enumerate(names)]
+    return [name or f"row {number}" for number, name in enumerate(names, first)]
 
 
 SOURCE = Source(
     about="shards that `clcr extract` or `clcr convert` wrote",
     read=read_shards,
     recognise=lambda path: any((path / name).is_file() for name in (*RECORDS, *_UNFINISHED)),
+    arguments={"streaming": "streamed"},
     segments=True,
 )

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import DatasetDict, Features, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.parquet.parquet import Parquet
 from pyarrow.dataset import ParquetFragmentScanOptions
 
 from .arrow import is_numbers, rows_table
@@ -26,6 +27,7 @@ from .columns import SPLITS, DataFormatError
 from .errors import format_error
 from .folders import RECORDS, check_finished, file_sum, read_json, replace_durably
 from .registry import ROWS_PER_SHARD
+from .streamed import StreamedRows
 
 # A row group is held in memory while it is written, some four times over, and when a row of it is read in streaming.
 _GROUP_BYTES = 4 * 2**20
@@ -291,8 +293,46 @@ def load_shards(
     Raises:
         FileNotFoundError: no such folder.
         DataFormatError: no shards, a writer that has not finished, shards that are damaged or not as recorded, column
-            types that differ between shards, or an id that comes twice.
+            types that differ between shards, or an id that comes twice. When streaming, damage inside a shard comes
+            out when its rows are read.
     """
+    files, features = _opened(folder, verify)
+    everything = [path for paths in files.values() for path in paths]
+    _check_ids(folder, everything)
+    patterns = {split: [glob.escape(os.path.abspath(path)) for path in paths] for split, paths in files.items()}
+    options = {
+        "data_files": patterns,
+        "features": features,
+        "fragment_scan_options": ParquetFragmentScanOptions(page_checksum_verification=True),
+    }
+    if streaming:
+        return _Shards(**options).as_streaming_dataset()
+    try:
+        return load_dataset("parquet", **options)
+    except DatasetGenerationError:
+        for path in everything:
+            _check_pages(path)
+        raise
+
+
+def stream_shards(folder: str | os.PathLike, *, verify: bool = False) -> dict[str, StreamedRows]:
+    """
+    A folder of shards as rows that are read where they lie; what memory it takes does not grow with them.
+
+    Args:
+        folder, verify: as of [`load_shards`].
+
+    Raises:
+        FileNotFoundError, DataFormatError: as `load_shards`. Ids are compared where no record says that they were.
+    """
+    files, features = _opened(folder, verify)
+    if not any("shards" in (read_json(Path(folder) / name) or {}) for name in RECORDS):
+        _check_ids(folder, [path for paths in files.values() for path in paths])
+    return {split: StreamedRows([str(path) for path in paths], features) for split, paths in files.items()}
+
+
+def _opened(folder: str | os.PathLike, verify: bool) -> tuple[dict[str, list[Path]], Features]:
+    """The shards of a finished folder by split, and their one set of columns."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{folder} is not a folder")
     check_finished(folder)
@@ -306,18 +346,16 @@ def load_shards(
     features = _shard_features(everything[0])
     for path in everything[1:]:
         _check_features(path, features)
-    _check_ids(folder, everything)
-    patterns = {split: [glob.escape(os.path.abspath(path)) for path in paths] for split, paths in files.items()}
-    options = {
-        "streaming": streaming,
-        "fragment_scan_options": ParquetFragmentScanOptions(page_checksum_verification=True),
-    }
-    try:
-        return load_dataset("parquet", data_files=patterns, features=features, **options)
-    except DatasetGenerationError:
-        for path in everything:
-            _check_pages(path)
-        raise
+    return files, features
+
+
+class _Shards(Parquet):
+    """As `datasets`', which names no file where its pages are damaged."""
+
+    def _generate_tables(self, files: Any, row_groups_list: Any) -> Iterator[Any]:
+        for file, groups in zip(files, row_groups_list, strict=True):
+            with format_error(f"{file}: damaged", OSError, ValueError, advice=_DAMAGED):
+                yield from super()._generate_tables([file], [groups])
 
 
 def _check_pages(path: Path) -> None:

@@ -54,6 +54,7 @@ class DataArguments:
             whole files.
         dialogue_column: manifest, shards: rows are utterances of these dialogues; each dialogue becomes one row.
         turn_column: manifest, shards: an utterance's place in its dialogue; default: row order.
+        streaming: shards, --dataset_name: read rows where they lie, a few at a time, in place of a copy of all.
         mmsa_text: mmsa: text_bert (token ids of bert-base-uncased), text (embeddings) or raw (the transcripts, for any
             other text backbone; of shards too).
         verify: shards: compare the hash of every shard with what its writer recorded, before anything is read.
@@ -110,6 +111,7 @@ class DataArguments:
     group_column: str | None = None
     dialogue_column: str | None = None
     turn_column: str | None = None
+    streaming: bool = False
     mmsa_text: Literal["text_bert", "text", "raw"] = "text_bert"
     verify: bool = False
     validation_fraction: float = 0.1
@@ -158,6 +160,8 @@ class DataArguments:
         unused = [name for name, usual in LOADER_ARGUMENTS.items() if name not in used and getattr(self, name) != usual]
         if unused:
             raise ValueError(f"--dataset {self.dataset} does not use {', '.join(f'--{name}' for name in unused)}")
+        if self.streaming and self.compute_flow:
+            raise ValueError("--compute_flow keeps the flow of all rows; with --streaming have it in the shards")
 
     @property
     def reader(self) -> Source:
@@ -197,7 +201,7 @@ LOADER_ARGUMENTS: dict[str, Any] = {
     for name in (
         *("num_train_clips", "num_validation_clips", "num_test_clips", "corpus_seed", "mmsa_text", "standardise"),
         *("label_column", "label_columns", "missing_labels", "text_column", "media_column", "media_root"),
-        *("group_column", "dialogue_column", "turn_column", "dataset_config_name"),
+        *("group_column", "dialogue_column", "turn_column", "dataset_config_name", "streaming"),
         *("verify", "validation_fraction", "skip_missing"),
     )
 }

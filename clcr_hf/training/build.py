@@ -1,7 +1,7 @@
 """Model and processor of a training run: from scratch, around pretrained backbones, or a saved CLCR to go on from."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -254,11 +254,11 @@ def _compare_tokens(tokenizer: Any, source: str, data: LoadedData) -> None:
 
 
 def _tokenizer(model_args: ModelArguments, data_args: DataArguments, data: LoadedData) -> PreTrainedTokenizerFast:
-    texts = [text for text in data.splits["train"]["text"] if text]
+    texts = (text for text in data.splits["train"]["text"] if text)
     return train_tokenizer(texts, model_args.vocab_size, data_args.max_text_length)
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """
     A lower-casing tokenizer in BERT's form: the commonest words of `texts` whole, all others in letters.
 

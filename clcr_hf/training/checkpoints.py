@@ -31,7 +31,9 @@ _TORCH_WRITER = ("inline_container", "iostream")  # of its errors, which are pla
 _ZIPPED = (".pt", ".pth", ".bin")  # as torch.save writes
 
 
-def find_checkpoint(folder: str | os.PathLike, wanted: Any, processes: int = 1, says: bool = True) -> str | None:
+def find_checkpoint(
+    folder: str | os.PathLike, wanted: Any, processes: int = 1, says: bool = True, workers: int | None = None
+) -> str | None:
     """
     The checkpoint that a run goes on from; None where it starts anew.
 
@@ -41,6 +43,7 @@ def find_checkpoint(folder: str | os.PathLike, wanted: Any, processes: int = 1, 
             there is none; else the path of a checkpoint, or None.
         processes: how many the run has.
         says: whether this process is the one that warns.
+        workers: data loaders' in each; those that wrote a checkpoint decided the order of rows that were streamed.
 
     Raises:
         ValueError: a checkpoint by path that lacks a part, which is named; `"last"` where no checkpoint is whole.
@@ -56,11 +59,11 @@ def find_checkpoint(folder: str | os.PathLike, wanted: Any, processes: int = 1, 
         reason = fault(wanted, processes)
         if reason is not None:
             raise ValueError(f"--resume_from_checkpoint {wanted}: {reason}; no run can go on from it")
-        return _chosen(Path(wanted), processes, warn)
+        return _chosen(Path(wanted), processes, workers, warn)
     for checkpoint in found:
         reason = fault(checkpoint, processes)
         if reason is None:
-            return _chosen(checkpoint, processes, warn)
+            return _chosen(checkpoint, processes, workers, warn)
         warn("%s is not whole and is passed over: %s", checkpoint, reason)
     if word == "auto":
         return None
@@ -68,12 +71,16 @@ def find_checkpoint(folder: str | os.PathLike, wanted: Any, processes: int = 1, 
     raise ValueError(f"--resume_from_checkpoint {wanted}: there is no {what} in {folder}; auto starts anew there")
 
 
-def _chosen(checkpoint: Path, processes: int, warn: Callable[..., None]) -> str:
-    """The path; says so where another number of processes wrote it."""
+def _chosen(checkpoint: Path, processes: int, workers: int | None, warn: Callable[..., None]) -> str:
+    """The path; says so where another number of processes, or of workers that streamed, wrote it."""
     wrote = _processes(checkpoint)
     if wrote != processes:
         text = "%s was written by %d processes and goes on in %d: with the same weights, but other random numbers"
         warn(text, checkpoint, wrote, processes)
+    streamed = (_mark(checkpoint) or {}).get("workers")
+    if streamed is not None and (wrote != processes or workers not in (None, streamed)):
+        text = "%s: the rest of this epoch is streamed in another order, in which rows may come twice or not at all; "
+        warn(text + "%d processes of %d dataloader_num_workers go on exactly", checkpoint, wrote, streamed)
     return str(checkpoint)
 
 
@@ -109,15 +116,17 @@ def begin(checkpoint: Path) -> None:
     write_json(checkpoint / MARK, {"files": None})
 
 
-def finish(checkpoint: Path, processes: int) -> None:
-    """Mark a checkpoint as whole, once its files are on the disk."""
+def finish(checkpoint: Path, processes: int, workers: int | None = None) -> None:
+    """Mark a checkpoint as whole, once its files are on the disk. `workers`: see [`find_checkpoint`]; None where rows
+    are not streamed."""
     sizes = {}
     for file in sorted(checkpoint.rglob("*")):
         if file.is_file() and file.name != MARK:
             with open(file, "rb+") as opened:
                 os.fsync(opened.fileno())
             sizes[file.relative_to(checkpoint).as_posix()] = file.stat().st_size
-    write_json(checkpoint / MARK, {"processes": processes, "files": sizes})
+    streamed = {} if workers is None else {"workers": workers}
+    write_json(checkpoint / MARK, {"processes": processes, **streamed, "files": sizes})
 
 
 def rotate(new: Path, limit: int | None, best: str | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
+from ..data.columns import logger
 from ..data.flow import add_flow
 from ..data.labels import LabelKind, is_multi_label, label_kind
 from ..data.source import Rows
@@ -67,7 +68,8 @@ def load_data(
     splits = rows.load()
     if not labelled:
         present = next(iter(splits.values())).column_names
-        splits = splits.remove_columns([name for name in LABEL_COLUMNS if name in present])
+        labels = [name for name in LABEL_COLUMNS if name in present]
+        splits = DatasetDict({name: part.remove_columns(labels) for name, part in splits.items()}) if labels else splits
     elif args.class_names and not is_multi_label(splits):
         raise ValueError("--class_names names several labels of a row; these data have one label, named in the data")
     segments = _constant_segments(splits) if labelled and source.segments and not args.dialogue_column else None
@@ -94,6 +96,9 @@ def load_data(
 def unlabelled_rows(args: DataArguments, modalities: Sequence[str] | None = None) -> Dataset | None:
     """The training rows that `missing_labels="drop"` leaves out of [`load_data`]; None where it leaves out none."""
     if args.loader_options().get("missing_labels") != "drop":
+        return None
+    if args.streaming:
+        logger.warning("alignment stage: rows without a label take no part where rows are streamed")
         return None
     train = _open(args, modalities, **_ANYHOW, validation_fraction=0.0).load()["train"]
     (label,) = set(LABEL_COLUMNS).intersection(train.column_names)

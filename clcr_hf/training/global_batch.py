@@ -3,6 +3,7 @@ each part of it counts for in the loss is found, so that the parts add up to the
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from ..configuration_clcr import CLCRConfig
 from ..modalities import modality
 from ..objective import label_scale, label_weights, task_losses
+from .stream_order import StreamOrder
 
 
 class DealtBatches(BatchSampler):
@@ -27,6 +29,8 @@ class DealtBatches(BatchSampler):
     def __init__(self, batches: BatchSampler, processes: int, index: int) -> None:
         super().__init__(batches.sampler, batches.batch_size, batches.drop_last)
         self.processes, self.index = processes, index
+        if isinstance(self.sampler, StreamOrder):
+            self.sampler.processes = processes
 
     @property
     def whole(self) -> int:
@@ -39,6 +43,10 @@ class DealtBatches(BatchSampler):
         return not self.drop_last and 0 < len(self.sampler) % self.whole <= self.index  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[list[int]]:
+        if isinstance(self.sampler, StreamOrder):
+            own = islice(self.sampler.batches(self.index), len(self))
+            yield from (part or [0] for part in own)
+            return
         for rows in BatchSampler(self.sampler, self.whole, self.drop_last):
             share, more = divmod(len(rows), self.processes)
             start = self.index * share + min(self.index, more)

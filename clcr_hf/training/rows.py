@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from ..data.columns import logger
 from ..data.labels import is_raw
+from ..data.streamed import StreamedRows
 from ..media import MediaError, load_media
 from ..modalities import FEATURES_END, FILE_COLUMNS, MASK_END, TOKEN_COLUMNS, modality
 from ..processing_clcr import CLCRProcessor
@@ -39,7 +40,7 @@ class ClipRows(torch.utils.data.Dataset):
         rows: the columns that `columns` names, and `label` or `labels`.
         columns: the column of each modality, see [`modality_columns`].
         processor: makes inputs of raw columns.
-        cache_gb: how much to keep; rows beyond are decoded every time.
+        cache_gb: how much to keep; rows beyond are decoded every time, as all that are streamed.
         augment: crops and flips frames and flow afresh each time a row is asked for. Then the decoded frames are
             kept, not the inputs made of them.
         sequences: changes ready features afresh each time a row is asked for, in step with one another; where
@@ -57,7 +58,7 @@ class ClipRows(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        rows: Dataset,
+        rows: Dataset | StreamedRows,
         columns: Mapping[str, str],
         processor: CLCRProcessor,
         *,
@@ -87,7 +88,7 @@ class ClipRows(torch.utils.data.Dataset):
         self.left_out = list(left_out)
         self.unreadable: set[str] = set()
         self._kept: dict[int, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
-        self._room = cache_gb * 2**30
+        self._room = -1 if isinstance(rows, StreamedRows) else cache_gb * 2**30
         self._seed = torch.initial_seed()
         self._epoch = torch.full((), -1).share_memory_()  # seen by workers that live on from epoch to epoch
 
@@ -239,7 +240,10 @@ def prepare(
         learns = training and split == "train"
         rows = rows.select_columns([name for name in rows.column_names if name in wanted])
         left_out: list[str] = []
-        if args.check_media:
+        if args.check_media and isinstance(rows, StreamedRows):
+            if learns and set(raw_columns(columns)) & set(FILE_COLUMNS) & set(rows.column_names):
+                logger.warning("clips are streamed and not opened before training; what cannot be read is named then")
+        elif args.check_media:
             rows, left_out = _openable_rows(rows, columns, split, args.strict_media)
         datasets[split] = ClipRows(
             rows,

@@ -420,7 +420,8 @@ def _joined(parts: Sequence[np.ndarray]) -> Any:
 
 def last_checkpoint(args: CLCRTrainingArguments) -> str | None:
     """`--resume_from_checkpoint`: a folder, `last` (or `true`) or `auto`, see [`find_checkpoint`]."""
-    return find_checkpoint(args.output_dir, args.resume_from_checkpoint, args.world_size, args.process_index == 0)
+    run = args.output_dir, args.resume_from_checkpoint, args.world_size, args.process_index == 0
+    return find_checkpoint(*run, workers=args.dataloader_num_workers)
 
 
 __all__ = [

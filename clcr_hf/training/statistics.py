@@ -1,6 +1,6 @@
 """Statistics of the training split that a new model keeps: of features and of scores."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ..data.streamed import StreamedRows, some_at_a_time
 from ..modalities import FEATURES_END, modality
 
 _STEPS = 200_000  # of a modality that are looked at, from rows spread evenly over the split
@@ -87,9 +88,26 @@ def label_statistics(rows: Dataset) -> dict[str, Any]:
     """`label_mean` and `label_std` of `CLCRConfig`, one number a score, from the training labels; missing ones (NaN) do
     not count. A constant score has spread 1."""
     column = "label" if "label" in rows.column_names else "labels"
-    values = np.asarray(rows[column][:] if len(rows) else [0.0], dtype=np.float64).reshape(len(rows) or 1, -1)
-    mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    if isinstance(rows, StreamedRows):
+        mean, std = _moments(
+            np.asarray(part, np.float64).reshape(len(part), -1) for part in some_at_a_time(rows[column])
+        )
+    else:
+        values = np.asarray(rows[column][:] if len(rows) else [0.0], dtype=np.float64).reshape(len(rows) or 1, -1)
+        mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
     return {"label_mean": mean.tolist(), "label_std": np.where(std > 1e-8, std, 1.0).tolist()}
+
+
+def _moments(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation `(K,)` of the columns of `(N, K)`, which come in parts; NaN does not count."""
+    count, mean, square = np.zeros(1), np.zeros(1), np.zeros(1)
+    for values in parts:
+        own = (~np.isnan(values)).sum(axis=0)
+        centre = np.nansum(values, axis=0) / np.maximum(own, 1)
+        share = own / np.maximum(count + own, 1)
+        square = square + np.nansum((values - centre) ** 2, axis=0) + (centre - mean) ** 2 * count * share
+        count, mean = count + own, mean + (centre - mean) * share
+    return mean, np.sqrt(square / np.maximum(count, 1))
 
 
 __all__ = ["column_statistics", "feature_statistics", "label_statistics", "mean_length", "standardise_features"]

@@ -20,12 +20,14 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
 from ..checks import did_you_mean
 from ..configuration_clcr import CLCRConfig
+from ..data.streamed import StreamedRows
 from ..objective import total_loss
 from .calibration import forget_calibration
 from .checkpoints import begin, find_checkpoint, finish, rotate, told_in_one_line
 from .global_batch import deal_out, emptied, loss_weights, row_losses
 from .log import shorten_log
 from .stopping import FiniteWatch, StopSignals, TrainingStopped, spare_worker
+from .stream_order import StreamOrder
 from .whole_batch import WholeBatch
 
 logger = logging.getLogger("clcr_hf.training")
@@ -181,7 +183,7 @@ class CLCRTrainer(Trainer):
             config.linear_share = None if config.linear_share is None else 0.0
         if resume_from_checkpoint:
             run = self.args.output_dir, resume_from_checkpoint, self.args.world_size, self.is_world_process_zero()
-            resume_from_checkpoint = find_checkpoint(*run)
+            resume_from_checkpoint = find_checkpoint(*run, workers=self.args.dataloader_num_workers)
         self._finite, self._saved_step, self._resumed = FiniteWatch(), -1, bool(resume_from_checkpoint)
         self._whole = self._see_the_whole_batch()
         try:
@@ -312,7 +314,8 @@ class CLCRTrainer(Trainer):
                 self.args.save_total_limit = limit
             self.accelerator.wait_for_everyone()
             if writes:
-                finish(folder, self.args.world_size)
+                workers = self.args.dataloader_num_workers if self._streams(self.train_dataset) else None
+                finish(folder, self.args.world_size, workers)
                 rotate(folder, limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
         self._saved_step = self.state.global_step
@@ -429,8 +432,18 @@ class CLCRTrainer(Trainer):
         return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """As transformers'; lengths to group by are those of the longest modality, not of `input_ids` alone."""
+        """As transformers'; lengths to group by are those of the longest modality, not of `input_ids` alone. Streamed
+        rows have an order of their own."""
         rows = self.train_dataset if train_dataset is None else train_dataset
+        if self._streams(rows):
+            if self.args.train_sampling_strategy != "random":
+                raise ValueError(
+                    f"train_sampling_strategy {self.args.train_sampling_strategy}: rows that are streamed are shuffled "
+                    "where they lie; leave it out, or leave out --streaming"
+                )
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            workers = self.args.dataloader_num_workers
+            return StreamOrder(rows.rows, self._train_batch_size, self.args.world_size, workers, seed)
         if not self._measures_lengths(rows):
             return super()._get_train_sampler(train_dataset)
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -441,10 +454,15 @@ class CLCRTrainer(Trainer):
             return SequentialSampler(eval_dataset)  # type: ignore[arg-type]
         return super()._get_eval_sampler(eval_dataset)
 
+    @staticmethod
+    def _streams(rows: Any) -> bool:
+        return isinstance(getattr(rows, "rows", None), StreamedRows)
+
     def _measures_lengths(self, rows: Any) -> bool:
         """Whether rows are to be grouped by a length that no column of theirs states."""
         stated = self.args.length_column_name in getattr(rows, "column_names", ())
-        return self.args.train_sampling_strategy == "group_by_length" and hasattr(rows, "__len__") and not stated
+        asked = self.args.train_sampling_strategy == "group_by_length" and not self._streams(rows)
+        return asked and hasattr(rows, "__len__") and not stated
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         try:
