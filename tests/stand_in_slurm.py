@@ -1,4 +1,4 @@
-"""What `srun` and `scontrol` do for `examples/slurm/train.sbatch`, for `test_clusters.py`: `stand_in_slurm.py srun ...`.
+"""What `srun` and `scontrol` do for `examples/slurm/train.sbatch`: `stand_in_slurm.py srun ...`.
 
 `srun` starts the command once a rank, here; with STAND_IN_SIGNAL it sends that signal to all of them when the path
 STAND_IN_WHEN is there; it returns the highest exit code. `scontrol` writes what it is asked to STAND_IN_LOG and says
