@@ -205,7 +205,7 @@ def test_fsdp2_learns_as_one_process_and_goes_on(table, one_process, tmp_path, m
 
 @pytest.fixture
 def submit(tmp_path):
-    """Runs the job with stand-ins for Slurm's commands: `submit(script, *arguments, **environment)` gives its exit code,
+    """Runs the job with stand-ins for Slurm's commands: `submit(script, *arguments, **environment)`: its exit code,
     what `scontrol` was asked for, and what was said."""
     for name in ("srun", "scontrol"):
         command = f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("stand_in_slurm.py")} {name} "$@"\n'
