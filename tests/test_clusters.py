@@ -43,6 +43,7 @@ SETTINGS = {
     "linear_evidence": False,
     "disable_tqdm": True,
     "use_cpu": True,
+    "config_overrides": "dropout=0.0,attention_dropout=0.0,modality_dropout=0.0",
 }
 NEEDS_GLOO = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="needs gloo"
@@ -207,13 +208,15 @@ def test_fsdp2_learns_as_one_process_and_goes_on(table, one_process, tmp_path, m
 def submit(tmp_path):
     """Runs the job with stand-ins for Slurm's commands: `submit(script, *arguments, **environment)`: its exit code,
     what `scontrol` was asked for, and what was said."""
-    for name in ("srun", "scontrol"):
-        command = f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("stand_in_slurm.py")} {name} "$@"\n'
-        (tmp_path / name).write_text(command)
+    stand_in = Path(__file__).with_name("stand_in_slurm.py")
+    commands = {name: f"{sys.executable} {stand_in} {name}" for name in ("srun", "scontrol")} | {
+        "python": sys.executable
+    }
+    for name, command in commands.items():
+        (tmp_path / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "python").symlink_to(sys.executable)
     log = tmp_path / "scontrol.log"
-    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
 
     def run(*arguments: str, **more: str) -> tuple[int, list[str], str]:
         log.unlink(missing_ok=True)
