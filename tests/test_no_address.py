@@ -23,6 +23,7 @@ sys.addaudithook(watch)
 WORK = """
 import socket
 model, clip, table, folder = sys.argv[1:]
+import clcr_hf
 from transformers import pipeline
 
 read = pipeline("multimodal-sentiment", model=model, device="cpu")
