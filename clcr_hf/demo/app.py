@@ -23,7 +23,7 @@ _WAITING = "<p>The answer appears here.</p>"
 _STYLE = Path(__file__).parent / "style.css"
 _SWEEP = 600  # seconds between two looks for old uploads
 _OLD = 3600  # seconds after which an upload is removed though its page is still open
-# Visitors who may wait for the model at once. gradio keeps a copy of the page's settings, 80 kB, for each of the last
+# Visitors who may wait for the model at once. gradio keeps a copy of the page's settings, 24 kB, for each of the last
 # 10,000 visitors; this page has no state to keep, so that the last few will do.
 _QUEUE = 32
 _LONGEST_TEXT = 2000  # characters
