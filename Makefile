@@ -1,6 +1,6 @@
 # Everyday commands. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install format lint types test check demo clean
+.PHONY: help install format lint types test soak check demo clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ types:  ## mypy over the package
 
 test:  ## all tests on two processes
 	OMP_NUM_THREADS=1 pytest -q -n 2
+
+soak:  ## does memory grow? pipeline, training, endpoint and demo under load; five minutes
+	OMP_NUM_THREADS=1 pytest -q -m soak tests/test_soak.py
 
 check:  ## what the CI runs, in a clean environment
 	.ci/run

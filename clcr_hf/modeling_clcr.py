@@ -150,17 +150,25 @@ class CLCRPreTrainedModel(PreTrainedModel):
         add_remote_code(working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The text backbone's word embeddings; `NotImplementedError`, which transformers expects, without one."""
+    def get_input_embeddings(self) -> nn.Module | None:
+        """The text backbone's word embeddings; None without one, where transformers' own models raise: accelerate asks
+        for them before it shards a model, and PEFT before it saves one."""
         encoder = self.base_model.hierarchy.encoders["text"] if "text" in self.config.modalities else None
-        if encoder is None or encoder.reader is None:
-            raise NotImplementedError("This CLCR model has no text backbone (`text_config.backbone_config`)")
-        return encoder.reader.backbone.get_input_embeddings()
+        return None if encoder is None or encoder.reader is None else encoder.reader.backbone.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
-        """Replace the text backbone's word embeddings."""
-        self.get_input_embeddings()
+        """Replace the text backbone's word embeddings; NotImplementedError without one."""
+        self._refuse_without_words()
         self.base_model.hierarchy.encoders["text"].reader.backbone.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Module:
+        """As [`~transformers.PreTrainedModel.resize_token_embeddings`]; NotImplementedError without a text backbone."""
+        self._refuse_without_words()
+        return super().resize_token_embeddings(*args, **kwargs)
+
+    def _refuse_without_words(self):
+        if self.get_input_embeddings() is None:
+            raise NotImplementedError("This CLCR model has no text backbone (`text_config.backbone_config`)")
 
     def fold_bases(self):
         """Compute the orthonormal bases once and fold them into the maps they feed. In `eval()` without gradients the

@@ -113,24 +113,26 @@ def train(head: str, folder: str, world: int = 1, accumulation: int = 1, options
     return found
 
 
-def sharded(rank: int, world: int, whole: bool) -> dict[str, Any]:
-    """Two steps of FSDP2 by hand, all weights as one or in the parts that accelerate takes; the rows of the last
-    process are without audio."""
-    model = make_model("rare").train()
+def sharded(rank: int, world: int, head: str, whole: bool) -> dict[str, Any]:
+    """Two steps of FSDP2 by hand, all weights as one or in the parts that accelerate takes; of the head "rare" the rows
+    of the last process are without audio."""
+    model = make_model(head).train()
     if world > 1:
         mesh = init_device_mesh("cpu", (world,))
         parts = [part for part in model.modules() if type(part).__name__ in model._no_split_modules]
         for part in () if whole else reversed(parts):
             fully_shard(part, mesh=mesh)
         fully_shard(model, mesh=mesh)
+        assert parts and all(isinstance(weight, DTensor) for weight in model.parameters())
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05)
     inputs = {
         name: value.double() if value.is_floating_point() else value for name, value in batch(BATCH, text=False).items()
     }
-    inputs["audio_attention_mask"][BATCH // 2 :] = 0
+    if head == "rare":
+        inputs["audio_attention_mask"][BATCH // 2 :] = 0
     share = BATCH // world
     inputs = {name: value[share * rank : share * (rank + 1)] for name, value in inputs.items()}
-    if rank:
+    if rank and head == "rare":
         inputs = {name: value for name, value in inputs.items() if not name.startswith("audio")}
     losses = []
     for _ in range(2):
@@ -147,11 +149,11 @@ def sharded(rank: int, world: int, whole: bool) -> dict[str, Any]:
     return {"losses": torch.stack(losses), "weights": {name: each.detach() for name, each in weights.items()}}
 
 
-def sharded_worker(rank: int, world: int, folder: str) -> None:
-    """One of several processes that run [`sharded`] as a whole and by parts."""
+def sharded_worker(rank: int, world: int, folder: str, heads: list[str]) -> None:
+    """One of several processes that run [`sharded`] as a whole and by parts, for each head."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store-sharded", rank=rank, world_size=world)
-    found = [sharded(rank, world, whole) for whole in (True, False)]
+    found = {head: [sharded(rank, world, head, whole) for whole in (True, False)] for head in heads}
     if rank == 0:
         torch.save(found, Path(folder) / "sharded.pt")
     dist.barrier()

@@ -4,12 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from model_utils import batch, feature_config
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
-from clcr_hf import CLCRForPreTraining
 from clcr_hf.alignment import alignment_loss
 
 
@@ -51,53 +46,3 @@ def test_two_ranks_equal_one_with_the_whole_batch(tmp_path):
     # DistributedDataParallel takes the mean over ranks.
     torch.testing.assert_close(found[0][1] / 2, coordinates.grad[:4])
     torch.testing.assert_close(found[1][1] / 2, coordinates.grad[4:, :, :4])
-
-
-def _stage() -> CLCRForPreTraining:
-    torch.manual_seed(0)
-    config = feature_config(evidence="agreement", dropout=0.0, attention_dropout=0.0, modality_dropout=0.0)
-    return CLCRForPreTraining(config).train()
-
-
-def _sharded_worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    mesh = init_device_mesh("cpu", (2,))
-    stage = _stage()
-    parts = [part for part in stage.modules() if type(part).__name__ in stage._no_split_modules]  # as accelerate does
-    assert len(parts) == 2
-    for part in (*reversed(parts), stage):
-        fully_shard(part, mesh=mesh)
-    assert all(isinstance(weight, DTensor) for weight in stage.parameters())
-    optimiser = torch.optim.SGD(stage.parameters(), lr=0.1)
-    rows = {name: value[4 * rank : 4 * rank + 4] for name, value in batch(8, text=False).items()}
-    losses = []
-    for _ in range(2):
-        optimiser.zero_grad()
-        loss = stage(**rows).loss
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.detach())
-    weights = {name: weight.full_tensor().detach() for name, weight in stage.named_parameters()}
-    torch.save((losses, weights), f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs torch.distributed with gloo")
-def test_the_stage_learns_alike_where_its_weights_are_sharded(tmp_path):
-    mp.spawn(_sharded_worker, args=(str(tmp_path),), nprocs=2)
-    stage = _stage()
-    optimiser = torch.optim.SGD(stage.parameters(), lr=0.1)
-    expected = []
-    for _ in range(2):
-        optimiser.zero_grad()
-        loss = stage(**batch(8, text=False)).loss
-        loss.backward()
-        optimiser.step()
-        expected.append(loss.detach())
-    (one, weights), (two, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    torch.testing.assert_close((torch.stack(one) + torch.stack(two)) / 2, torch.stack(expected))
-    assert expected[1] < expected[0]
-    for name, weight in stage.named_parameters():
-        torch.testing.assert_close(weights[name], weight.detach(), atol=1e-5, rtol=1e-4, msg=name)

@@ -1,6 +1,7 @@
 """Where the code may live and who may import whom, read from the source. CONTRIBUTING.md says it in words."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +132,14 @@ def test_functions_can_be_read_at_a_glance():
             if length > LONGEST_FUNCTION:
                 long[f"{path.relative_to(PACKAGE)}:{node.lineno} {node.name}"] = length
     assert not long
+
+
+def test_what_security_promises_is_held_by_tests_that_exist():
+    repository = PACKAGE.parent
+    rows = [line for line in (repository / "SECURITY.md").read_text("utf-8").splitlines() if "`tests/" in line]
+    assert len(rows) >= 10
+    for row in rows:
+        files = re.findall(r"`(tests/\w+\.py)`", row)
+        source = "\n".join((repository / file).read_text("utf-8") for file in files)
+        missing = [name for name in re.findall(r"`(test_\w+)`", row) if f"def {name}(" not in source]
+        assert files and not missing, missing

@@ -23,7 +23,9 @@ _WAITING = "<p>The answer appears here.</p>"
 _STYLE = Path(__file__).parent / "style.css"
 _SWEEP = 600  # seconds between two looks for old uploads
 _OLD = 3600  # seconds after which an upload is removed though its page is still open
-_QUEUE = 32  # visitors who may wait for the model at once
+# Visitors who may wait for the model at once. gradio keeps a copy of the page's settings, 24 kB, for each of the last
+# 10,000 visitors; this page has no state to keep, so that the last few will do.
+_QUEUE = 32
 _LONGEST_TEXT = 2000  # characters
 
 
@@ -152,6 +154,7 @@ def serve(
                 server_port=port,
                 share=share,
                 max_file_size=round(max_size * 2**20),
+                state_session_capacity=2 * _QUEUE,
                 prevent_thread_lock=True,
                 quiet=True,
                 ssr_mode=False,

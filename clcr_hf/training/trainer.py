@@ -158,11 +158,11 @@ class CLCRTrainer(Trainer):
                 f"label_names={names} names no 'labels': batches hold them by that name, whatever the column is "
                 "called. Leave label_names out"
             )
-        if self.args.neftune_noise_alpha is not None:
-            try:
-                self.model.get_input_embeddings()
-            except NotImplementedError as error:
-                raise ValueError(f"neftune_noise_alpha adds noise to the embeddings of words. {error}") from error
+        if self.args.neftune_noise_alpha is not None and self.model.get_input_embeddings() is None:
+            raise ValueError(
+                "neftune_noise_alpha adds noise to the embeddings of words. This CLCR model has no text backbone "
+                "(`text_config.backbone_config`)"
+            )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """
