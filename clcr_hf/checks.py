@@ -77,6 +77,13 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a positive integer, at most {most}, got {value}")
 
 
+def check_label_names(id2label: Any) -> None:
+    """ValueError for names of labels that are not told by their numbers."""
+    named = isinstance(id2label, Mapping) and all(str(index).isdecimal() for index in id2label)
+    if id2label is not None and not named:
+        raise ValueError(f"`id2label` must name the labels 0, 1, ... in turn, as {{0: 'no', 1: 'yes'}}, got {id2label}")
+
+
 def check_finite(config: PreTrainedConfig) -> None:
     """ValueError for the first field that holds, by itself or in lists, a number that is not finite in float32."""
     for field in fields(config):
@@ -110,6 +117,7 @@ __all__ = [
     "check_count",
     "check_counts",
     "check_finite",
+    "check_label_names",
     "did_you_mean",
     "is_numbers",
     "is_pair",

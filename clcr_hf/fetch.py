@@ -22,6 +22,8 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 
+from .errors import CLCRError
+
 MAX_BYTES = 200_000_000
 TIMEOUT = 30.0
 ALLOW_PRIVATE = "CLCR_ALLOW_PRIVATE_URLS"  # environment variable: "1" lets addresses of this machine and its net pass
@@ -43,7 +45,7 @@ _LEAST_MEDIA = 128  # bytes; shorter text that happens to be base64 is text
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/= \t\r\n"
 
 
-class FetchError(ValueError):
+class FetchError(CLCRError):
     """Media that could not be had; the message says from where and why, without the query of the address."""
 
 

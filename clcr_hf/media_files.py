@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
+from .errors import CLCRError
+
 MediaSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 # Containers we open. Playlists (HLS, DASH, concat) stay out: they make FFmpeg open whatever files they name.
@@ -17,7 +19,7 @@ _FORMATS = (
 )
 
 
-class MediaError(ValueError):
+class MediaError(CLCRError):
     """A clip that cannot be read or holds no such track; the message names it and says what to do."""
 
 
