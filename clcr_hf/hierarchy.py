@@ -321,7 +321,7 @@ class BackboneReader(nn.Module):
         return [hidden_states[tap] for tap in self.taps]
 
     def _run(self, inputs):
-        """What the backbone gives; `InputError` for ids beyond its vocabulary, a sequence too long for it and the like."""
+        """What the backbone gives; `InputError` for ids beyond its vocabulary, a sequence too long for it."""
         arguments = {**inputs, "output_hidden_states": True, "return_dict": True}
         if torch.compiler.is_compiling():
             return self.backbone(**arguments)

@@ -13,7 +13,7 @@ from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClass
 from clcr_hf.data.convert import convert
 from clcr_hf.data.labels import label_kind
 from clcr_hf.data.table.manifest import load_manifest
-from clcr_hf.errors import SettingsError
+from clcr_hf.errors import ModelFileError, SettingsError
 from clcr_hf.training import evaluate_model, main
 from clcr_hf.training.arguments import DataArguments
 
@@ -156,7 +156,7 @@ def saved(tmp_path) -> Path:
 
 def test_another_number_of_classes_in_python(saved):
     old = CLCRForSequenceClassification.from_pretrained(saved)
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+    with pytest.raises(ModelFileError, match="ignore_mismatched_sizes"):
         CLCRForSequenceClassification.from_pretrained(saved, num_labels=5)
     new = CLCRForSequenceClassification.from_pretrained(saved, num_labels=5, ignore_mismatched_sizes=True)
     assert new.config.num_labels == 5 and new.config.problem_type is None and new.config.label_scale is None

@@ -81,7 +81,8 @@ def features_like(shape: tuple[int, int], value: Any, where: str) -> tuple[np.nd
 
 
 def _read_npy(path: str | os.PathLike) -> np.ndarray:
-    with format_error(f"{path}: not a plain .npy array", ValueError, OSError, EOFError, OverflowError):
+    # NumPy reads the header as Python, which may stumble anywhere.
+    with format_error(f"{path}: not a plain .npy array", Exception):
         # A memory map is refused where the file is shorter than its header says, before memory is taken.
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
 

@@ -16,6 +16,7 @@ from ..configuration_clcr import CLCRConfig
 from ..data.options import read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
+from ..errors import in_one_line
 from ..modalities import STANDARD_MODALITIES
 from .length import MIN_STEPS, SMALL_VALIDATION
 from .parser import RunParser
@@ -462,7 +463,7 @@ def read_recipe(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         content = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the recipe {path} cannot be read: {error}") from error
+        raise ValueError(f"the recipe {path} cannot be read: {in_one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"the recipe {path} must hold argument names and values, one a line, as in `seed: 1`")
     return content

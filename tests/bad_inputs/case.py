@@ -17,6 +17,8 @@ import clcr_hf
 SECONDS = 60  # of this process's own time
 LONGEST = 1000  # characters of a message
 _TYPED = (ValueError, OSError, TypeError, ImportError)
+# transformers' check of a processor's parts.
+_DOCUMENTED = ("check_argument_for_proper_class",)
 _OURS = str(Path(clcr_hf.__file__).parent)
 
 
@@ -67,8 +69,8 @@ def _is_told(error: BaseException) -> bool:
 
 
 def _is_ours(error: BaseException) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    return frames[-1].filename.startswith(_OURS)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename.startswith(_OURS) or last.name in _DOCUMENTED
 
 
 def _is_about_path(error: BaseException) -> bool:
