@@ -141,7 +141,7 @@ def _check_size(name: str, value: torch.Tensor, time_axis: int) -> None:
 
 def check_labels(config: CLCRConfig, logits: torch.Tensor, labels: Any) -> None:
     """
-    Labels of a kind and in a range that the head has. (Values are looked at on the CPU alone: a GPU would be waited for.)
+    Labels of a kind and in a range that the head has. (Values are looked at on the CPU alone.)
 
     Args:
         logits: `(B, C)` or `(B, G, C)`.

@@ -38,6 +38,7 @@ from .arguments import (
     used_arguments,
 )
 from .baselines import Baselines, compare, comparison
+from .before import check_metric
 from .build import build_model, build_processor, has_head, label_fault, load_processor
 from .calibration import calibrate, counted
 from .checkpoints import find_checkpoint
@@ -93,6 +94,7 @@ def run_training(
         model.add_linear_evidence()
     length = fit_length(training_args, *(len(datasets.get(name, ())) for name in ("train", "validation")))
     trainer = build_trainer(model, processor, datasets, labels, training_args, pretrained=bool(model_args.backbones))
+    check_metric(training_args, model, metrics_of(model))
     if trainer.is_world_process_zero():
         print(plan(data.title, datasets, carved, columns, model, training_args, length), flush=True)
 

@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,6 @@ _WORK = (
     "clcr_hf.modeling_clcr.CLCRPreTrainedModel.from_pretrained",
     "clcr_hf.data.source.Source.open",
     "clcr_hf.extract.readers.Readers.load",
-    "clcr_hf.training.run.open_data",
-    "clcr_hf.training.pretraining.open_data",
     "clcr_hf.training.run.load_data",
 )
 
@@ -34,11 +32,12 @@ class Told(OSError):
     """The one line that a command said."""
 
 
-def clcr(*words: str) -> str:
-    """A command in this process: its output, or `Told` with its one line of error."""
+def clcr(*words: str, without: str | None = None) -> str:
+    """A command in this process: its output, or `Told` with its one line of error; `without`: a package that is not
+    installed."""
     out, err = io.StringIO(), io.StringIO()
     try:
-        with redirect_stdout(out), redirect_stderr(err):
+        with _absent(without), redirect_stdout(out), redirect_stderr(err):
             main(words)
     except SystemExit as stop:
         if stop.code in (None, 0):
@@ -50,14 +49,25 @@ def clcr(*words: str) -> str:
     return out.getvalue()
 
 
+@contextmanager
+def _absent(package: str | None) -> Iterator[None]:
+    """As if a package were not installed."""
+    before = sys.modules.get(package or "")
+    sys.modules |= {} if package is None else {package: None}
+    try:
+        yield
+    finally:
+        if package is not None:
+            del sys.modules[package]
+            sys.modules |= {} if before is None else {package: before}
+
+
 def early(*words: str, without: str | None = None) -> str:
-    """The same, where work must not begin; `without`: a package that is not installed."""
+    """The same, where work must not begin."""
     with ExitStack() as stack:
         for name in _WORK:
             stack.enter_context(mock.patch(name, side_effect=AssertionError(f"{name} was called: work has begun")))
-        if without is not None:
-            stack.enter_context(mock.patch.dict(sys.modules, {without: None}))
-        return clcr(*words)
+        return clcr(*words, without=without)
 
 
 def cases(folder: Path) -> Iterator[Case]:
@@ -72,8 +82,9 @@ def cases(folder: Path) -> Iterator[Case]:
         words = [word.format(**place) for word in line.split()]
         name = line if without is None else f"{line}, without {without}"
         yield Case(f"early: clcr {name}", partial(early, *words, without=without))
-    for line, _ in _lines(early=False):
-        yield Case(f"clcr {line}", partial(clcr, *(word.format(**place) for word in line.split())))
+    for line, without in _lines(early=False):
+        words = [word.format(**place) for word in line.split()]
+        yield Case(f"clcr {line}", partial(clcr, *words, without=without))
     for words in _ARGUMENTS:
         yield Case(f"arguments: {words}", partial(_parsed, words.split()))
 
@@ -113,16 +124,12 @@ train --lr_scheduler_type cosin
 train --optim adamm
 train --eval_strategy epochs
 train --dataset mosi
-train --dataset manifest --data_file {absent}
-train --dataset manifest --data_file {folder}
 train --dataset manifest
-train --dataset_dir {absent}
-train --dataset_dir {folder}
 train --model_name_or_path {absent}
 train --model_name_or_path {file}
 train --report_to nothing_such
-train --report_to tensorboard #without tensorboard
-train --report_to wandb #without wandb
+train --report_to comet_ml
+train --report_to tensorbord
 train --ablation without_all
 train --modalities text text
 train --hidden_size 0
@@ -146,7 +153,7 @@ train --warmup_steps -1
 train --weight_decay nan
 train --max_grad_norm nan
 train --logging_steps 0
-train --save_steps 0
+train --save_steps 0 --save_strategy steps --eval_strategy steps
 train --eval_steps 0 --eval_strategy steps
 train --push_to_hub True --hub_model_id a/b/c
 evaluate --model {absent}
@@ -156,8 +163,6 @@ evaluate --model {model} --batch-size 0
 evaluate --model {model} --batch-size -1
 evaluate --model {model}
 evaluate --model {model} --dataset mosi
-evaluate --model {model} --dataset manifest --data-file {absent}
-evaluate --model {model} --split tset --dataset manifest --data-file {table}
 evaluate
 predict
 predict {absent}.mp4 --model {model}
@@ -236,7 +241,6 @@ export {model} {new}.onnx --image-size -4
 export {model} {file}/x.onnx
 export {model} {folder}
 export {model} /proc/x.onnx
-export {model} {new}.doc
 export {model} {new}.onnx #without onnx
 export {model} {new}.onnx #without onnxscript
 export {model} {new}.onnx #without onnxruntime
@@ -246,7 +250,6 @@ extract {folder} {file} --text bert-base-uncased
 extract {folder} {file}/x --text bert-base-uncased
 extract {folder} /proc/x --text bert-base-uncased
 extract {folder} {new}
-extract {folder} {new} --text {absent}
 extract {folder} {new} --text {file} --levels 0
 extract {folder} {new} --text {file} --taps 1,a
 extract {folder} {new} --text {file} --fps 0
@@ -258,9 +261,7 @@ extract {folder} {new} --text {file} --device gpu
 extract {folder} {new} --text {file} --dataset mosi
 extract {folder} {new} --text {file} --dataset-options a
 extract {folder} {new} --text {file} --align letters
-extract {folder} {new} --opensmile #without opensmile
 extract {folder} {new} --opensmile --opensmile-level high
-extract {folder} {new} --vision {absent} --face-crop no_such_module:f
 convert mosi {table} {new}
 convert manifest {absent} {new}
 convert manifest {table} {file}
@@ -281,12 +282,19 @@ convert shards {folder} {new}5
 convert manifest {folder} {new}6
 convert hub {folder} {new}7
 card {model} --figure
+train --dataset manifest --data_file {absent} --output_dir {new}c
+train --dataset manifest --data_file {folder} --output_dir {new}c
+evaluate --model {model} --dataset manifest --data-file {absent}
+evaluate --model {model} --split tset --dataset manifest --data-file {table}
+extract {folder} {new}d --text {absent}
+extract {folder} {new}d --opensmile #without opensmile
+extract {folder} {new}d --vision {absent} --face-crop no_such_module:f
 evaluate --model {model} --dataset manifest --data-file {table} --label_column no_such
 predict {clip} --model {model} --features gaze={file}.npy
 extract {folder} {new}8 --text {model}
 extract {table} {new}9 --text {folder}
 train --dataset manifest --data_file {table} --text_column no_such --output_dir {new}a
-train --dataset manifest --data_file {table} --output_dir {new}b --metric_for_best_model mae
+train --dataset manifest --data_file {table} --output_dir {new}b --metric_for_best_model map
 train --dataset manifest --data_file {table} --output_dir {new}b --modalities smell
 publish {model} org/name --to-folder {model}/config.json
 """
