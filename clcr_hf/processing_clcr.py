@@ -465,7 +465,7 @@ def _two_sides(size: Any) -> list[int] | None:
 
 def _encode_features(name: str, rows: list[Any], pad: bool) -> dict[str, np.ndarray]:
     for index, row in enumerate(rows):
-        if row is not None and row.ndim not in (2, 3):
+        if row is not None and (row.ndim not in (2, 3) or not row.shape[-1]):
             raise ValueError(f"{name}: sample {index} has shape {row.shape}; expected (T, D), or (L, T, D) with levels")
     if all(row is None for row in rows):
         return {}

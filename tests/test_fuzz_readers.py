@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from clcr_hf.data import load_npz_safely, load_pickle_safely
+from clcr_hf.data import DataFormatError, load_npz_safely, load_pickle_safely
 from clcr_hf.data.feature_arrays import read_feature_file
 from clcr_hf.data.table.read import Table, read_rows
 from clcr_hf.predict.subtitles import read_subtitles
@@ -86,3 +86,12 @@ def test_a_whole_file_changed(name, tmp_path, changed):
         place %= len(content) + 1
         content = content[:place] + new + content[place + len(new) :]
     check(name, tmp_path, content)
+
+
+def test_a_name_in_an_archive_that_is_no_utf_8(tmp_path):
+    """Found by tests/fuzz_readers.py."""
+    content = READERS["f.npz"][1].replace(b"features.npy", b"features\xa4npy")
+    flags = content.rindex(b"PK\x01\x02") + 9
+    check("f.npz", tmp_path, content[:flags] + b"\x08" + content[flags + 1 :])
+    with pytest.raises(DataFormatError, match="not a readable .npz"):
+        features(tmp_path / "f.npz")

@@ -26,7 +26,7 @@ _OPTIONS = {
     "max_audio_seconds": (0, -1, float("nan"), "long"),
     "max_text_length": (0, -1, "long", float("nan")),
     "flow_size": (0, -1, "big", [1], [1, 2, 3], [0, 4]),
-    "face_crop": (7, ["dlib"], "a b", ""),
+    "face_crop": (7, ["dlib"], ""),
     "tokenizer": ("bert", 7),
     "feature_extractor": ("mel", 7),
     "image_processor": ("vit", 7),
@@ -146,7 +146,8 @@ def cases(folder: Path) -> Iterator[Case]:
     yield from each("call", _CALLS, lambda value: dict(processor(**value)), _MAY)
     clip = write_clip(folder / "whole.mp4")
     for name in ("start", "end"):
-        yield from each(name, _STRETCHES, lambda value, name=name: dict(processor(media=clip, **{name: value})), _MAY)
+        may = ("NaN time", "beyond") if name == "end" else ("NaN time",)
+        yield from each(name, _STRETCHES, lambda value, name=name: dict(processor(media=clip, **{name: value})), may)
     yield Case("end before start", lambda: dict(processor(media=clip, start=0.6, end=0.2)))
     processor.save_pretrained(folder / "saved")
     for name in ("processor_config.json", "tokenizer.json"):
