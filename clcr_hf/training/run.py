@@ -94,7 +94,6 @@ def run_training(
         model.add_linear_evidence()
     length = fit_length(training_args, *(len(datasets.get(name, ())) for name in ("train", "validation")))
     trainer = build_trainer(model, processor, datasets, labels, training_args, pretrained=bool(model_args.backbones))
-    check_metric(training_args, model, metrics_of(model))
     if trainer.is_world_process_zero():
         print(plan(data.title, datasets, carved, columns, model, training_args, length), flush=True)
 
@@ -325,7 +324,7 @@ def build_trainer(
     A trainer with the metrics of the labels' kind and early stopping.
 
     Args:
-        args: `metric_for_best_model="auto"` becomes that of [`best_metric`] here; `backbone_learning_rate` becomes 2e-5
+        args: an unknown `metric_for_best_model` is a ValueError where there is to be training; `"auto"` becomes that of [`best_metric`] here; `backbone_learning_rate` becomes 2e-5
             where left out with `pretrained` backbones.
     """
     if args.metric_for_best_model == "auto":
@@ -336,6 +335,7 @@ def build_trainer(
         args.backbone_learning_rate = 2e-5
     if "validation" not in datasets:
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    check_metric(args, model, metrics_of(model))
     patience = getattr(args, "early_stopping_patience", 0)
     stopping = [EarlyStoppingCallback(patience)] if patience and args.load_best_model_at_end else []
     return CLCRTrainer(
