@@ -15,8 +15,8 @@ _Run = Callable[..., dict[str, float]]
 
 def alone_in_output_dir(run: _Run) -> _Run:
     """A run that has its output folder to itself, from before its data are read to its end; what is wrong with its
-    arguments, or the folder, is said first. Of many processes the one
-    that writes holds the lock: the first of all, or with `save_on_each_node` the first of each machine."""
+    arguments, or the folder, is said first. Of many processes the one that writes holds the lock: the first of all, or
+    with `save_on_each_node` the first of each machine."""
 
     @wraps(run)
     def alone(

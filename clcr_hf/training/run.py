@@ -324,8 +324,8 @@ def build_trainer(
     A trainer with the metrics of the labels' kind and early stopping.
 
     Args:
-        args: an unknown `metric_for_best_model` is a ValueError where there is to be training; `"auto"` becomes that of [`best_metric`] here; `backbone_learning_rate` becomes 2e-5
-            where left out with `pretrained` backbones.
+        args: an unknown `metric_for_best_model` is a ValueError where there is to be training; `"auto"` becomes that of
+            [`best_metric`] here; `backbone_learning_rate` becomes 2e-5 where left out with `pretrained` backbones.
     """
     if args.metric_for_best_model == "auto":
         args.metric_for_best_model = best_metric(labels)
