@@ -22,9 +22,10 @@ def alone_in_output_dir(run: _Run) -> _Run:
     def alone(
         model_args: ModelArguments, data_args: DataArguments, training_args: CLCRTrainingArguments, *more: Any
     ) -> dict[str, float]:
-        check_writable(str(training_args.output_dir), folder=True)
-        check_before(model_args, data_args, training_args)
         writes = training_args.should_save
+        if writes:
+            check_writable(str(training_args.output_dir), folder=True)
+        check_before(model_args, data_args, training_args)
         with only_writer(str(training_args.output_dir)) if writes else nullcontext():
             return run(model_args, data_args, training_args, *more)
 
