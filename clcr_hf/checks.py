@@ -96,6 +96,13 @@ def check_backbone(config: PreTrainedConfig, where: str = "backbone_config") -> 
             raise ValueError(f"`{where}.{name}` must be at most {most}, got {str(value)[:60]}")
 
 
+def check_label_names(id2label: Any) -> None:
+    """ValueError for names of labels that are not told by their numbers."""
+    named = isinstance(id2label, Mapping) and all(str(index).isdecimal() for index in id2label)
+    if id2label is not None and not named:
+        raise ValueError(f"`id2label` must name the labels 0, 1, ... in turn, as {{0: 'no', 1: 'yes'}}, got {id2label}")
+
+
 def check_finite(config: PreTrainedConfig) -> None:
     """ValueError for the first field that holds, by itself or in lists, a number that is not finite in float32."""
     for field in fields(config):
@@ -131,6 +138,7 @@ __all__ = [
     "check_count",
     "check_counts",
     "check_finite",
+    "check_label_names",
     "did_you_mean",
     "is_numbers",
     "is_pair",

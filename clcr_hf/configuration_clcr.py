@@ -16,12 +16,14 @@ from .checks import (
     check_count,
     check_counts,
     check_finite,
+    check_label_names,
     is_numbers,
     is_pair,
     refuse_unknown_settings,
     split_unknown_settings,
 )
 from .configuration_modality import CLCRModalityConfig, as_modality_config
+from .errors import ModelFileError, plain_settings, plainly
 from .modalities import STANDARD_MODALITIES
 
 logger = logging.get_logger(__name__)
@@ -51,6 +53,7 @@ def _default_modalities() -> dict[str, dict[str, Any]]:
     }
 
 
+@plain_settings
 @strict
 class CLCRConfig(PreTrainedConfig):
     r"""
@@ -262,6 +265,7 @@ class CLCRConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         stored = kwargs.pop(_STORED, False)
         refuse_unknown_settings(type(self), kwargs)
+        check_label_names(self.id2label)
         count = kwargs.pop("num_labels", None)
         kwargs |= {} if count is None else {"num_labels": count}
         if count is not None and self.id2label is not None and count != len(self.id2label):
@@ -346,16 +350,22 @@ class CLCRConfig(PreTrainedConfig):
         wants_unused = kwargs.pop("return_unused_kwargs", False)
         config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
         config.validate()  # with the settings among `kwargs`
-        return (config, unused) if wants_unused else config
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *, return_unused_kwargs=False, **kwargs):
-        """As [`~transformers.PreTrainedConfig.from_pretrained`]; `ValueError` for settings that are none."""
-        config, unused = super().from_pretrained(pretrained_model_name_or_path, return_unused_kwargs=True, **kwargs)
-        if return_unused_kwargs:
+        if wants_unused:
             return config, unused
         refuse_unknown_settings(cls, unused)
         return config
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As [`~transformers.PreTrainedConfig.get_config_dict`]; `ModelFileError` for a file that is none or damaged.
+        (transformers gives its defaults for a folder without one.)"""
+        with plainly(f"{pretrained_model_name_or_path}: its config.json cannot be read", ModelFileError):
+            found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not isinstance(found, dict) or not found:
+            raise ModelFileError(
+                f"{pretrained_model_name_or_path} holds no config.json of a model; save one there first"
+            )
+        return found, rest
 
     @classmethod
     def _without_unknown(cls, stored: dict[str, Any]) -> dict[str, Any]:

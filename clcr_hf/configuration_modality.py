@@ -5,12 +5,23 @@
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .checks import MOST, check, check_backbone, check_count, check_counts, check_finite, refuse_unknown_settings
+from .checks import (
+    MOST,
+    check,
+    check_backbone,
+    check_count,
+    check_counts,
+    check_finite,
+    did_you_mean,
+    refuse_unknown_settings,
+)
+from .errors import SettingsError, plain_settings
 
 
+@plain_settings
 @strict
 class CLCRModalityConfig(PreTrainedConfig):
     r"""
@@ -64,6 +75,10 @@ class CLCRModalityConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if isinstance(self.backbone_config, dict) and "model_type" not in self.backbone_config:
             raise ValueError("`backbone_config` given as a dict must hold `model_type`, e.g. {'model_type': 'bert'}")
+        if isinstance(self.backbone_config, dict) and self.backbone_config["model_type"] not in CONFIG_MAPPING:
+            kind = self.backbone_config["model_type"]
+            hint = did_you_mean(kind, CONFIG_MAPPING)
+            raise SettingsError(f"`backbone_config`: transformers has no model_type {kind!r}{hint}")
         refuse_unknown_settings(type(self), kwargs)
         super().__post_init__(**kwargs)
 

@@ -22,6 +22,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 
+from .errors import CLCRError
 from .limits import MAX_FILE_BYTES as MAX_BYTES
 
 TIMEOUT = 30.0
@@ -44,7 +45,7 @@ _LEAST_MEDIA = 128  # bytes; shorter text that happens to be base64 is text
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/= \t\r\n"
 
 
-class FetchError(ValueError):
+class FetchError(CLCRError):
     """Media that could not be had; the message says from where and why, without the query of the address."""
 
 

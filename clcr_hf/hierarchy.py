@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_clcr import CLCRConfig, CLCRModalityConfig
 from .cross_modal import modality_ids
+from .errors import InputError, in_one_line
 from .loading import WRAPPERS, refuse_missing
 from .ops import in_step
 
@@ -311,13 +312,31 @@ class BackboneReader(nn.Module):
         return levels, token_mask & present
 
     def _tapped(self, **inputs) -> list[torch.Tensor]:
-        outputs = self.backbone(**inputs, output_hidden_states=True, return_dict=True)
+        outputs = self._run(inputs)
         hidden_states = list(outputs.hidden_states)
         # The last one with its final norm, which some backbones (ViT) leave out of `hidden_states`: this is what they
         # were trained to give, and the norm's weights get their gradient.
         if outputs.last_hidden_state.shape == hidden_states[-1].shape:
             hidden_states[-1] = outputs.last_hidden_state
         return [hidden_states[tap] for tap in self.taps]
+
+    def _run(self, inputs):
+        """What the backbone gives; `InputError` for ids beyond its vocabulary, a sequence too long for it."""
+        arguments = {**inputs, "output_hidden_states": True, "return_dict": True}
+        if torch.compiler.is_compiling():
+            return self.backbone(**arguments)
+        try:
+            return self.backbone(**arguments)
+        except (IndexError, RuntimeError, ValueError, TypeError) as error:
+            if type(error) not in (IndexError, RuntimeError, ValueError, TypeError):
+                raise  # a device's, want of memory, other processes
+            shapes = {name: tuple(value.shape) for name, value in inputs.items() if hasattr(value, "shape")}
+            config = self.backbone.config
+            limits = {name: getattr(config, name, None) for name in ("vocab_size", "max_position_embeddings")}
+            known = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+            known = f"; the backbone has {known}" if self.modality == "text" and known else ""
+            what = f"the backbone of modality {self.modality!r} cannot read its input {shapes}"
+            raise InputError(f"{what}: {in_one_line(error)}{known}") from error
 
     def _read_text(self, inputs, mask):
         arguments = {"attention_mask": mask.long()}

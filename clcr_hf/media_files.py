@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
+from .errors import CLCRError
+
 MediaSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 # Containers we open. Playlists (HLS, DASH, concat) stay out: they make FFmpeg open whatever files they name.
@@ -17,7 +19,10 @@ _FORMATS = (
 )
 
 
-class MediaError(ValueError):
+_LONGEST_PATH = 4096  # characters, of Linux
+
+
+class MediaError(CLCRError):
     """A clip that cannot be read or holds no such track; the message names it and says what to do."""
 
 
@@ -100,6 +105,8 @@ def _existing_file(source: str | os.PathLike[str], name: str) -> str:
     if "://" in str(source):
         raise MediaError(f"{name} is an address, not a file; download it and give the path or the bytes")
     path = Path(source).expanduser()
+    if len(name) > _LONGEST_PATH:
+        raise MediaError(f"{name[:60]}... ({len(name)} characters) is no path; give the path of a media file")
     if not path.is_file():
         raise MediaError(
             f"{name} {'is a folder' if path.is_dir() else 'does not exist'}; give the path of a media file"

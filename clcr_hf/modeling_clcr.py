@@ -5,6 +5,7 @@ and `alignment.py`."""
 # No `from __future__ import annotations` here: it breaks `from_pretrained` of transformers 5.
 
 import os
+import re
 from importlib import import_module
 from typing import Any
 
@@ -15,14 +16,16 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple
 
 from .alignment import alignment_loss
+from .checks import refuse_unknown_settings
 from .configuration_clcr import STATISTICS, CLCRConfig, CLCRModalityConfig
+from .errors import InputError, ModelFileError, plainly
 from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder, TemporalBlock
 from .intercad import InterLevelAggregation, LevelNorm, level_evidence
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
 from .linear_evidence import LinearEvidence, feature_means
 from .loading import WRAPPERS, refuse_missing
 from .modalities import STANDARD_MODALITIES
-from .modeling_inputs import collect_inputs, own_features
+from .modeling_inputs import check_labels, collect_inputs, own_features
 from .modeling_outputs import (
     CLCRModelOutput,
     CLCRPreTrainingOutput,
@@ -104,12 +107,19 @@ class CLCRPreTrainedModel(PreTrainedModel):
         `_orig_mod.`, as DistributedDataParallel and `torch.compile` write them, are read without.
 
         Raises:
-            ValueError: weights that the files lack, which would be left as noise.
+            ValueError: weights that the files lack, which would be left as noise; files that cannot be read or do not
+                fit (`ModelFileError`); an option that there is not.
         """
         source = pretrained_model_name_or_path
         names = {**WRAPPERS, **(key_mapping or {})}
         kwargs |= {"key_mapping": names, "output_loading_info": True}
-        model, report = super().from_pretrained(source, *model_args, **kwargs)
+        with plainly(f"{source}: the model cannot be loaded", ModelFileError):
+            try:
+                model, report = super().from_pretrained(source, *model_args, **kwargs)
+            except TypeError as error:  # what is no option of loading reaches the constructor
+                slips = re.findall(r"unexpected keyword argument '(\w+)'", str(error))
+                refuse_unknown_settings(CLCRConfig, dict.fromkeys(slips))
+                raise
         if output_loading_info:
             return model, report
         missing = set(report["missing_keys"])
@@ -297,9 +307,12 @@ class CLCRModel(CLCRPreTrainedModel):
             **kwargs: `<name>_features` and `<name>_attention_mask` of the user's own modalities (`extra_configs`).
 
         Raises:
-            ValueError: no modality given, one that the model does not have, widths or batch sizes that do not fit, a
-                mask without its input, a name that is none of these.
+            InputError: no modality given, one that the model does not have, widths or batch sizes that do not fit, none
+                of a batch or of a length, a mask without its input, a name that is none of these, what the backbone
+                cannot read. (On the CPU ids and labels out of range too; a GPU is not made to wait for their check.)
         """
+        if input_ids is not None and inputs_embeds is not None:
+            raise InputError("Text was given twice, as `input_ids` and as `inputs_embeds`; give one of them")
         raw = {
             "text": (input_ids if input_ids is not None else inputs_embeds, attention_mask),
             "vision": (pixel_values, vision_attention_mask),
@@ -541,6 +554,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         logits, joint_part, own_part = self._answer(outputs, joint, own)
         loss, components = None, None
         if labels is not None:
+            check_labels(self.config, logits, labels)
             loss, components = self._objective(outputs, logits, joint, own, labels, loss_weights)
         mean, std = label_scale(self.config, logits)
         return self.output_class(

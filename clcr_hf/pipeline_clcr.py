@@ -14,6 +14,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from .collator import CLCRDataCollator
+from .errors import CLCRError, InputError, in_one_line, is_plain
 from .modalities import modality
 from .modeling_clcr import CLCRPreTrainedModel
 from .objective import labels_that_hold, probabilities
@@ -143,6 +144,9 @@ class CLCRPipeline(Pipeline):
         **kwargs: Any,
     ) -> Any:
         """Results of one input, a list or a stream; see the class. `num_workers` processes read ahead."""
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
         if window is not None or every is not None:
             if not isinstance(inputs, list | tuple) and not _is_stream(inputs):
                 return self._timeline(inputs, window, every, batch_size, kwargs)
@@ -238,9 +242,9 @@ class CLCRPipeline(Pipeline):
         except Exception as error:
             if on_error == "skip":
                 return {"samples": [{"error": _reason(error)}]}
-            if isinstance(error, OSError | TypeError):
-                raise ValueError(f"the input cannot be read: {error}") from error
-            raise
+            if isinstance(error, CLCRError) or (isinstance(error, ValueError) and is_plain(error)):
+                raise
+            raise InputError(f"the input cannot be read: {in_one_line(error)}") from error
 
     def _forward(self, model_inputs: dict[str, Any], on_error: str = "raise", **options: Any) -> dict[str, Any]:
         """Of each sample its `logits (C,)` or `(G, C)`, times and explanation, made in batches in which padding changes

@@ -73,7 +73,7 @@ class SampleReader:
         batch = self.processor(**arguments, face_crop=False, return_tensors="np") if arguments else {}
         arrays = {key: value[0] for key, value in batch.items()}
         ready = (key for key in sample if key in TOKEN_COLUMNS or key.endswith(MASK_END))
-        arrays |= {key: np.asarray(sample[key]) for key in ready}
+        arrays |= {key: _whole_numbers(sample[key], key) for key in ready}
         if not arrays:
             raise ValueError(f"nothing in the input is read by this model, which reads {', '.join(self.modalities)}")
         most = self.processor.max_audio_seconds or float("inf")
@@ -192,6 +192,14 @@ def _numbers(value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "buif":
         raise ValueError(f"a media file is bytes, base64 or an address, or else an array, got {type(value).__name__}")
+    return array
+
+
+def _whole_numbers(value: Any, key: str) -> np.ndarray:
+    """Token ids, or a mask of ready input, `(T,)`."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iub" or array.ndim != 1 or not array.size:
+        raise ValueError(f"{key} must be a list of whole numbers, got {array.dtype} of shape {array.shape}")
     return array
 
 

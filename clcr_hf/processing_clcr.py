@@ -9,6 +9,7 @@ Layout and names are our reconstruction (the paper fixes the model, not its inpu
 """
 
 import inspect
+import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from transformers.processing_utils import ProcessorMixin
 
 from .collator import stacked
+from .errors import InputError, ModelFileError, plainly
 from .faces import DEFAULT_DETECTOR
 from .modalities import FEATURES_END, MASK_END, MEDIA, STANDARD, of_features
 from .remote_code import add_remote_code
@@ -132,6 +134,12 @@ class CLCRProcessor(ProcessorMixin):
         return content
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As [`~transformers.ProcessorMixin.from_pretrained`]; `ModelFileError` for files that cannot be read."""
+        with plainly(f"{pretrained_model_name_or_path}: the processor cannot be loaded", ModelFileError):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
@@ -180,6 +188,7 @@ class CLCRProcessor(ProcessorMixin):
 
     # --- the batch ---------------------------------------------------------------------------------------------------
 
+    @plainly("the input cannot be processed", InputError)
     def __call__(
         self,
         text: Any = None,
@@ -269,6 +278,7 @@ class CLCRProcessor(ProcessorMixin):
             raise ValueError(f"padding must be True, False, 'longest' or 'max_length', got {padding!r}")
         if padding == "max_length" and max_length is None:
             raise ValueError("padding='max_length' needs max_length, the number of text tokens to pad to")
+        _check_positive(max_length=max_length)
         reading = self._reading(num_frames, fps, max_audio_seconds)
         if face_crop is not None:
             reading = replace(reading, face_crop=_detector_name(face_crop))
@@ -457,7 +467,7 @@ def _two_sides(size: Any) -> list[int] | None:
 
 def _encode_features(name: str, rows: list[Any], pad: bool) -> dict[str, np.ndarray]:
     for index, row in enumerate(rows):
-        if row is not None and row.ndim not in (2, 3):
+        if row is not None and (row.ndim not in (2, 3) or not row.shape[-1]):
             raise ValueError(f"{name}: sample {index} has shape {row.shape}; expected (T, D), or (L, T, D) with levels")
     if all(row is None for row in rows):
         return {}
@@ -516,5 +526,7 @@ def _detector_name(face_crop: str | bool | None) -> str | None:
 
 def _check_positive(**options: float | None) -> None:
     for name, value in options.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+        whole = name not in ("video_fps", "fps", "max_audio_seconds")
+        kinds = numbers.Integral if whole else numbers.Real
+        if value is not None and not (isinstance(value, kinds) and 0 < value < math.inf):
+            raise ValueError(f"{name} must be positive{' and whole' * whole}, got {value!r}")

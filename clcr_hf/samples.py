@@ -434,7 +434,10 @@ def read_wave(value: Any, given_rate: Any, rate: int, where: str) -> np.ndarray:
 def floats(value: Any, where: str) -> np.ndarray:
     """An array as float32; ValueError where it is no array of finite numbers."""
     try:
-        array = to_numpy(value).astype(np.float32, copy=False)
+        array = to_numpy(value)
+        if array.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        array = array.astype(np.float32, copy=False)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where} is no array of numbers: {error}") from error
     if not np.isfinite(array).all():

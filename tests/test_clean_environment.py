@@ -65,11 +65,15 @@ def model(tmp_path_factory) -> Path:
     small = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
     config = CLCRConfig(
         text_config={
-            "backbone_config": {"model_type": "bert", "vocab_size": len(tokenizer), **small}, "source": "taps"
+            "backbone_config": {"model_type": "bert", "vocab_size": len(tokenizer), **small},
+            "source": "taps",
         },
         vision_config={
             "backbone_config": {
-                "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16], "depths": [1, 1, 1]
+                "model_type": "resnet",
+                "embedding_size": 8,
+                "hidden_sizes": [8, 16, 16],
+                "depths": [1, 1, 1],
             },
             "source": "taps",
         },

@@ -239,7 +239,7 @@ def test_one_line_where_the_detector_is_not_installed():
         "try:\n    crop_faces(np.zeros((1, 64, 64, 3), np.uint8))\nexcept ImportError as error:\n    print(error)\n"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert shown == 'face crops need dlib, which is not installed: pip install dlib-bin pillow\n'
+    assert shown == "face crops need dlib, which is not installed: pip install dlib-bin pillow\n"
 
 
 # --- dlib ------------------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_one_line_where_the_detector_is_not_installed():
 
 @pytest.fixture(scope="module")
 def dlib():
-    return pytest.importorskip("dlib", reason='NO FACE DETECTOR: pip install dlib-bin pillow to run this check')
+    return pytest.importorskip("dlib", reason="NO FACE DETECTOR: pip install dlib-bin pillow to run this check")
 
 
 @pytest.fixture(scope="module")

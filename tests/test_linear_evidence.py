@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features
-from huggingface_hub.errors import StrictDataclassClassValidationError
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRForTokenClassification
 from clcr_hf.data import CLCRDataCollator
 from clcr_hf.data.labels import label_kind
+from clcr_hf.errors import SettingsError
 from clcr_hf.modeling_clcr import CLCRPreTrainedModel
 from clcr_hf.training.baselines import Baselines
 from clcr_hf.training.run import main
@@ -179,7 +179,7 @@ def test_an_older_configuration_has_no_such_part():
 
 def test_what_cannot_be_is_refused(scores):
     baselines, _ = scores
-    with pytest.raises(StrictDataclassClassValidationError, match="linear_share"):
+    with pytest.raises(SettingsError, match="linear_share"):
         CLCRConfig(linear_share=1.5)
     with pytest.raises(ValueError, match="of clips"):
         CLCRForTokenClassification(CLCRConfig(audio_config={"feature_size": 4}, linear_share=0.0))

@@ -308,7 +308,7 @@ CELLS = st.fixed_dictionaries(
         "id": st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8),
         "n": st.none() | st.integers(-(2**40), 2**40),
         "x": st.none() | st.floats(allow_nan=False, allow_infinity=False),
-        "error": st.none() | st.just("cannot, be \"read\"\n"),
+        "error": st.none() | st.just('cannot, be "read"\n'),
         " of a class ": st.none() | st.floats(0, 1),
     }
 )

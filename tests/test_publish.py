@@ -224,7 +224,9 @@ def test_publish_then_load_by_name_with_and_without_the_package(trained, hub, tm
 
 def test_every_auto_class_loads_without_the_package(trained, hub, tmp_path):
     send(trained, hub, tmp_path / "sender")
-    code = WITHOUT_PACKAGE + f"""
+    code = (
+        WITHOUT_PACKAGE
+        + f"""
 from transformers import *
 options = dict(trust_remote_code=True)
 print(type(AutoConfig.from_pretrained({NAME!r}, **options)).__name__)
@@ -235,6 +237,7 @@ print(type(processor).__name__, type(processor.feature_extractor).__name__, type
 print(type(AutoFeatureExtractor.from_pretrained({NAME!r}, **options)).__name__)
 print(type(pipeline("multimodal-sentiment", model={NAME!r}, **options)).__name__)
 """
+    )
     out = run(code, hub.environment(tmp_path / "reader")).split()
     wanted = ["CLCRConfig", "CLCRModel", "CLCRForTokenClassification", "CLCRProcessor", "CLCRFeatureExtractor"]
     assert out[:5] == wanted and out[6:] == ["CLCRFeatureExtractor", "CLCRPipeline"]
@@ -284,11 +287,14 @@ print(trainer.push_to_hub())
 
 def test_a_model_loaded_by_its_own_code_can_be_published_again(trained, hub, tmp_path):
     send(trained, hub, tmp_path / "sender")
-    code = WITHOUT_PACKAGE + f"""
+    code = (
+        WITHOUT_PACKAGE
+        + f"""
 from transformers import AutoModelForSequenceClassification
 model = AutoModelForSequenceClassification.from_pretrained({NAME!r}, trust_remote_code=True)
 model.push_to_hub("org/copy")
 """
+    )
     run(code, hub.environment(tmp_path / "reader"))
     files = hub.repositories["org/copy"].resolve("main")[1]
     assert {"modeling_clcr.py", "ops.py", "remote_code.py", "model.safetensors"} <= set(files)
@@ -358,7 +364,9 @@ for kind in (AutoConfig, AutoModel, AutoProcessor):
     kind.from_pretrained({str(release)!r})
 """
     run(local, hub.environment(tmp_path / "cache"))  # the installed package answers, the folder's code is not touched
-    refused = WITHOUT_PACKAGE + f"""
+    refused = (
+        WITHOUT_PACKAGE
+        + f"""
 from transformers import AutoConfig, AutoModel, AutoProcessor
 for kind in (AutoConfig, AutoModel, AutoProcessor):
     try:
@@ -367,6 +375,7 @@ for kind in (AutoConfig, AutoModel, AutoProcessor):
         continue
     raise SystemExit("foreign code was accepted")
 """
+    )
     run(refused, hub.environment(tmp_path / "cache"))
     assert not canary.exists()
 

@@ -63,9 +63,7 @@ def trained(corpus, tmp_path_factory) -> Path:
 def test_launched_run_saves_what_reloads(trained, corpus):
     model = AutoModelForSequenceClassification.from_pretrained(trained).eval()
     processor = AutoProcessor.from_pretrained(trained)
-    batch = processor(
-        text=["a lovely film"], media=[str(corpus / "test" / "clip_00000.mp4")], return_tensors="pt"
-    )
+    batch = processor(text=["a lovely film"], media=[str(corpus / "test" / "clip_00000.mp4")], return_tensors="pt")
     with torch.no_grad():
         logits = model(**batch).logits
     assert logits.shape == (1, 1)
@@ -151,9 +149,7 @@ def test_goes_on_from_a_saved_model(trained, corpus, tmp_path):
 
 @pytest.mark.parametrize("modalities", [["text", "audio"], ["vision"]])
 def test_subsets_of_modalities(corpus, tmp_path, modalities):
-    metrics = main(
-        ["--dataset_dir", str(corpus), *SMALL, "--output_dir", str(tmp_path), "--modalities", *modalities]
-    )
+    metrics = main(["--dataset_dir", str(corpus), *SMALL, "--output_dir", str(tmp_path), "--modalities", *modalities])
     assert np.isfinite(metrics["test_mae"])
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.modalities == modalities
 

@@ -22,9 +22,7 @@ from clcr_hf.data.table.values import class_word, is_almost_number, parse_list, 
 
 def scan(cells: list[Any], task: str = "auto", **options: Any):
     """What the cells are, and each as it is read."""
-    looked = LabelScan(
-        "t", options.get("label_names"), task, options.get("separator"), options.get("missing", "error")
-    )
+    looked = LabelScan("t", options.get("label_names"), task, options.get("separator"), options.get("missing", "error"))
     for number, cell in enumerate(cells, 1):
         looked.add(cell, f"row {number}")
     found = looked.finish()

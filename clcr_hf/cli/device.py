@@ -22,6 +22,8 @@ def choose_device(device: str | None) -> str:
         found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"--device takes cpu, cuda or cuda:1, got {device!r}") from error
+    if found.type == "meta":
+        raise ValueError("--device meta: nothing is computed there; --device takes cpu, cuda or cuda:1")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if (found.index or 0) >= count.get(found.type, 1):
         number = count[found.type]

@@ -3,10 +3,11 @@
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ..errors import library_of
 
 # Set it to see where an error came from.
 TRACEBACK = "CLCR_TRACEBACK"
@@ -48,7 +49,7 @@ def can_be_mended(error: BaseException) -> bool:
     if any(kind.__module__.partition(".")[0] in _EDGE or kind.__name__ == "OutOfMemoryError" for kind in kinds):
         return True
     # HDF5's own errors come as RuntimeError and KeyError.
-    return isinstance(error, RuntimeError | KeyError) and _raised_in(error) == "h5py"
+    return isinstance(error, RuntimeError | KeyError) and library_of(error) == "h5py"
 
 
 def told(error: BaseException) -> str:
@@ -58,12 +59,6 @@ def told(error: BaseException) -> str:
         text = text.strip().splitlines()[-1].partition(": ")[2] or text
     text = " ".join(text.split())
     return text if text and isinstance(error, _USER) else f"{type(error).__name__}: {text}".removesuffix(": ")
-
-
-def _raised_in(error: BaseException) -> str:
-    """The library of the innermost frame."""
-    names = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return names[-1].partition(".")[0] if names else ""
 
 
 def _end(text: str, code: int) -> None:

@@ -45,6 +45,10 @@ def explain(
         raise ValueError("nothing to read: give a clip, or --text, or --features")
     if clip is not None and not is_url(clip) and not Path(clip).is_file():
         raise FileNotFoundError(f"{clip} is not a file")
+    if output is not None or not as_json:
+        from ..explain.plot import check_figure
+
+        check_figure(output or "explanation.png")
     pipe = load_pipe(model, device)
     from ..explain.decision import explain as read_and_compare
 

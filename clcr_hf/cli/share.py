@@ -43,10 +43,19 @@ def card(
     check_model(str(folder), on_hub=False)
     quiet()
     from ..hub.card import write_model_card
-    from ..hub.run_folder import read_run, set_card_options
+    from ..hub.run_folder import CardOptions, check_hub_id, read_run, set_card_options
     from ..modeling_clcr import CLCRPreTrainedModel
 
     read_run(folder)
+    CardOptions(license=license, benchmark=benchmark, dataset_id=dataset_id)
+    if model_id is not None:
+        check_hub_id("model_id", model_id)
+    if example is not None and not example.is_file():
+        raise FileNotFoundError(f"--example: {example} is not a file")
+    if figure:
+        from ..explain.plot import check_figure
+
+        check_figure(folder / "how_it_decides.png")
     CLCRPreTrainedModel.load_with_head(folder)  # no card of a model that lacks weights
     set_card_options(folder, license=license, benchmark=benchmark, dataset_id=dataset_id)
     if example is not None or text is not None:

@@ -149,6 +149,8 @@ def carve_groups(
             f"cannot carve a split from train, all of which is one group ({', '.join(names) or 'no rows'}). A fraction "
             "of 0 leaves that split out"
         )
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise DataFormatError(f"seed must be a whole number, not negative, got {seed!r}")
     order = np.random.default_rng(seed).permutation(len(names))
     if num_groups is None:
         reached = np.cumsum(counts[order])

@@ -13,7 +13,7 @@ from typing import Any
 from .arrow import is_media
 from .columns import SPLITS, DataFormatError
 from .files import Roots
-from .folders import OutputFolder, versions
+from .folders import OutputFolder, check_writable, versions
 from .registry import ROWS_PER_SHARD
 from .shards import ShardSet, check_shards, count_rows, record_shards, shard_ids
 from .source import Row, Rows, Source, find_source
@@ -71,6 +71,7 @@ def convert(
         raise DataFormatError(f"rows_per_shard is {rows_per_shard}; at least 1 is wanted")
     if not reader.by_name and not os.path.exists(source):
         raise FileNotFoundError(f"{source}: no such file or folder")
+    check_writable(out, folder=True)
     place = os.path.abspath(source) if os.path.exists(source) else os.fspath(source)
     task = {"dataset": dataset, "source": place, "options": given}
     task |= {"embed_media": embed_media, "rows_per_shard": rows_per_shard}

@@ -1,12 +1,14 @@
-"""The errors of the loaders, in a file that needs nothing."""
+"""The errors of the loaders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
+from ..errors import CLCRError
 
-class DataFormatError(ValueError):
+
+class DataFormatError(CLCRError):
     """A data file that cannot be read as the layout it claims to have; the message lists every fault found."""
 
 

@@ -27,6 +27,28 @@ def replace_durably(temporary: str | os.PathLike, target: str | os.PathLike) -> 
     os.replace(temporary, target)
 
 
+def check_writable(path: str | os.PathLike, *, folder: bool = False) -> None:
+    """
+    Tries, before any work, whether a file (or with `folder` a folder) can be written at `path`; nothing is left there.
+
+    Raises:
+        OSError: it cannot; a folder is in the file's place, or a file in the folder's or above it.
+    """
+    place = Path(path).expanduser().absolute()
+    if place.exists() and place.is_dir() != folder:
+        what, wanted = ("folder", "file") if place.is_dir() else ("file", "folder")
+        raise OSError(f"{path} is a {what}; name a {wanted} to write to")
+    places = [place, *place.parents] if folder else list(place.parents)
+    above = next(each for each in places if each.exists())
+    if not above.is_dir():
+        raise OSError(f"{path} cannot be written: {above} is a file, not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """`with replacing(path) as draft`: files written there move to `path` and beside it once all went well."""

@@ -1,5 +1,6 @@
 """The page of `clcr demo`, and its server."""
 
+import math
 import os
 import signal
 import tempfile
@@ -139,7 +140,7 @@ def serve(
         ImportError: gradio is not installed.
         OSError: the model or the recogniser is not found, or the port is taken.
     """
-    if max_size <= 0 or max_seconds <= 0:
+    if not (0 < max_size < math.inf and 0 < max_seconds < math.inf):
         raise ValueError(f"max_size and max_seconds must be positive, got {max_size:g} and {max_seconds:g}")
     with _own_folder():
         gr = _import_gradio()

@@ -4,15 +4,17 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ..data.errors import optional_package
-from ..data.folders import replacing
+from ..data.folders import check_writable, replacing
 from ..modalities import modality
 from .decision import Decision, change, token_spans, word
 
+FIGURE_FORMATS = (".png", ".svg", ".pdf")
 # Of what is no modality; for levels greys.
 _OTHER_COLOUR = modality("").colour
 _LABEL_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -270,11 +272,31 @@ def _draw_strips(
 # -- small things -----------------------------------------------------------------------------------------------------
 
 
+def check_figure(path: str | os.PathLike) -> None:
+    """
+    Whether a figure can be drawn to `path`, before any work.
+
+    Raises:
+        ImportError: matplotlib is not there.
+        ValueError: another format.
+        OSError: nothing can be written there.
+    """
+    _import_matplotlib()
+    if Path(path).suffix.lower() not in (*FIGURE_FORMATS, ""):
+        raise ValueError(f"{path}: a figure ends in {', '.join(FIGURE_FORMATS)}")
+    check_writable(path)
+
+
+def _import_matplotlib() -> tuple[ModuleType, ModuleType]:
+    need = "figures need matplotlib"
+    drawing, whole = (optional_package(name, need, "explain") for name in ("matplotlib.figure", "matplotlib"))
+    return drawing, whole
+
+
 @contextmanager
 def _figure(path: str | os.PathLike, width: float, height: float, answer: str, title: str) -> Iterator[Any]:
     """`with _figure(...) as figure`: what is drawn there is written to `path`, whole or not at all."""
-    need = "figures need matplotlib"
-    drawing, matplotlib = (optional_package(name, need, "explain") for name in ("matplotlib.figure", "matplotlib"))
+    drawing, matplotlib = _import_matplotlib()
     short = title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE - 1] + "…"
     with matplotlib.rc_context(fname=_STYLE):
         figure = drawing.Figure(figsize=(width, height), layout="constrained")

@@ -62,6 +62,17 @@ class GraphInput:
         return {self.name: values, self.mask: np.zeros((batch, self.steps), dtype=np.int64)}
 
 
+def check_choice(config: CLCRConfig, part: str, modalities: Sequence[str] | None) -> list[str]:
+    """The modalities that a graph takes; ValueError for an unknown part, or a modality that the model does not have."""
+    if part not in ("whole", "fusion"):
+        raise ValueError(f"`part` must be 'whole' or 'fusion', got {part!r}")
+    known = list(config.modalities)
+    names = known if modalities is None else list(modalities)
+    if not names or set(names) - set(known) or len(set(names)) < len(names):
+        raise ValueError(f"`modalities` must be some of {known}, each once, got {names}")
+    return names
+
+
 def graph_inputs(
     model: CLCRPreTrainedModel,
     *,
@@ -86,12 +97,7 @@ def graph_inputs(
     Raises:
         ValueError: an unknown part, or a modality that the model does not have.
     """
-    if part not in ("whole", "fusion"):
-        raise ValueError(f"`part` must be 'whole' or 'fusion', got {part!r}")
-    known = model.config.modalities
-    names = list(known) if modalities is None else list(modalities)
-    if not names or set(names) - set(known):
-        raise ValueError(f"`modalities` must be some of {list(known)}, got {names}")
+    names, known = check_choice(model.config, part, modalities), model.config.modalities
     saved = _saved_sizes(model.name_or_path)
     image_size = image_size or saved.get("image_size")
     mel_bins = mel_bins or saved.get("mel_bins")

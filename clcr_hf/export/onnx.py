@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..configuration_clcr import CLCRConfig
 from ..data.errors import optional_package
-from ..data.folders import replacing
+from ..data.folders import check_writable, replacing
 from ..modeling_clcr import CLCRPreTrainedModel
 from .graph import AnyModel, export_program, fusion_inputs, load_for_export, named_outputs, trace
-from .inputs import GraphInput, Part, example_batch, graph_inputs
+from .inputs import GraphInput, Part, check_choice, example_batch, graph_inputs
 
 _METADATA = "clcr"
+_LEAST_OPSET = 18  # of the exporter
 
 
 def export_onnx(
@@ -130,12 +132,15 @@ def export_model(
         The largest absolute difference of any output.
 
     Raises:
-        ValueError: an unknown format, `opset` for another than ONNX, or as [`graph_inputs`].
+        ValueError: an unknown format, `opset` for another than ONNX or beyond it, or as [`graph_inputs`].
+        OSError: `out` cannot be written.
+        ImportError: the extra `export` is not installed.
     """
     if format not in ("onnx", "int8", "torch"):
         raise ValueError(f"the format must be onnx, int8 or torch, got {format!r}")
     if format == "torch" and opset is not None:
         raise ValueError("`opset` is a version of ONNX, and the format torch has none")
+    _check_before(model, out, format, opset, options)
     loaded = load_for_export(model)
     exported: Callable[..., Mapping[str, Any]]
     if format == "torch":
@@ -149,6 +154,24 @@ def export_model(
     part = options.pop("part", "whole")
     batch = example_batch(graph_inputs(loaded, **options), batch=3)
     return largest_difference(loaded, exported, batch, part)
+
+
+def _check_before(
+    model: AnyModel, out: str | os.PathLike[str], format: str, opset: int | None, options: Mapping[str, Any]
+) -> None:
+    """What can be wrong before the model is read: the file, the extra, and what the graph is to take."""
+    check_writable(out)
+    if format != "torch":
+        _require("onnx", "onnxscript", "onnxruntime")
+        from onnx.defs import onnx_opset_version
+
+        if opset is not None and not _LEAST_OPSET <= opset <= onnx_opset_version():
+            raise ValueError(f"`opset` must lie in {_LEAST_OPSET} to {onnx_opset_version()}, got {opset}")
+    size = options.get("image_size")
+    if size is not None and min(size if isinstance(size, tuple | list) else [size]) < 1:
+        raise ValueError(f"`image_size` must be positive, got {size}")
+    config = CLCRConfig.from_pretrained(model) if isinstance(model, str | os.PathLike) else model.config
+    check_choice(config, options.get("part", "whole"), options.get("modalities"))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..configuration_clcr import CLCRModalityConfig
+from ..errors import ModelFileError, plainly
 from ..hierarchy import BackboneReader, backbone_depth, default_taps, tap_width, tower_config
 from ..processing_clcr import NO_LIMIT, CLCRProcessor
 
@@ -84,8 +85,9 @@ class FrozenBackbone:
         token_grid: int = 1,
     ):
         self.source = source
-        self.config = tower_config(AutoConfig.from_pretrained(source), modality)
-        self.taps = choose_taps(self.config, taps, num_levels)
+        with plainly(f"{source} cannot be read as a backbone for {modality}", ModelFileError):
+            self.config = tower_config(AutoConfig.from_pretrained(source), modality)
+            self.taps = choose_taps(self.config, taps, num_levels)
         self.num_levels = None if taps == "last" else len(self.taps)
         self.width = max(tap_width(self.config, tap) for tap in self.taps)
         self.device = torch.device(device)

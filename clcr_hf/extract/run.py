@@ -17,7 +17,7 @@ from datasets import DatasetDict, Features
 from datasets.utils import tqdm
 
 from ..data.columns import DataFormatError
-from ..data.folders import OutputFolder, read_json
+from ..data.folders import OutputFolder, check_writable, read_json
 from ..data.shards import ShardSet
 from .backbones import pool_to_rate
 from .clips import CLIP_ERRORS, ClipReader, Piece, fault, read_ahead
@@ -194,6 +194,7 @@ def extract_features(
     chosen = settings or ExtractSettings(**options)
     if settings is not None and options:
         raise ValueError(f"give settings or {', '.join(options)}, not both")
+    check_writable(out, folder=True)
     state = PartialState(cpu=chosen.device == "cpu", timeout=_PATIENCE)
     clips = open_source(source, **chosen.source_options())
     with state.main_process_first():  # a download by one process is the others' cache

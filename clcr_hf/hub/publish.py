@@ -7,16 +7,18 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from accelerate.utils import convert_file_size_to_int
 from huggingface_hub import HfApi
 from transformers import AutoProcessor
 
 from ..configuration_clcr import CLCRConfig
 from ..data.files import Roots
-from ..data.folders import file_sum, read_json, write_json
+from ..data.folders import check_writable, file_sum, read_json, write_json
+from ..errors import plainly
 from ..modeling_clcr import CLCRPreTrainedModel
 from ..remote_code import add_remote_code
 from .card import card_from_run
-from .run_folder import RUN_FILE, card_files, copy_card_files, read_run, weight_sums
+from .run_folder import RUN_FILE, card_files, check_hub_id, copy_card_files, read_run, weight_sums
 
 _HANDLER = Path(__file__).parent / "handler.py"
 # What the handler needs on an Inference Endpoint, beside the torch and transformers that are there.
@@ -97,10 +99,15 @@ def build_release(
 
     Raises:
         FileNotFoundError: `folder` holds no model or no processor.
-        ValueError: it holds another kind of model, weights that do not fill it or are not those that `run.json`
-            recorded, a damaged `run.json`, or a link to a file elsewhere.
+        OSError: `target` cannot be written.
+        ValueError: a name or size that is none; `folder` holds another kind of model, weights that do not fill it or
+            are not those that `run.json` recorded, a damaged `run.json`, or a link to a file elsewhere.
     """
     folder, target = Path(folder), Path(target)
+    check_hub_id("the name of the model", model_id)
+    check_writable(target, folder=True)
+    with plainly(f"max_shard_size {max_shard_size!r} is no size such as 5GB"):
+        convert_file_size_to_int(max_shard_size)
     for name, what in (("config.json", "model"), ("processor_config.json", "processor")):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}: save the {what} there first (save_pretrained)")

@@ -49,8 +49,8 @@ class CardOptions:
     def __post_init__(self) -> None:
         if self.benchmark is not None and self.benchmark not in BENCHMARKS:
             raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {self.benchmark!r}")
-        if self.dataset_id is not None and not is_hub_id(self.dataset_id):
-            raise ValueError(f"dataset_id must be a name on the Hub such as org/name, got {self.dataset_id!r}")
+        if self.dataset_id is not None:
+            check_hub_id("dataset_id", self.dataset_id)
         for example in self.examples:
             name = example.get("file")
             if name is not None and name != f"{EXAMPLES_FOLDER}/{Path(name).name}":
@@ -136,6 +136,12 @@ def copy_card_files(folder: str | os.PathLike, target: str | os.PathLike) -> lis
 
 def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and ".." not in name and not name.startswith((".", "-"))
+
+
+def check_hub_id(what: str, name: str) -> None:
+    """ValueError for what cannot be the name of a repository."""
+    if not is_hub_id(name):
+        raise ValueError(f"{what} must be a name on the Hub such as org/name, got {name!r}")
 
 
 def read_emissions(folder: Path) -> dict[str, Any] | None:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.folders import check_writable
+from ..explain.plot import FIGURE_FORMATS, check_figure
 from ..pipeline_clcr import CLCRPipeline
 from .output import TABLE_FORMATS, PredictionFile, column_types, model_digest
 from .sources import Item, Items, file_digest, is_one_clip, open_items, sample_of
 from .subtitles import read_subtitles
-
-FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
 
 @dataclass
@@ -64,6 +64,8 @@ class Request:
             raise ValueError("--output is given at most twice: a table and a figure")
         if self.table is not None and self.table.suffix.lower() not in TABLE_FORMATS:
             raise ValueError(f"--output {self.table}: a table of predictions ends in {', '.join(TABLE_FORMATS)}")
+        for path in self.outputs:
+            (check_figure if path in figures else check_writable)(path)
 
     def _check_words(self) -> None:
         """Texts, features, subtitles and recogniser."""

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,18 @@ from ..configuration_clcr import CLCRConfig
 from ..data.options import read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
+from ..errors import in_one_line
 from ..modalities import STANDARD_MODALITIES
 from .length import MIN_STEPS, SMALL_VALIDATION
 from .parser import RunParser
 from .trainer import CLCRTrainingArguments
+
+# Of [`DataArguments`], those that must be positive.
+_COUNTS = (
+    *("num_train_clips", "num_validation_clips", "num_test_clips", "max_train_samples", "max_eval_samples"),
+    *("max_test_samples", "max_text_length", "video_frames", "video_fps", "image_size", "sampling_rate"),
+    "max_audio_seconds",
+)
 
 
 @dataclass
@@ -156,6 +165,10 @@ class DataArguments:
             place = "--data_file (or --dataset_dir, the folder it lies in)" if source.is_file else "--dataset_dir"
             place = "--dataset_name" if source.by_name else place
             raise ValueError(f"--dataset {self.dataset} needs {place}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"--{name} must be positive, got {value}")
         used = used_arguments(self.dataset)
         unused = [name for name, usual in LOADER_ARGUMENTS.items() if name not in used and getattr(self, name) != usual]
         if unused:
@@ -307,7 +320,7 @@ class ModelArguments:
         if self.image_backbone not in IMAGE_BACKBONES:
             known = ", ".join(IMAGE_BACKBONES)
             raise ValueError(f"--image_backbone must be one of {known}, got {self.image_backbone!r}")
-        if self.pretrain_epochs < 0:
+        if not 0 <= self.pretrain_epochs < math.inf:
             raise ValueError(f"--pretrain_epochs must not be negative, got {self.pretrain_epochs}")
         refuse_unknown_settings(CLCRConfig, self._overrides(), "--config_overrides: ")
 
@@ -469,7 +482,7 @@ def read_recipe(path: str) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         content = json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the recipe {path} cannot be read: {error}") from error
+        raise ValueError(f"the recipe {path} cannot be read: {in_one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"the recipe {path} must hold argument names and values, one a line, as in `seed: 1`")
     return content

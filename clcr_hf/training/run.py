@@ -38,6 +38,7 @@ from .arguments import (
     used_arguments,
 )
 from .baselines import Baselines, compare, comparison
+from .before import check_metric
 from .build import build_model, build_processor, has_head, label_fault, load_processor
 from .calibration import calibrate, counted
 from .checkpoints import find_checkpoint
@@ -323,8 +324,8 @@ def build_trainer(
     A trainer with the metrics of the labels' kind and early stopping.
 
     Args:
-        args: `metric_for_best_model="auto"` becomes that of [`best_metric`] here; `backbone_learning_rate` becomes 2e-5
-            where left out with `pretrained` backbones.
+        args: an unknown `metric_for_best_model` is a ValueError where there is to be training; `"auto"` becomes that of
+            [`best_metric`] here; `backbone_learning_rate` becomes 2e-5 where left out with `pretrained` backbones.
     """
     if args.metric_for_best_model == "auto":
         args.metric_for_best_model = best_metric(labels)
@@ -334,6 +335,7 @@ def build_trainer(
         args.backbone_learning_rate = 2e-5
     if "validation" not in datasets:
         args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+    check_metric(args, model, metrics_of(model))
     patience = getattr(args, "early_stopping_patience", 0)
     stopping = [EarlyStoppingCallback(patience)] if patience and args.load_best_model_at_end else []
     return CLCRTrainer(

@@ -301,7 +301,7 @@ def load_npz_safely(
     with open(path, "rb") as file:
         if file.read(6) == b"\x93NUMPY":
             raise DataFormatError(f"{path}: not a readable .npz file (it is a single array; an archive is wanted)")
-    damage = (zipfile.BadZipFile, EOFError, zlib.error, OSError, NotImplementedError, RuntimeError)
+    damage = (zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError, NotImplementedError, RuntimeError)
     with format_error(f"{path}: not a readable .npz file", *damage), zipfile.ZipFile(path) as archive:
         entries = _checked_entries(path, archive, names, max_bytes)
         return {name: _read_npy(path, archive, entry, name) for name, entry in entries.items()}
