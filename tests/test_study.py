@@ -183,6 +183,19 @@ def test_a_file_that_cannot_be_is_refused_in_one_line(tmp_path, text, said):
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_streamed_rows_are_not_changed(tmp_path):
+    path = tmp_path / "study.yaml"
+    text = (
+        f"arguments: {{dataset: shards, dataset_dir: {tmp_path}, streaming: true}}\nvariants: {{a: {{}}}}\nseeds: [0]\n"
+    )
+    path.write_text(text, encoding="utf-8")
+    assert len(read_study(path).runs({})) == 1
+    for more in ("label_fractions: [0.5]", "folds: {column: person, number: 3}"):
+        path.write_text(text + more, encoding="utf-8")
+        with pytest.raises(ValueError, match="leave out --streaming"):
+            read_study(path)
+
+
 def test_the_plan_runs_nothing(tmp_path, capsys):
     path = study_file(tmp_path, "seeds: [0]\nvariants: {linear: {model: linear}, clcr: {}}\n")
     with pytest.raises(SystemExit) as left:

@@ -179,6 +179,8 @@ def words_of(run: Run, output_dir: str, where: str) -> tuple[Any, Any, Any]:
         found = parse_args(words)
         if run.folds and found[0].pretrain_epochs and found[1].loader_options().get("missing_labels") == "drop":
             raise ValueError("rows without a label are in no fold, and cannot take part in --pretrain_epochs")
+        if found[1].streaming and (run.folds or run.change.kind or run.model in LINEAR):
+            raise ValueError("folds, changes of the data and linear models want rows in memory: leave out --streaming")
     except ValueError as error:
         raise ValueError(f"{where}: variant {run.variant!r}: {error}") from error
     return found
