@@ -253,6 +253,7 @@ class CLCRModel(CLCRPreTrainedModel):
     """
 
     align_tokens = staticmethod(alignment_loss)  # as `correlate` of the heads
+    gathers = False  # whether the alignment loss sees all ranks in evaluation too; all of them must then call it
 
     def __init__(self, config: CLCRConfig, per_segment: bool = False):
         super().__init__(config)
@@ -395,7 +396,7 @@ class CLCRModel(CLCRPreTrainedModel):
             encoded.membership,
             encoded.lengths,
             self.config.alignment_negatives,
-            gather=self.training,
+            gather=self.training or self.gathers,
         )
 
     def _squeeze(self, values: torch.Tensor) -> torch.Tensor:

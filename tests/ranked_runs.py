@@ -108,8 +108,7 @@ def train(head: str, folder: str, world: int = 1, accumulation: int = 1, options
         "steps": torch.tensor([[entry[name] for name in (*parts, "grad_norm")] for entry in logs], dtype=torch.float64),
         "weights": {name: weight.detach().clone() for name, weight in bare.named_parameters()},
     }
-    if head != "pretraining":  # whose loss on validation is one of contrasts within a batch
-        found["eval_loss"] = torch.tensor(trainer.evaluate()["eval_loss"])
+    found["eval_loss"] = torch.tensor(trainer.evaluate()["eval_loss"])
     return found
 
 

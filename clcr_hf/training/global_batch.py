@@ -77,6 +77,19 @@ def emptied(batch: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def without_repeats(batch: Mapping[str, Any], accelerator: Accelerator) -> tuple[dict[str, Any], int]:
+    """A process's part of a batch in evaluation, in which rows that accelerate repeated to fill it up have no real
+    step; and how many other rows the batch of all processes has."""
+    size = len(next(iter(batch.values())))
+    state = accelerator.gradient_state
+    whole = size * accelerator.num_processes
+    rows = state.remainder if state.end_of_dataloader and 0 < state.remainder < whole else whole
+    own = min(max(rows - size * accelerator.process_index, 0), size)
+    hidden = {name: value for name, value in emptied(batch).items() if name.endswith("attention_mask")}
+    masks = {name: torch.cat((batch[name][:own], value[own:])) for name, value in hidden.items()}
+    return {**batch, **masks}, rows
+
+
 def counts(config: CLCRConfig, batch: Mapping[str, Any]) -> torch.Tensor:
     """What of a batch the means of the loss are taken over, `(2 + M,)` float32: labels, samples (or segments) and, a
     modality, labels of those that have it; labels by their weights."""
@@ -129,4 +142,4 @@ def row_losses(config: CLCRConfig, logits: torch.Tensor, labels: torch.Tensor) -
     return torch.stack([losses * weights, weights], dim=-1).reshape(len(labels), -1, 2).sum(dim=1)
 
 
-__all__ = ["DealtBatches", "counts", "deal_out", "emptied", "loss_weights", "row_losses"]
+__all__ = ["DealtBatches", "counts", "deal_out", "emptied", "loss_weights", "row_losses", "without_repeats"]

@@ -21,10 +21,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 from ..checks import did_you_mean
 from ..configuration_clcr import CLCRConfig
 from ..data.streamed import StreamedRows
+from ..modeling_clcr import CLCRForPreTraining, CLCRModel
 from ..objective import total_loss
 from .calibration import forget_calibration
 from .checkpoints import begin, find_checkpoint, finish, rotate, told_in_one_line
-from .global_batch import deal_out, emptied, loss_weights, row_losses
+from .global_batch import deal_out, emptied, loss_weights, row_losses, without_repeats
 from .log import shorten_log
 from .stopping import FiniteWatch, StopSignals, TrainingStopped, spare_worker
 from .stream_order import StreamOrder
@@ -346,6 +347,9 @@ class CLCRTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The model's loss; in training its parts are added up for the next log."""
+        aligns = isinstance(self.accelerator.unwrap_model(model), CLCRForPreTraining)
+        if aligns and self._eval_rows is not None:
+            inputs, number = without_repeats(inputs, self.accelerator)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self._task_loss is not None:
             loss = self._task_loss(outputs, inputs.get("labels"), num_items_in_batch=num_items_in_batch)
@@ -359,6 +363,9 @@ class CLCRTrainer(Trainer):
             self._finite.see({**(outputs.get("loss_components") or {}), "sum": loss}, self.state.global_step + 1)
             self._add_up(outputs)
             self._check_range(inputs.get("labels"))
+        elif aligns and self._eval_rows is not None:
+            mean = self.accelerator.gather(loss.detach()[None]).mean()
+            self._eval_rows.append(torch.stack((mean * number, mean.new_full((), number))))
         elif self._eval_rows is not None and self._weighs_parts and inputs.get("labels") is not None:
             config = self.accelerator.unwrap_model(self.model).config
             rows = row_losses(config, outputs["logits"], inputs["labels"])
@@ -388,11 +395,16 @@ class CLCRTrainer(Trainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """As transformers', but the loss is the mean over all labels, where transformers' is one over batches."""
         self._eval_rows = None if self._task_loss is not None else []
+        bare = getattr(self.accelerator.unwrap_model(self.model), "base_model", None)
+        if isinstance(bare, CLCRModel):
+            bare.gathers = self.args.world_size > 1
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
             sums = torch.stack(self._eval_rows).cpu().double().sum(dim=0) if self._eval_rows else torch.zeros(2)
         finally:
             self._eval_rows = None
+            if isinstance(bare, CLCRModel):
+                bare.gathers = False
         loss, labels = sums.tolist()
         if labels and f"{metric_key_prefix}_loss" in output.metrics:
             output.metrics[f"{metric_key_prefix}_loss"] = loss / labels
