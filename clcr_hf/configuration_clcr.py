@@ -17,6 +17,7 @@ from .checks import (
     check_counts,
     check_finite,
     check_label_names,
+    did_you_mean,
     is_numbers,
     is_pair,
     refuse_unknown_settings,
@@ -352,19 +353,18 @@ class CLCRConfig(PreTrainedConfig):
         config.validate()  # with the settings among `kwargs`
         if wants_unused:
             return config, unused
-        refuse_unknown_settings(cls, unused)
+        # Pipelines hand on what is for the model: a slip is what looks like a setting.
+        refuse_unknown_settings(cls, {n: v for n, v in unused.items() if did_you_mean(n, cls.__dataclass_fields__)})
         return config
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """As [`~transformers.PreTrainedConfig.get_config_dict`]; `ModelFileError` for a file that is none or damaged.
-        (transformers gives its defaults for a folder without one.)"""
-        with plainly(f"{pretrained_model_name_or_path}: its config.json cannot be read", ModelFileError):
-            found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        """As transformers', but `ModelFileError` for a file that is damaged or not there, where it gives defaults."""
+        source = pretrained_model_name_or_path
+        with plainly(f"{source}: its config.json cannot be read", ModelFileError):
+            found, rest = super().get_config_dict(source, **kwargs)
         if not isinstance(found, dict) or not found:
-            raise ModelFileError(
-                f"{pretrained_model_name_or_path} holds no config.json of a model; save one there first"
-            )
+            raise ModelFileError(f"{source} holds no config.json of a model; save one there first")
         return found, rest
 
     @classmethod

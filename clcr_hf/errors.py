@@ -29,8 +29,8 @@ class InputError(CLCRError):
     """Inputs or labels of a model that do not fit it."""
 
 
-class ModelFileError(CLCRError):
-    """Files of a model or processor that cannot be read."""
+class ModelFileError(CLCRError, RuntimeError):
+    """Files of a model or processor that cannot be read. (transformers has RuntimeErrors for some of these.)"""
 
 
 def in_one_line(error: BaseException) -> str:

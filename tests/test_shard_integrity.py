@@ -141,7 +141,7 @@ def test_ids_that_come_twice_are_refused_before_the_record(tmp_path, monkeypatch
         source = open_source(name)
 
         class Twice:
-            by_name, check = source.by_name, source.check
+            by_name, check, options = source.by_name, source.check, source.options
 
             @staticmethod
             def open(*arguments, **options):

@@ -103,7 +103,8 @@ def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     import torch
 
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        damage = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
+        with format_error(f"{path}: damaged", *damage), zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         check_plausible(path, size, "save it again with torch.save")
     try:

@@ -20,8 +20,10 @@ from .arguments import DataArguments, ModelArguments
 from .trainer import CLCRTrainingArguments
 
 _AT_LEAST_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "early_stopping_patience", "warmup_steps", "momentum")
-_POSITIVE = ("learning_rate", "backbone_learning_rate")
+_NOT_NEGATIVE = (
+    *("weight_decay", "max_grad_norm", "early_stopping_patience", "warmup_steps", "momentum"),
+    *("learning_rate", "backbone_learning_rate"),  # 0 leaves the weights as they are
+)
 
 
 def check_before(model_args: ModelArguments, data_args: DataArguments, args: CLCRTrainingArguments) -> None:
@@ -60,7 +62,6 @@ def _check_numbers(args: CLCRTrainingArguments) -> None:
 
     check(_AT_LEAST_1, lambda value: value >= 1, "1 or more")
     check(_NOT_NEGATIVE, lambda value: value >= 0, "0 or more")
-    check(_POSITIVE, lambda value: value > 0, "positive")
     if args.do_train and args.max_steps <= 0:
         check(("num_train_epochs",), lambda value: value > 0, "positive")
     if args.save_strategy == SaveStrategy.STEPS:
