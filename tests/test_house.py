@@ -2,10 +2,15 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from clcr_hf.remote_code import remote_code_files
 
@@ -143,3 +148,30 @@ def test_what_security_promises_is_held_by_tests_that_exist():
         source = "\n".join((repository / file).read_text("utf-8") for file in files)
         missing = [name for name in re.findall(r"`(test_\w+)`", row) if f"def {name}(" not in source]
         assert files and not missing, missing
+
+
+def _brought(name: str, extras: set[str], found: set[str]) -> set[str]:
+    """The distributions that an installation brings along, with what these need in turn."""
+    for text in requires(name) or ():
+        need = Requirement(text)
+        wanted = need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in {"", *extras})
+        own = canonicalize_name(need.name)
+        if wanted and own not in found:
+            found.add(own)
+            with suppress(PackageNotFoundError):  # of another platform
+                _brought(need.name, set(need.extras), found)
+    return found
+
+
+def test_what_is_imported_at_once_is_what_the_readme_installs():
+    """Developers have more: a library that only they have must be imported inside the function that needs it."""
+    there = _brought("clcr-hf", {"train", "explain"}, set())
+    homes, missing = packages_distributions(), set()
+    for path in _files():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level and node.module else []
+            for top in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"clcr_hf"}:
+                if not there & set(map(canonicalize_name, homes.get(top, [top]))):
+                    missing.add(f"{path.relative_to(PACKAGE)} imports {top}")
+    assert not missing

@@ -16,7 +16,7 @@ class DataFormatError(CLCRError):
 def format_error(message: str, *errors: type[Exception], advice: str = "") -> Iterator[None]:
     """What is raised within comes out as a `DataFormatError`: `message`, and what was raised in brackets, in one line.
 
-    A `DataFormatError` goes through as it is.
+    A `DataFormatError` goes through as it is, and so does want of memory.
 
     Args:
         errors: the kinds that are told so.
@@ -24,7 +24,7 @@ def format_error(message: str, *errors: type[Exception], advice: str = "") -> It
     """
     try:
         yield
-    except DataFormatError:
+    except (DataFormatError, MemoryError):
         raise
     except errors as error:
         raise DataFormatError(f"{message} ({' '.join(str(error).split())}){advice}") from error

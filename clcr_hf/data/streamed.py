@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features
 from datasets.table import table_cast
-from httpx import HTTPError
 from huggingface_hub import HfFileSystem
 
 from .errors import DataFormatError, format_error
@@ -280,8 +279,7 @@ def _fits(sizes: np.ndarray) -> bool:
 
 def _named(file: str) -> Any:
     """What comes of reading a file, as one error that names it."""
-    errors = (OSError, ValueError, LookupError, TypeError, HTTPError, pa.ArrowException)
-    return format_error(f"{file}: cannot be read", *errors, advice="" if "://" in file else ". It is damaged")
+    return format_error(f"{file}: cannot be read", Exception, advice="" if "://" in file else ". It is damaged")
 
 
 @contextmanager
