@@ -315,6 +315,7 @@ def test_intervals_are_corrected_for_comparisons_and_for_overlapping_folds(tmp_p
     gaps = np.array([0.1, 0.15, 0.05])
     expected = stats.t.ppf(1 - 0.05 / 2 / 2, 2) * gaps.std(ddof=1) / np.sqrt(3)
     assert rows["b"].difference == pytest.approx(0.1) and rows["b"].margin == pytest.approx(expected)
+    assert rows["c"].difference == 0 and np.isnan(rows["c"].margin)  # all alike: that says nothing of chance
     path = study_file(tmp_path, "seeds: [0, 1, 2]\nfolds: {column: p, number: 2}\nvariants: {a: {}, b: {}, c: {}}\n")
     folded = compare(read_study(path), [record(v, s, 0) for v in values for s in range(3)])[1]
     wider = {row.variant: row for row in folded}["b"].margin

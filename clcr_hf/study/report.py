@@ -24,7 +24,7 @@ class Row:
     Args:
         runs: how many. mean, spread: of the metric on test, the spread over seeds (over runs with one seed).
         difference, margin: to the reference under the same condition, paired by seed and fold, and half the width of
-            its interval; None for the reference, and the margin NaN for a single pair.
+            its interval; None for the reference, and the margin NaN for a single pair, or pairs that are all alike.
     """
 
     condition: str
@@ -75,7 +75,7 @@ def compare(study: Study, records: Sequence[Mapping[str, Any]]) -> tuple[str, li
 
 def _margin(gaps: np.ndarray, overlap: float, compared: int) -> float:
     count = len(gaps)
-    if count < 2:
+    if count < 2 or np.ptp(gaps) < 1e-12:  # of models without a seed the differences say nothing of chance
         return math.nan
     quantile = stats.t.ppf(1 - 0.025 / compared, count - 1)
     return float(quantile * gaps.std(ddof=1) * math.sqrt(1 / count + overlap))
