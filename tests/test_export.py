@@ -110,6 +110,7 @@ RAW_LENGTHS = [
 FEATURE_LENGTHS = [{}, {"vision": 40, "audio": 9}, {"vision": 2, "audio": 50}, {"vision": 1, "audio": 1}]
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_onnx_equals_the_model_on_raw_input(raw_model, tmp_path):
     graph = ONNXModel(export_onnx(raw_model, tmp_path / "model.onnx", image_size=32))

@@ -26,6 +26,7 @@ def _same(found: dict[str, Any], expected: dict[str, Any], steps: int = 30) -> N
         )
 
 
+@pytest.mark.slow
 @NEEDS_GLOO
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_learn_as_one(tmp_path, world):
@@ -84,6 +85,7 @@ def test_the_second_pass_draws_what_the_first_drew(tmp_path, monkeypatch):
         assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 @NEEDS_GLOO
 def test_a_modality_that_one_process_lacks_keeps_no_other_waiting(tmp_path):
     """With DistributedDataParallel, and with gradient checkpointing or `torch.compile` beside it."""

@@ -88,6 +88,7 @@ def test_one_process_learns_from_every_row_once(shards, tmp_path, workers):
     assert again == seen
 
 
+@pytest.mark.slow
 @NEEDS_GLOO
 @pytest.mark.starts_at_zero
 def test_two_processes_share_the_rows(shards, tmp_path):

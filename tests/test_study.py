@@ -136,6 +136,7 @@ variants:
             assert measured[each["arguments"]["learning_rate"]] == max(measured.values()) and len(measured) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_a_failed_run_is_named(tmp_path):
     path = study_file(tmp_path, "seeds: [0, 1, 2]\nvariants: {linear: {model: linear}}\n")
     command = [sys.executable, "-m", "clcr_hf.cli", "study", str(path), "--output-dir", str(tmp_path / "out")]

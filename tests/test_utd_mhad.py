@@ -10,6 +10,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import utd_mhad
 
 
+@pytest.mark.slow
 @pytest.mark.starts_at_zero
 def test_the_whole_is_not_below_the_sum_of_its_own_evidence(real_data):
     """430 clips of people never met: one standard error is about 2 points. A third of the steps of the study."""
