@@ -15,6 +15,7 @@ from .configuration_clcr import CLCRConfig
 from .intercad import present_weights
 from .ops import pairwise_whitened_cross_correlation, several_ranks
 
+CORRELATED = ("intra", "inter_private", "inter_leakage")  # parts of the loss that are told from all rows at once
 MIN_ROWS = 4  # of a batch, over all ranks, for correlations to be estimated
 
 
@@ -234,7 +235,7 @@ def regularisers(
         correlate: in place of [`correlations`].
     """
     zero = common.new_zeros((), dtype=torch.float32)
-    parts = {"intra": zero, "inter_private": zero, "inter_leakage": zero, "inter_mix": zero}
+    parts = dict.fromkeys((*CORRELATED, "inter_mix"), zero)
     if config.lambda_inter:
         parts["inter_mix"] = mixing_penalty(common, level_weights, present)
     if private is None or not (config.lambda_intra or config.lambda_inter):
@@ -246,7 +247,7 @@ def correlations(
     config: CLCRConfig, shared: torch.Tensor, private: torch.Tensor, present: torch.Tensor, sync: bool
 ) -> dict[str, torch.Tensor]:
     """The parts of [`regularisers`] that are told from all rows at once, 0 where there are too few; same arguments."""
-    found = dict.fromkeys(("intra", "inter_private", "inter_leakage"), shared.new_zeros((), dtype=torch.float32))
+    found = dict.fromkeys(CORRELATED, shared.new_zeros((), dtype=torch.float32))
     if shared.shape[0] < MIN_ROWS and not (sync and several_ranks()):
         return found
     levels, modalities = shared.shape[1:3]

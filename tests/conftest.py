@@ -55,3 +55,13 @@ def start_of_readouts(request, as_if_trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UnimodalReadout, "reset_parameters", as_if_trained)
         yield
+
+
+@pytest.fixture(scope="module")
+def forge(tmp_path_factory):
+    """What starts training scripts that can be killed, see `killed_runs.py`."""
+    from killed_runs import Forge
+
+    forge = Forge(tmp_path_factory.mktemp("runs"))
+    yield forge
+    forge.close()

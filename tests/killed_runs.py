@@ -12,11 +12,28 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 REPO = Path(__file__).resolve().parent.parent
 WAIT = 600.0
+
+
+def write_table(path: Path, labels: Callable[[Any], list[Any]]) -> Path:
+    """A small table of two modalities to train on; `labels`: of its 48 rows, by the generator given."""
+    import numpy as np
+    from datasets import Dataset
+
+    rng = np.random.default_rng(0)
+    columns = {
+        "audio_features": [rng.normal(size=(8 + row % 4, 3)).tolist() for row in range(48)],
+        "vision_features": [rng.normal(size=(9 + row % 3, 4)).tolist() for row in range(48)],
+        "label": labels(rng),
+        "split": ["train"] * 32 + ["validation"] * 16,
+    }
+    Dataset.from_dict(columns).to_parquet(path)
+    return path
 
 
 class Forge:

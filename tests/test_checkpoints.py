@@ -12,11 +12,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from killed_runs import Forge
+from killed_runs import write_table
 from safetensors.torch import load_file
 from test_trainer import make_trainer
 from transformers import Trainer, TrainerCallback
@@ -50,24 +48,9 @@ WORKERS = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
 
 
 @pytest.fixture(scope="module")
-def forge(tmp_path_factory):
-    forge = Forge(tmp_path_factory.mktemp("runs"))
-    yield forge
-    forge.close()
-
-
-@pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
-    rng = np.random.default_rng(0)
-    columns = {
-        "audio_features": [rng.normal(size=(8 + row % 4, 3)).tolist() for row in range(48)],
-        "vision_features": [rng.normal(size=(9 + row % 3, 4)).tolist() for row in range(48)],
-        "label": [str(each) for each in rng.integers(0, 2, 48)],
-        "split": ["train"] * 32 + ["validation"] * 16,
-    }
     path = tmp_path_factory.mktemp("table") / "rows.parquet"
-    Dataset.from_dict(columns).to_parquet(path)
-    return path
+    return write_table(path, lambda rng: [str(each) for each in rng.integers(0, 2, 48)])
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from datasets import Dataset
+from killed_runs import write_table
 from safetensors.torch import load_file
 
 from clcr_hf.training.checkpoints import find_checkpoint
@@ -68,16 +67,8 @@ def free_port() -> str:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
-    rng = np.random.default_rng(0)
-    columns = {
-        "audio_features": [rng.normal(size=(8 + row % 4, 3)).tolist() for row in range(48)],
-        "vision_features": [rng.normal(size=(9 + row % 3, 4)).tolist() for row in range(48)],
-        "label": rng.normal(size=48).tolist(),
-        "split": ["train"] * 32 + ["validation"] * 16,
-    }
     path = tmp_path_factory.mktemp("table") / "rows.parquet"
-    Dataset.from_dict(columns).to_parquet(path)
-    return path
+    return write_table(path, lambda rng: rng.normal(size=48).tolist())
 
 
 def words(table: Path, folder: Path, processes: int, **settings: Any) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from datasets import ClassLabel, Dataset, Features, List, Value
-from killed_runs import REPO, Forge
+from killed_runs import REPO
 from safetensors.torch import load_file
 from stand_in_hub import Repository, StandInHub
 from streamed_runs import train, worker
@@ -110,13 +110,6 @@ def test_statistics_are_those_of_rows_in_memory(shards):
 
 
 # -- killed runs -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory):
-    forge = Forge(tmp_path_factory.mktemp("runs"))
-    yield forge
-    forge.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..alignment import alignment_loss, same_lengths
-from ..objective import correlations
+from ..objective import CORRELATED, correlations
 
 Parts = dict[str, torch.Tensor]
 
@@ -75,8 +75,7 @@ class WholeBatch:
 
     def _note_correlated(self, *given: Any) -> Parts:
         self._seen[-1]["correlated"] = given
-        zero = given[1].new_zeros(())
-        return dict.fromkeys(("intra", "inter_private", "inter_leakage"), zero)
+        return dict.fromkeys(CORRELATED, given[1].new_zeros(()))
 
     def _note_aligned(self, *given: Any, **options: Any) -> torch.Tensor:
         self._seen[-1]["aligned"] = (*given, options)
