@@ -243,7 +243,8 @@ def test_what_a_signal_stopped_is_requeued_and_nothing_else(submit, tmp_path, co
     script.write_text(
         "import os, sys\n"
         "names = 'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR'\n"
-        "print(*(os.environ[name] for name in names), *sys.argv[1:], flush=True)\n"
+        "line = ' '.join([*(os.environ[name] for name in names), *sys.argv[1:]])\n"
+        "os.write(1, f'{line}\\n'.encode())\n"  # at once: two ranks write to one pipe
         f"sys.exit({code} if os.environ['RANK'] == '1' else 0)\n"
     )
     ended, asked, said = submit(str(script), "--seed", "a b", STAND_IN_RANKS="2")
