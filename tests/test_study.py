@@ -304,7 +304,7 @@ def test_lda_is_that_of_scikit_learn():
     own = found.predictions - found.predictions.mean(1, keepdims=True)
     gaps = [np.abs(own - (each - each.mean(1, keepdims=True))).max() for each in answers]
     assert min(gaps) < 1e-3
-    with pytest.raises(ValueError, match="tells classes"):
+    with pytest.raises(ValueError, match="tell classes"):
         linear_answers("lda", "joint", splits, {"gaze": "gaze_features"}, LabelKind("regression", None, False))
 
 
