@@ -52,6 +52,26 @@ def test_the_training_rows_choose_what_is_read(kind):
     assert right["means"] < 0.5 or kind == "mean"  # of spreads, means tell nothing
 
 
+def test_discriminants_that_were_chosen_are_as_sure_as_they_should_be():
+    """Two modalities that say the same: their sum is twice as sure of it."""
+
+    def drawn(seed: int, count: int) -> Dataset:
+        rows = rows_of("spread", count, seed, steps=4)
+        return rows.remove_columns("pose_features").add_column("pose_features", rows["gaze_features"][:])
+
+    rows, others, loss = drawn(0, 240), drawn(1, 600), {}
+    late = LinearModel("lda", late=True)
+    for name, candidates in {
+        "chosen": [late, LinearModel("lda", late=True, statistics=("mean",))],
+        "as they are": [late],
+    }.items():
+        baselines = fitted(rows, candidates)
+        assert baselines.linear.startswith("linear discriminants")
+        answers, truth = baselines.answers(others)
+        loss[name] = -log_softmax(answers["linear"], axis=1)[np.arange(len(truth)), truth.astype(int)].mean()
+    assert loss["chosen"] < loss["as they are"] - 0.02
+
+
 def test_a_score_that_spreads_tell():
     rows, others = (rows_of("spread", 200, seed) for seed in (0, 1))
     rows, others = (each.cast_column("label", Dataset.from_dict({"a": [0.5]}).features["a"]) for each in (rows, others))
