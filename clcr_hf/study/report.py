@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from ..data.folders import replacing, write_text
+from ..metrics import lower_is_better
 from .changes import Change
 from .plan import Study
 
@@ -128,7 +129,7 @@ def _line(row: Row, metric: str) -> str:
         known = row.margin is not None and not math.isnan(row.margin)
         gap = f"{row.difference:+.4f}" + (f" ± {row.margin:.4f}" if known else "")
         if known and abs(row.difference) > row.margin:  # type: ignore[operator]
-            verdict = "better" if (row.difference > 0) != (metric == "mae") else "worse"
+            verdict = "better" if (row.difference > 0) != lower_is_better(metric) else "worse"
     return f"| {row.variant} | {row.runs} | {row.mean:.4f}{spread} | {gap} | {verdict} |"
 
 

@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers.trainer_utils import EvalPrediction
 
 from ..data.labels import LabelKind, feature_shapes
+from ..metrics import lower_is_better
 from ..modalities import FEATURES_END, modality
 
 Measure = Callable[[EvalPrediction], dict[str, float]]
@@ -283,7 +284,7 @@ def comparison(record: Mapping[str, Any]) -> str:
 
 
 def _beats(metric: str, one: float | None, other: float) -> bool:
-    return one is not None and (one < other if metric == "mae" else one > other)
+    return one is not None and (one < other if lower_is_better(metric) else one > other)
 
 
 __all__ = ["Baselines", "LinearMap", "compare", "comparison"]
