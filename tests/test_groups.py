@@ -1,9 +1,6 @@
 """Metrics per group: scikit-learn's of the group's rows, whatever the labels, and told where they belong."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -285,38 +282,16 @@ def test_streamed_rows_are_measured_in_their_order(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="wants gloo")
-def test_two_processes_measure_the_same(tmp_path):
-    """49 test rows over two processes of batches of 8: the last batch is one row, and nobody counts twice."""
-    table = make_table(tmp_path / "clips.parquet", rows=139)
+def test_two_processes_measure_the_same(tmp_path, forge):
+    """49 test rows over two processes in batches of 8: the last batch is one row, and nobody counts twice."""
+    words = ["--data_file", str(make_table(tmp_path / "clips.parquet", rows=139)), "--label_column", "label"]
+    words += ["--metrics_by", "speaker", "--learning_rate", "0", "--max_steps", "1", *QUICK]
     found = []
-    for processes in (1, 2):
-        folder = tmp_path / f"run{processes}"
-        launch = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            str(processes),
-            "--master_port",
-            "0",
-        ]
-        words = [
-            "--data_file",
-            str(table),
-            "--label_column",
-            "label",
-            "--metrics_by",
-            "speaker",
-            "--learning_rate",
-            "0",
-        ]
-        code = [*launch, "-m", "clcr_hf.cli", "train", *words, *QUICK, "--max_steps", "1", "--output_dir", str(folder)]
-        done = subprocess.run(
-            code, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    for ranks in (1, 2):
+        folder = tmp_path / f"run{ranks}"
+        codes, said = forge(*words, "--output_dir", str(folder), ranks=ranks)
+        assert set(codes) == {0} and said.count("test by speaker") == 1, said
         found.append(json.loads((folder / "run.json").read_text())["groups"]["test"]["speaker"]["groups"])
-        assert done.stdout.count("test by speaker") == 1
     assert sum(each["rows"] for each in found[1].values()) == 49
     for name, each in found[0].items():
         assert found[1][name]["rows"] == each["rows"]
