@@ -75,14 +75,14 @@ def run_training(
     data_args: DataArguments,
     training_args: CLCRTrainingArguments,
     change: Callable[[LoadedData], LoadedData] | None = None,
-    kind: type[CLCRPreTrainedModel] | None = None,
+    heads: Callable[[bool], type[CLCRPreTrainedModel]] | None = None,
 ) -> dict[str, float]:
     """
     Trains, measures and saves. Writes to `training_args.output_dir`: model, processor, `README.md` (the card),
     `run.json` (seed, versions, command, settings, metrics), `all_results.json` and one JSON a split.
 
     Args:
-        change: what is made of the data once they are loaded. kind: as of [`build_model`].
+        change: what is made of the data once they are loaded. heads: as of [`build_model`].
 
     Returns:
         All metrics, prefixed with `train_`, `eval_` (validation), `test_` or `calibration_` (see [`calibrate`]).
@@ -96,7 +96,7 @@ def run_training(
     """
     checkpoint = last_checkpoint(training_args) if training_args.do_train else None
     data, columns, processor, carved = open_data(model_args, data_args, training_args, change=change)
-    model = build_model(model_args, data_args, data, columns, processor, kind=kind)
+    model = build_model(model_args, data_args, data, columns, processor, heads=heads)
     datasets = prepare(data.splits, columns, data_args, processor)
     labels = data.labels
     baselines, linear = None, _takes_linear_part(training_args, columns, labels)
