@@ -16,6 +16,7 @@ from clcr_hf.cli.app import main as command
 from clcr_hf.data import as_dialogues
 from clcr_hf.data.convert import convert
 from clcr_hf.data.named import typed_rows
+from clcr_hf.hub.card import write_model_card
 from clcr_hf.training import main
 from clcr_hf.training.arguments import DataArguments, parse_args
 from clcr_hf.training.data import load_data
@@ -124,10 +125,18 @@ def test_evaluate_prints_a_table_and_json(tmp_path, capsys):
     text, _, found = capsys.readouterr().out.partition("\n{")
     assert "test by speaker" in text and "gap" in text and "(not said)" in text
     assert set(json.loads("{" + found)["groups"]) == {"speaker"}
+    # Whatever groups are called, they fit on the card.
+    run = json.loads((folder / "run.json").read_text())
+    group = {"rows": 12, "labels": 12, "few": False, "metrics": {"accuracy": 0.5}}
+    names = ["Undefined", "{{ x }}|<b>\n"]
+    spread = {"worst": names[0], "worst_value": 0.5, "best": names[1], "best_value": 0.5, "gap": 0.0}
+    made = {"metric": "accuracy", "few": 10, "groups": dict.fromkeys(names, group), "spread": {"accuracy": spread}}
+    (folder / "run.json").write_text(json.dumps({**run, "groups": {"test": {"who": made}}}))
+    card = write_model_card(folder).read_text()
+    assert "| undefined | 12 | 0.5000 |\n| (( x ))/(b) | 12 | 0.5000 |" in card
     # Other data are not asked for the groups of those that it learned from.
     other = pq.read_table(table).drop_columns(["speaker"])
     pq.write_table(other, tmp_path / "other.parquet")
-    run = json.loads((folder / "run.json").read_text())
     run["data_arguments"]["metrics_by"] = ["speaker"]
     (folder / "run.json").write_text(json.dumps(run))
     assert evaluation_data(str(folder), []).metrics_by == ["speaker"]
