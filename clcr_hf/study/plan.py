@@ -124,15 +124,13 @@ class Study:
         self, variant: Variant, seed: int, fold: int | None, change: Change, name: str | None, final: bool = False
     ) -> Run:
         arguments = {**self.arguments, **variant.arguments, **(variant.candidates[name] if name else {})}
-        if change.of_settings:
-            arguments = change.settings(arguments)
         return Run(
             variant.name,
             seed,
             fold,
             change,
             None if final else name,
-            arguments,
+            change.settings(arguments),
             variant.model,
             variant.join,
             self.folds,
