@@ -13,7 +13,6 @@ each baseline a bootstrap interval over these rows (95 %). A set fails where tha
 """
 
 import argparse
-import os
 import shlex
 import sys
 import time
@@ -24,10 +23,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from real_sets import REAL
 from records import add_run, read_runs
+from tables import DATA, REAL, write
 
 from clcr_hf.data.folders import versions
 from clcr_hf.modeling_clcr import CLCRPreTrainedModel
@@ -39,7 +36,6 @@ from clcr_hf.training.rows import prepare
 from clcr_hf.training.run import build_trainer, choose_columns, run_training
 
 TEST_ROWS = 1000
-DATA = Path(os.environ.get("CLCR_REAL_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
 # None of it changes the model.
 QUIET = {"do_predict": False, "baselines": False, "disable_tqdm": True, "use_cpu": True, "report_to": "none"}
 QUICK = ("mixed units", "classes 1 to 20", "sixty rows")
@@ -140,15 +136,6 @@ def draw(name: str, test_rows: int = TEST_ROWS) -> dict[str, list[Any]]:
 def columns_of(name: str, root: Path, test_rows: int) -> dict[str, list[Any]]:
     """The columns of a set, drawn with so many test rows, or read from the folder of real data."""
     return REAL[name](root) if name in REAL else draw(name, test_rows)
-
-
-def write(columns: Mapping[str, list[Any]], path: Path) -> None:
-    """The columns as a Parquet table."""
-    plain = {
-        name: pa.array([None if each is None else list(each) for each in values] if "_features" in name else values)
-        for name, values in columns.items()
-    }
-    pq.write_table(pa.table(plain), path)
 
 
 def run(

@@ -30,12 +30,8 @@ from .modalities import STANDARD_MODALITIES
 logger = logging.get_logger(__name__)
 
 # What version 0.1, whose files do not name these, did; its default of `private_rank` was `hidden_size // 2`.
-VERSION_01 = {
-    "unimodal_evidence": False,
-    "private_gate_start": 0.0,
-    "private_gate_floor": 0.0,
-}
-STATISTICS = ("mean", "spread", "max")  # over time, of which own evidence may be read
+VERSION_01 = {"unimodal_evidence": False, "private_gate_start": 0.0, "private_gate_floor": 0.0}
+STATISTICS = ("mean", "spread", "max")  # over time, of which own evidence and the linear model may be read
 # What training finds on validation when the weights stand.
 CALIBRATED = ("logit_temperature", "label_thresholds", "score_interval")
 _STORED = "_stored"  # marks what is read from a file, for `__post_init__`
@@ -120,8 +116,11 @@ class CLCRConfig(PreTrainedConfig):
         use_joint_path (`bool`, defaults to `True`):
             `False` leaves the fusion out: the answer is the sum of the modalities' own evidence.
         linear_share (`float`, *optional*):
-            Share of the answer, 0 to 1, that a linear model on mean features has (see `linear_evidence.py`); it takes
-            part outside of training. Ours; training finds it on validation. None: the model has no such part.
+            Share of the answer, 0 to 1, that a linear model on statistics of the features has (see
+            `linear_evidence.py`); it takes part outside of training. Ours; training finds it on validation. None: the
+            model has no such part.
+        linear_statistics (`list[str]`, *optional*, `["mean"]` by default):
+            What that model reads of the features over time; some of mean, spread and max.
         private_gate_start, private_gate_floor (`float`, default to 2.0 and 0.1):
             Added to the private gates before their sigmoid, and their least opening: gates start open and do not die.
             Ours; 0 and 0 is the paper's formula.
@@ -206,6 +205,7 @@ class CLCRConfig(PreTrainedConfig):
     own_share: float | int = 0.5
     use_joint_path: bool = True
     linear_share: float | int | None = None
+    linear_statistics: list | None = None
     private_gate_start: float | int = 2.0
     private_gate_floor: float | int = 0.1
 
@@ -548,7 +548,7 @@ class CLCRConfig(PreTrainedConfig):
         check(self, ("label_thresholds",), lambda limits: all(0 < limit < 1 for limit in limits), "lie in (0, 1)")
         check(self, ("score_interval",), lambda widths: min(widths) >= 0, "not be negative")
         check(self, ("interval_coverage",), lambda share: 0 < share < 1, "lie in (0, 1)")
-        check(self, ("unimodal_statistics",), _names_statistics, f"be some of {list(STATISTICS)}")
+        check(self, ("unimodal_statistics", "linear_statistics"), _names_statistics, f"be some of {list(STATISTICS)}")
         check(self, ("own_share", "linear_share"), lambda share: 0 <= share <= 1, "lie in [0, 1]")
         for name in ("label_std", "class_weights", "logit_temperature"):
             value = getattr(self, name)

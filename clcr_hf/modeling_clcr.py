@@ -22,7 +22,7 @@ from .errors import InputError, ModelFileError, plainly
 from .hierarchy import FeatureScaling, HierarchyTokens, ModalityEncoder, SemanticHierarchyEncoder, TemporalBlock
 from .intercad import InterLevelAggregation, LevelNorm, level_evidence
 from .intraced import ExchangeOutput, IntraLevelExchange, LevelLinear, TokenBudget
-from .linear_evidence import LinearEvidence, feature_means
+from .linear_evidence import LinearEvidence, feature_statistics
 from .loading import WRAPPERS, refuse_missing
 from .modalities import STANDARD_MODALITIES
 from .modeling_inputs import check_labels, collect_inputs, own_features
@@ -330,7 +330,8 @@ class CLCRModel(CLCRPreTrainedModel):
         inputs, masks = collect_inputs(
             self.config, self.hierarchy.encoders, raw, features, token_type_ids, embeds=input_ids is None
         )
-        means = feature_means(self.config, inputs, masks) if self.config.linear_share and not self.training else None
+        linear = self.config.linear_share and not self.training
+        summaries = feature_statistics(self.config, inputs, masks) if linear else None
         encoded = self.hierarchy(inputs, masks)
         if self.training and self.config.modality_dropout:
             self._drop_modalities(encoded)
@@ -352,7 +353,11 @@ class CLCRModel(CLCRPreTrainedModel):
         if self.config.use_joint_path:
             fused = self._fuse(encoded, groups, present, bool(attend), output_last_hidden_state, output_alignment_loss)
         return CLCRModelOutput(
-            modality_statistics=statistics, feature_means=means, present=present, hidden_states=hidden_states, **fused
+            modality_statistics=statistics,
+            feature_statistics=summaries,
+            present=present,
+            hidden_states=hidden_states,
+            **fused,
         )
 
     def _fuse(
@@ -424,7 +429,7 @@ def _fetched(module: nn.Module, name: str) -> torch.Tensor:
 
 class CLCRClassificationHead(nn.Module):
     """`f(z_sh concat u_pr)` (paper): one hidden layer and the output map (our reconstruction). Beside it, ours: the
-    modalities' own evidence (`unimodal.py`) and a linear model on mean features (`linear_evidence.py`)."""
+    modalities' own evidence (`unimodal.py`) and a linear model on statistics of features (`linear_evidence.py`)."""
 
     def __init__(self, config: CLCRConfig):
         super().__init__()
@@ -584,10 +589,10 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         summed = 0 if own is None else own.sum(dim=-2)
         joint = summed * torch.zeros_like(bias) if joint is None else (1 - share) * joint
         logits = bias + joint + summed
-        if outputs.feature_means is None or self.classifier.linear is None:
+        if outputs.feature_statistics is None or self.classifier.linear is None:
             return logits, joint, own
         answer = (logits, joint, own)
-        return self.classifier.linear(self.config.linear_share, answer, outputs.feature_means, outputs.present)
+        return self.classifier.linear(self.config.linear_share, answer, outputs.feature_statistics, outputs.present)
 
     def logit_bias(self) -> torch.Tensor:
         """`(num_labels,)`, in the units of the logits: what the model answers without any evidence."""
@@ -598,10 +603,10 @@ class _CLCRWithHead(CLCRPreTrainedModel):
         return mean + std * bias
 
     def add_linear_evidence(self):
-        """Makes room for a linear model on mean features, of which [`set_linear_evidence`] then says what it is."""
-        self.config.linear_share = 0.0
-        if self.classifier.linear is None:
-            self.classifier.linear = LinearEvidence(self.config).to(self.device)
+        """Makes room for a linear model on mean, spread and maximum of the features over time, of which
+        [`set_linear_evidence`] then says what it is; until then it says nothing."""
+        self.config.linear_share, self.config.linear_statistics = 0.0, list(STATISTICS)
+        self.classifier.linear = LinearEvidence(self.config).to(self.device)
 
     def set_linear_evidence(self, share: float, weight: Any, center: Any, offset: Any, bias: Any):
         """

@@ -18,7 +18,8 @@ class CLCRModelOutput(ModelOutput):
         pooler_output (`(B, 2 d)`): shared summary `z_sh` and private summary `u_pr` (`(B, d)` without private path).
         modality_statistics (`(B, M, K L d)`): the `K` `config.unimodal_statistics` over time of each modality's tokens
             before the exchange, with `config.unimodal_evidence`; exactly 0 for a missing one.
-        feature_means (`{modality: (B, D)}`): mean features over time, outside of training with `config.linear_share`.
+        feature_statistics (`{modality: (B, K D)}`): `config.linear_statistics` of the features over time, outside of
+            training with `config.linear_share`.
         level_weights (`(B, L)`): `omega`, sum 1. This and all that follows from the fusion is `None` with
             `config.use_joint_path=False`.
         modality_weights (`(B, M)`): `pi`, sum 1 over the modalities present, exactly 0 for a missing one.
@@ -38,7 +39,7 @@ class CLCRModelOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     modality_statistics: torch.Tensor | None = None
-    feature_means: dict[str, torch.Tensor] | None = None
+    feature_statistics: dict[str, torch.Tensor] | None = None
     level_weights: torch.Tensor | None = None
     modality_weights: torch.Tensor | None = None
     private_gates: torch.Tensor | None = None

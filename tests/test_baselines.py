@@ -1,4 +1,4 @@
-"""What a run is measured against: a constant, and a linear model on mean features."""
+"""What a run is measured against: a constant, and a linear model on statistics of the features."""
 
 import json
 import warnings
@@ -45,7 +45,7 @@ def test_ridge_finds_what_is_linear_and_the_constant_is_the_median():
     columns, means = planted()
     baselines, rows, _ = learn({**columns, "label": (3 + means @ np.arange(7)).tolist()})
     answers, truth = baselines.answers(rows)
-    assert (baselines.linear, baselines.reads) == ("ridge regression", ["gaze", "pose"])
+    assert (baselines.linear, baselines.reads) == ("ridge regression on means", ["gaze", "pose"])
     assert np.abs(answers["linear"][:, 0] - truth).mean() < 0.02 * np.abs(truth - np.median(truth)).mean()
     assert answers["constant"].shape == (120, 1) and np.unique(answers["constant"]) == np.median(truth)
 
@@ -70,7 +70,7 @@ def test_a_class_is_read_off_the_means_and_the_constant_is_the_commonest():
     names = ClassLabel(names=["low", "middle", "high", "never"])
     baselines, rows, _ = learn({**columns, "label": classes.tolist()}, Features({"label": names}))
     answers, truth = baselines.answers(rows)
-    assert (baselines.linear, baselines.constant) == ("logistic regression", "the commonest class")
+    assert (baselines.linear, baselines.constant) == ("logistic regression on means", "the commonest class")
     assert answers["linear"].shape == (200, 4) and np.isfinite(answers["linear"]).all()
     assert (answers["linear"].argmax(-1) == truth).mean() > 0.93
     assert set(answers["constant"].argmax(-1)) == {np.bincount(classes).argmax()}
@@ -140,7 +140,7 @@ def test_no_more_is_read_than_the_line_says(monkeypatch):
     found = compare(Baselines(rows, COLUMNS, labels), {"test": rows}, measure, "mae", {"test": 0.1})
     assert (found["rows"], found["total"]) == (50, 120)
     line = comparison({"baselines": found})
-    assert "they read 50 of 120 training rows" in line and "worse than ridge regression\n" in line
+    assert "they read 50 of 120 training rows" in line and "worse than ridge regression on means\n" in line
     assert line.count("\n") == 1
 
 
@@ -178,7 +178,7 @@ def test_a_run_says_records_and_shows_what_it_was_compared_with(table, tmp_path,
     kept = 1 - config.linear_share
     assert config.own_share * kept == pytest.approx(shares["shares"]["own evidence"]) or not kept
     text = card_from_run(tmp_path).text
-    assert f"the median {figures['constant']:.4f}, ridge regression on mean features of gaze, pose" in text
+    assert f"the median {figures['constant']:.4f}, ridge regression on means of gaze, pose" in text
     assert f"Shares of its answer: {shares['words']}." in text
     assert ModelCard.load(tmp_path / "README.md").text == text
 

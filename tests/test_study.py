@@ -19,6 +19,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from study_runs import run_here, study_file
 
 from clcr_hf.cli.app import main
+from clcr_hf.data.errors import DataFormatError
 from clcr_hf.data.labels import LabelKind
 from clcr_hf.study import read_study, run_study, write_report
 from clcr_hf.study.changes import Change, changed
@@ -65,6 +66,13 @@ missing: {pose: [1.0]}
     assert (tmp_path / "out" / "report.png").stat().st_size > 5000
     record = next(each for each in records if each["variant"] == "clcr")
     assert record["versions"]["torch"] and record["num_examples"]["test"] == 30
+    # One file of records is enough to go on elsewhere.
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "records.jsonl").rename(tmp_path / "elsewhere" / "records.jsonl")
+    assert run_study(study, tmp_path / "elsewhere", said.append) == records and len(in_process) == 16
+    (tmp_path / "elsewhere" / "records.jsonl").write_text('{"metrics": {}}\n', encoding="utf-8")
+    with pytest.raises(DataFormatError, match="records.jsonl: line 1 is no record"):
+        run_study(study, tmp_path / "elsewhere", said.append)
     # Another setting is another run.
     path.write_text(path.read_text(encoding="utf-8").replace("hidden_size: 16", "hidden_size: 8"), encoding="utf-8")
     assert not {run.folder for run in read_study(path).runs({})} & set(in_process)
@@ -257,7 +265,7 @@ def test_lda_is_that_of_scikit_learn():
     own = found.predictions - found.predictions.mean(1, keepdims=True)
     gaps = [np.abs(own - (each - each.mean(1, keepdims=True))).max() for each in answers]
     assert min(gaps) < 1e-3
-    with pytest.raises(ValueError, match="tells classes"):
+    with pytest.raises(ValueError, match="tell classes"):
         linear_answers("lda", "joint", splits, {"gaze": "gaze_features"}, LabelKind("regression", None, False))
 
 

@@ -327,7 +327,7 @@ def _compared(run: dict[str, Any], split: str) -> list[str]:
         text = "Beside it, learned from the same training split, by "
         text += f"{name}: {found['constant']} {figures['constant']:.4f}"
         if found["linear"]:
-            text += f", {found['linear']} on mean features of {', '.join(found['reads'])} {figures['linear']:.4f}"
+            text += f", {found['linear']} of {', '.join(found['reads'])} {figures['linear']:.4f}"
         lines.append(f"{text} (this model {figures['model']:.4f}).")
     if shares:
         lines.append(f"Shares of its answer: {shares['words']}.")

@@ -1,5 +1,6 @@
 """All runs of a study, some at a time; what was done before is not done again."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,13 +10,52 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..data.folders import only_writer, read_json, write_json
+from ..data.errors import DataFormatError
+from ..data.folders import only_writer, read_json, write_json, write_text
 from ..metrics import lower_is_better
 from .one import LOG, RESULT, TASK
 from .plan import LINEAR, Run, Study
 
-RUNS = "runs"
+RUNS, RECORDS = "runs", "records.jsonl"
 Say = Callable[[str], None]
+
+
+class Records:
+    """
+    The records of a study's runs: those of `runs/NAME/result.json`, which a run leaves, and those of `records.jsonl`,
+    one a line under its `name`. That one file is enough for a study to go on elsewhere.
+
+    Raises:
+        DataFormatError: a file that is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._kept: dict[str, dict[str, Any]] = {}
+        path = folder / RECORDS
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+            try:
+                record = json.loads(line)
+                self._kept[record["name"]] = record
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataFormatError(f"{path}: line {number} is no record of a run: {error!r}") from error
+
+    def get(self, run: Run) -> dict[str, Any] | None:
+        """The record of a run; None where it was not done."""
+        if run.folder not in self._kept:
+            found = read_json(self.folder / RUNS / run.folder / RESULT)
+            if found is None:
+                return None
+            self._kept[run.folder] = {"name": run.folder, **found}
+        return self._kept[run.folder]
+
+    def of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """The records of those runs that were done, in order."""
+        return [record for run in runs if (record := self.get(run)) is not None]
+
+    def write(self) -> None:
+        """Writes `records.jsonl`, with the records of runs that the study's file no longer states too."""
+        write_text(self.folder / RECORDS, "".join(json.dumps(each) + "\n" for each in self._kept.values()))
 
 
 class RunsFailed(ValueError):
@@ -24,14 +64,14 @@ class RunsFailed(ValueError):
 
 def run_study(study: Study, folder: str | Path, say: Say = print) -> list[dict[str, Any]]:
     """
-    Does the runs that have no result in `folder` yet, and returns the records of those that are compared.
+    Does the runs that have no record in `folder` yet, and returns the records of those that are compared.
 
     A run is a process of its own with its part of the cores; it leaves its record, or nothing. So a study that was
     killed goes on where it was, and one whose file has got more variants does those alone. The first run is timed
     before others start, and what the study will cost is said.
 
     Args:
-        folder: where `runs/NAME/` has the task, the log and the record of each run.
+        folder: where `runs/NAME/` has the task, the log and the record of each run, and `records.jsonl` all records.
         say: takes each line for people.
 
     Raises:
@@ -41,8 +81,12 @@ def run_study(study: Study, folder: str | Path, say: Say = print) -> list[dict[s
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
-        choices = _do_all(study, study.choices(), folder, say, "to choose settings on validation")
-        return _do_all(study, study.runs(choose(choices)), folder, say, "to compare")
+        records = Records(folder)
+        try:
+            choices = _do_all(study, study.choices(), records, say, "to choose settings on validation")
+            return _do_all(study, study.runs(choose(choices)), records, say, "to compare")
+        finally:
+            records.write()
 
 
 def choose(records: Sequence[dict[str, Any]]) -> dict[tuple[str, int | None], str]:
@@ -56,16 +100,16 @@ def choose(records: Sequence[dict[str, Any]]) -> dict[tuple[str, int | None], st
     return {key: name for key, (_, name) in best.items()}
 
 
-def _do_all(study: Study, runs: Sequence[Run], folder: Path, say: Say, purpose: str) -> list[dict[str, Any]]:
-    waiting = [run for run in runs if _record(folder, run) is None]
+def _do_all(study: Study, runs: Sequence[Run], records: Records, say: Say, purpose: str) -> list[dict[str, Any]]:
+    waiting = [run for run in runs if records.get(run) is None]
     if runs:
         say(f"{len(runs)} runs {purpose}, {len(runs) - len(waiting)} of them done before")
     failed: dict[str, str] = {}
     # A CLCR run is the dear one: it goes first and is timed.
     waiting.sort(key=lambda run: run.model in LINEAR)
     if waiting:
-        failed |= _do(study, waiting[0], folder, say)
-        record = _record(folder, waiting[0])
+        failed |= _do(study, waiting[0], records.folder, say)
+        record = records.get(waiting[0])
         dear = sum(run.model not in LINEAR for run in waiting[1:])
         if record is not None and dear:
             minutes = dear * record["seconds"] / 60 / study.workers
@@ -74,18 +118,16 @@ def _do_all(study: Study, runs: Sequence[Run], folder: Path, say: Say, purpose: 
                 f"{minutes:.0f} minutes"
             )
     with ThreadPoolExecutor(study.workers) as pool:
-        for found in pool.map(lambda run: _do(study, run, folder, say), waiting[1:]):
+        for found in pool.map(lambda run: _do(study, run, records.folder, say), waiting[1:]):
             failed |= found
+    done = records.of(runs)
     if failed:
         name, why = next(iter(failed.items()))
         raise RunsFailed(
-            f"{len(failed)} of {len(runs)} runs have no result; {name}: {why} (its log: {folder / RUNS / name / LOG})"
+            f"{len(failed)} of {len(runs)} runs have no result; {name}: {why} (its log: "
+            f"{records.folder / RUNS / name / LOG})"
         )
-    return [record for run in runs if (record := _record(folder, run)) is not None]
-
-
-def _record(folder: Path, run: Run) -> dict[str, Any] | None:
-    return read_json(folder / RUNS / run.folder / RESULT)
+    return done
 
 
 def _do(study: Study, run: Run, folder: Path, say: Say) -> dict[str, str]:
@@ -98,7 +140,7 @@ def _do(study: Study, run: Run, folder: Path, say: Say) -> dict[str, str]:
     with open(own / LOG, "wb") as log:
         command = [sys.executable, "-m", "clcr_hf.study.one", str(own)]
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
-    record = _record(folder, run)
+    record = read_json(own / RESULT)
     if record is None:
         said = (own / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         say(f"failed: {run.folder}")
@@ -109,4 +151,4 @@ def _do(study: Study, run: Run, folder: Path, say: Say) -> dict[str, str]:
     return {}
 
 
-__all__ = ["RunsFailed", "choose", "run_study"]
+__all__ = ["Records", "RunsFailed", "choose", "run_study"]

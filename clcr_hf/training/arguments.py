@@ -389,9 +389,10 @@ class RunArguments(CLCRTrainingArguments):
         early_stopping_patience: Stop after so many measurements without improvement; 0 never.
         small_validation: With fewer validation rows than this the last state is kept, not the best measured one. Left
             out: 100, or none where --load_best_model_at_end is given.
-        baselines: At the end, measure a constant and a linear model on mean features beside the model.
-        linear_evidence: After training, give ridge or logistic regression on mean features the share of the answer at
-            which validation is answered best. For labels of clips, where a modality is ready-made features.
+        baselines: At the end, measure a constant and a linear model on statistics of the features beside the model.
+        linear_evidence: After training, give a linear model on mean, or mean, spread and maximum of the features over
+            time (ridge, logistic regression, discriminants: the best inside the training rows) the share of the answer
+            at which validation is answered best. For labels of clips, where a modality is ready-made features.
         calibrate: After training, find on validation the temperature of probabilities, the thresholds of several
             labels and the intervals of scores, and keep them with the model.
     """

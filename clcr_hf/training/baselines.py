@@ -1,53 +1,26 @@
-"""What a trained model is measured against: a constant, and a linear model on mean features.
+"""What a trained model is measured against: a constant, and a linear model on statistics of features over time.
 
-The linear model is scikit-learn's ridge or logistic regression on the mean over time of each column of ready-made
-features; the strength of its penalty is chosen inside the training data. It reads no token ids, and nothing raw (text,
-frames, sound).
+The linear model is one of scikit-learn's, on mean, or mean, spread and maximum over time of each column of ready-made
+features; which one, and the strength of its penalty, is chosen inside the training data (`linear_models.py`). It reads
+no token ids, and nothing raw (text, frames, sound).
 """
 
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from scipy.special import logsumexp
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from transformers.trainer_utils import EvalPrediction
 
+from ..configuration_clcr import STATISTICS
 from ..data.labels import LabelKind, feature_shapes
 from ..metrics import lower_is_better
 from ..modalities import FEATURES_END, modality
+from .linear_models import UNASKED, LinearModel, Problem, best
 
 Measure = Callable[[EvalPrediction], dict[str, float]]
-_ROWS, _CELLS = 10_000, 4_000_000  # most lines and numbers of the training data that are read
-_FOLDS = 3
-_PENALTIES, _INVERSE_PENALTIES = np.logspace(-2, 5, 15), np.logspace(-4, 1, 6)
+_ROWS, _CELLS = 10_000, 12_000_000  # most lines and numbers of the training data that are read
 _IGNORED = -100  # a segment without a label
-
-
-@dataclass(frozen=True)
-class LinearMap:
-    """
-    An affine map of mean features.
-
-    Args:
-        center: `(F,)`, taken off first; what is NaN then counts as 0. weight: `(F, C)`. bias: `(C,)`. All float64.
-    """
-
-    center: np.ndarray
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """`(N, F)` to `(N, C)`."""
-        return np.nan_to_num(inputs - self.center) @ self.weight + self.bias
 
 
 class Baselines:
@@ -59,30 +32,42 @@ class Baselines:
             that are NaN do not count.
         columns: the column that each modality is read from.
         labels: what the labels are.
+        candidates: linear models, of which the one is taken that does best inside the training split.
 
     Attributes:
         constant, linear: what they are called; `linear` is None where no modality is ready-made features.
-        map: the linear model, of the mean features of `reads`, those of each modality followed by whether it is there.
-        reads: the modalities that it reads, `widths` how many columns of each.
+        map: the linear model, of the statistics of `reads`, those of each modality followed by whether it is there.
+        reads: the modalities that it reads, `widths` how many statistics of each.
         rows, total: of the training split, how many rows were read and how many there are.
     """
 
-    def __init__(self, train: Dataset, columns: Mapping[str, str], labels: LabelKind):
+    def __init__(
+        self,
+        train: Dataset,
+        columns: Mapping[str, str],
+        labels: LabelKind,
+        candidates: Sequence[LinearModel] = UNASKED,
+    ):
         shapes = feature_shapes(train)
         self.labels, self.total = labels, len(train)
         self.reads = [name for name, column in columns.items() if column.endswith(FEATURES_END) and name in shapes]
-        # (D,), (T, D) or (L, T, D): a number for each column of each level.
-        self.widths = {name: int(np.prod((*shapes[name][:-2], shapes[name][-1]))) for name in self.reads}
+        # (D,), (T, D) or (L, T, D): numbers for each column of each level.
+        widths = {name: int(np.prod((*shapes[name][:-2], shapes[name][-1]))) for name in self.reads}
+        self.widths = {name: len(STATISTICS) * width for name, width in widths.items()}
         train = _evenly(train, self._most(train))
         self.rows = len(train)
         target, counts = self._targets(train)
         known = target >= 0 if self._single else ~np.isnan(target)
         self._constant = self._answer_without_input(target, known)
-        self.map = self._fit(self._means(train, counts).astype(np.float64), target, known) if self.reads else None
-        scores = labels.problem_type == "regression"
+        scores, self.map, self.linear = labels.problem_type == "regression", None, None
+        if self.reads:
+            inputs = self._statistics(train, counts).astype(np.float64)
+            constant = self._constant[0].astype(np.float64)
+            problem = Problem(inputs, target, known, list(self.widths.values()), labels.problem_type, constant)
+            model, self.map = best(problem, candidates)
+            self.linear = model.named(scores)
         several = labels.problem_type == "multi_label_classification"
         self.constant = "the median" if scores else "the labels' shares" if several else "the commonest class"
-        self.linear = ("ridge" if scores else "logistic") + " regression" if self.map else None
 
     def answers(self, rows: Dataset) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """
@@ -96,7 +81,7 @@ class Baselines:
         target, counts = self._targets(rows)
         found = {"constant": np.repeat(self._constant, len(target), axis=0)}
         if self.map is not None:
-            found["linear"] = self.map(self._means(rows, counts))
+            found["linear"] = self.map(self._statistics(rows, counts))
         if not self.labels.per_segment:
             return found, target[:, 0] if target.shape[1] == 1 else target
         return {name: _padded(value, counts, 0.0) for name, value in found.items()}, _padded(
@@ -125,9 +110,9 @@ class Baselines:
         values = [nothing if each is None else each for each in rows[column][:]]
         return np.asarray(values, dtype=np.float64).reshape(-1, width), np.ones(len(values), dtype=int)
 
-    def _means(self, rows: Dataset, counts: np.ndarray) -> np.ndarray:
-        """`(lines, sum of widths + modalities)` float32: means over time, NaN where a modality is missing, and after
-        those of each modality whether it is there."""
+    def _statistics(self, rows: Dataset, counts: np.ndarray) -> np.ndarray:
+        """`(lines, sum of widths + modalities)` float32: statistics over time, NaN where a modality is missing, and
+        after those of each modality whether it is there."""
         names = [modality(name) for name in self.reads]
         wanted = [column for each in names for column in (each.features, each.mask) if column in rows.column_names]
         part = rows.select_columns(wanted).with_format("numpy")
@@ -135,7 +120,7 @@ class Baselines:
         for number, count in enumerate(counts):
             row = part[number]
             found = [
-                _mean_over_time(row.get(each.features), row.get(each.mask), count, width)
+                _over_time(row.get(each.features), row.get(each.mask), count, width)
                 for each, width in zip(names, self.widths.values(), strict=True)
             ]
             lines.append(np.hstack(found))
@@ -151,60 +136,10 @@ class Baselines:
         shares = np.array([(values > 0.5).mean() if len(values) else 0.0 for values in each])
         return (_log(shares) - _log(1 - shares))[None]
 
-    def _fit(self, inputs: np.ndarray, target: np.ndarray, known: np.ndarray) -> LinearMap:
-        """The linear model of inputs `(N, F)` and targets `(N, K)`; the constant where nothing can be learned."""
-        scaler = StandardScaler().fit(inputs)
-        scaled = np.nan_to_num(scaler.transform(inputs))  # what is missing counts as the mean
-        weight, bias = np.zeros((scaled.shape[1], self._constant.shape[1])), self._constant[0].astype(np.float64)
-        for number, (values, kept) in enumerate(zip(target.T, known.T, strict=True)):
-            if self._single:
-                weight, bias = _logits(scaled[kept], values[kept].astype(int), bias)
-            elif self.labels.problem_type == "regression" and kept.sum() > 1:
-                ridge = RidgeCV(_PENALTIES).fit(scaled[kept], values[kept])
-                weight[:, number], bias[number] = ridge.coef_, ridge.intercept_
-            elif self.labels.problem_type == "multi_label_classification":
-                found = _logits(scaled[kept], (values[kept] > 0.5).astype(int), np.array([0.0, bias[number]]))
-                weight[:, number], bias[number] = (part[..., 1] - part[..., 0] for part in found)
-        return LinearMap(np.nan_to_num(scaler.mean_), weight / scaler.scale_[:, None], bias)
 
-
-def _logits(inputs: np.ndarray, classes: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Logistic regression of inputs `(N, F)`: weights `(F, C)` and biases `(C,)`.
-
-    Args:
-        classes: `(N,)`. One that has not an example in each fold has the same logit whatever the input: its share is
-            then about right.
-        constant: `(C,)`, the logits where nothing can be learned.
-    """
-    weight, bias = np.zeros((inputs.shape[1], len(constant))), constant.copy()
-    counts = np.bincount(classes, minlength=len(constant))
-    common = np.flatnonzero(counts >= _FOLDS)
-    if len(common) < 2:
-        return weight, bias
-    kept = np.isin(classes, common)
-    search = GridSearchCV(
-        LogisticRegression(), {"C": _INVERSE_PENALTIES}, cv=StratifiedKFold(_FOLDS), scoring="neg_log_loss"
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of penalties too weak to be chosen
-        # Turned, which the penalty does not notice, there are no more columns than rows.
-        turned, found = make_pipeline(PCA(), search).fit(inputs[kept], classes[kept])
-    coefficients = found.best_estimator_.coef_ @ turned.components_
-    intercepts = found.best_estimator_.intercept_ - coefficients @ turned.mean_
-    if len(common) == 2:  # one row, of the log-odds
-        coefficients, intercepts = (np.stack((-one / 2, one / 2)).squeeze() for one in (coefficients, intercepts))
-    weight[:, common], bias[common] = coefficients.T, intercepts
-    if len(common) < len(bias):
-        rare = np.setdiff1d(np.arange(len(bias)), common)
-        level = logsumexp(inputs[kept] @ coefficients.T + intercepts, axis=1).mean()
-        bias[rare] = level + np.log(np.maximum(counts[rare], 0.5) / kept.sum())
-    return weight, bias
-
-
-def _mean_over_time(value: Any, mask: Any, count: int, width: int) -> np.ndarray:
-    """`(count, width + 1)` float32: means of the real steps of each of `count` equal stretches, and 1; NaN and 0 for a
-    stretch without any."""
+def _over_time(value: Any, mask: Any, count: int, width: int) -> np.ndarray:
+    """`(count, width + 1)` float32: mean, spread and maximum over the real steps of each of `count` equal stretches,
+    and 1; NaN and 0 for a stretch without any."""
     found = np.full((count, width + 1), np.nan, dtype=np.float32)
     found[:, -1] = 0
     if value is None or not np.size(value):
@@ -217,7 +152,8 @@ def _mean_over_time(value: Any, mask: Any, count: int, width: int) -> np.ndarray
         inside = slice(each * length // count, -(-(each + 1) * length // count))
         kept = steps[..., inside, :][..., real[inside], :]
         if kept.shape[-2]:
-            found[each] = [*kept.mean(axis=-2).ravel(), 1]
+            parts = (kept.mean(axis=-2), kept.std(axis=-2), kept.max(axis=-2))
+            found[each] = [*np.concatenate([part.ravel() for part in parts]), 1]
     found[~np.isfinite(found)] = np.nan
     return found
 
@@ -272,7 +208,7 @@ def comparison(record: Mapping[str, Any]) -> str:
         return ""
     split, figures = list(baselines["figures"].items())[-1]
     metric, linear = baselines["metric"], baselines["linear"]
-    named = {"constant": baselines["constant"], "linear": f"{linear} on means of {', '.join(baselines['reads'])}"}
+    named = {"constant": baselines["constant"], "linear": f"{linear} of {', '.join(baselines['reads'])}"}
     parts = [f"{name} {figures[each]:.4g}" for each, name in named.items() if each in figures]
     worse = [baselines[each] for each in named if _beats(metric, figures.get(each), figures["model"])]
     notes = [] if linear else ["no modality is ready-made features, which a linear model could read"]
@@ -287,4 +223,4 @@ def _beats(metric: str, one: float | None, other: float) -> bool:
     return one is not None and (one < other if lower_is_better(metric) else one > other)
 
 
-__all__ = ["Baselines", "LinearMap", "compare", "comparison"]
+__all__ = ["Baselines", "compare", "comparison"]

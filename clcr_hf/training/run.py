@@ -157,7 +157,7 @@ def _measure(
 
 
 def _takes_linear_part(args: CLCRTrainingArguments, columns: Mapping[str, str], labels: LabelKind) -> bool:
-    """Whether a linear model on mean features is to have its share of the answer."""
+    """Whether a linear model of the features is to have its share of the answer."""
     ready = any(column.endswith(FEATURES_END) for column in columns.values())
     return args.do_train and getattr(args, "linear_evidence", False) and ready and not labels.per_segment
 

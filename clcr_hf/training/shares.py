@@ -1,5 +1,5 @@
 """What has which share of a trained model's answer, found on validation: the joint path, the modalities' own evidence,
-and a linear model on mean features."""
+and a linear model on statistics of the features."""
 
 import itertools
 from collections.abc import Mapping
@@ -130,7 +130,7 @@ def find_shares(config: CLCRConfig, parts: Mapping[str, np.ndarray], labels: np.
 
 def in_words(found: Mapping[str, Any], linear: str | None) -> str:
     """What [`set_shares`] found, for people. `linear`: what the linear model is."""
-    names = {LINEAR: f"{linear} on mean features"}
+    names = {LINEAR: f"{linear} of the features"}
     shares = ", ".join(f"{share:.0%} {names.get(name, name)}" for name, share in found["shares"].items())
     if "alone" not in found:
         return f"{shares}, for there are no validation rows to choose by"

@@ -1,0 +1,160 @@
+"""Real sets as a user's own table holds them: columns of features, `label`, `split`, and `person`, of whom nobody is in
+two splits. Where the files are, and whose: docs/results.md.
+
+    python benchmarks/tables.py utd_mhad_prepared tables/utd_mhad_prepared.parquet
+    clcr study benchmarks/studies/utd_mhad.yaml
+
+The sets are as they were published; those called prepared are what a user who knows such data would make of them, by
+one clip at a time and without a label. The data are under `--data` (`$CLCR_REAL_DATA`).
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clcr_hf.training.sequence_augmentation import interpolate
+
+Columns = dict[str, list[Any]]
+DATA = Path(os.environ.get("CLCR_REAL_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
+STEPS = 40  # of a prepared clip of UTD-MHAD
+MEL_RATE, SPEECH_RATE = 100.0, 12.5  # steps a second
+SEGMENTS = 3
+SILENCE = 4.0  # quieter than the clip's loudest moment by this much (mean log-mel)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as content:
+        return dict(content)
+
+
+def _cut(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Clips that lie one behind the other, `(sum T, D)`."""
+    return np.split(rows.astype(np.float32), np.cumsum(lengths)[:-1])
+
+
+def utd_mhad(root: Path) -> Columns:
+    """27 actions; skeletons in metres and an inertial sensor. People 2, 4, 6 and 8 test."""
+    data = _read(root / "utd-mhad" / "utd_mhad.npz")
+    columns: Columns = {
+        f"{name}_features": _cut(data[name], data[f"{name}_length"]) for name in ("skeleton", "inertial")
+    }
+    columns["label"] = [f"action {number}" for number in data["action"]]
+    columns["person"] = [int(number) for number in data["subject"]]
+    columns["split"] = ["train" if number % 2 or number == 7 else "test" for number in data["subject"]]
+    return columns
+
+
+def ravdess(root: Path) -> Columns:
+    """Eight acted emotions; action units of the clip's face, log-mel, speech embeddings. Actors 21 to 24 test."""
+    faces, sounds = _read(root / "ravdess" / "ravdess_av.npz"), _read(root / "ravdess" / "ravdess_logmel32.npz")
+    if not np.array_equal(faces["name"], sounds["name"]):
+        raise ValueError(f"the two files in {root / 'ravdess'} list different clips")
+    return {
+        "face_features": list(faces["au35"].astype(np.float32)[:, None]),
+        "mel_features": _cut(sounds["mel"], sounds["mel_len"]),
+        "speech_features": _cut(faces["oww_emb"], faces["oww_len"]),
+        "label": [f"emotion {number}" for number in faces["emotion"]],
+        "person": [int(number) for number in faces["actor"]],
+        "split": ["train" if number <= 20 else "test" for number in faces["actor"]],
+    }
+
+
+def utd_mhad_prepared(root: Path) -> Columns:
+    """The same clips: skeletons relative to the spine of their first frame, differences between neighbouring steps
+    appended, 40 steps. Person 7 validates."""
+    columns = utd_mhad(root)
+    for name in ("skeleton_features", "inertial_features"):
+        clips = [clip.astype(np.float64) for clip in columns[name]]
+        if name == "skeleton_features":
+            clips = [clip - np.tile(clip[0, 9:12], 20) for clip in clips]
+        values = np.stack([interpolate(clip, np.linspace(0, len(clip) - 1, STEPS)) for clip in clips])
+        columns[name] = list(np.concatenate((values, np.gradient(values, axis=1)), axis=-1).astype(np.float32))
+    columns["split"] = [
+        "validation" if person == 7 else split
+        for person, split in zip(columns["person"], columns["split"], strict=True)
+    ]
+    return columns
+
+
+def ravdess_prepared(root: Path) -> Columns:
+    """The same clips: of the two sounds, silence before and after the sentence is cut off, and the rest divided into
+    three equal segments, each a step of the segment's mean and standard deviation over time."""
+    columns = ravdess(root)
+    parts = [_sounding_part(clip) for clip in columns["mel_features"]]
+    for name, rate in (("mel_features", MEL_RATE), ("speech_features", SPEECH_RATE)):
+        clips = [
+            clip[int(start * rate) : int(np.ceil(end * rate))]
+            for clip, (start, end) in zip(columns[name], parts, strict=True)
+        ]
+        columns[name] = [_segments(clip) for clip in clips]
+    return columns
+
+
+def _sounding_part(mel: np.ndarray) -> tuple[float, float]:
+    """Start and end in seconds of what lies between the silences of a log-mel `(T, 32)`; a tenth of a second more on
+    both sides."""
+    loudness = np.convolve(mel.mean(axis=1), np.ones(5) / 5, mode="same")
+    loud = np.flatnonzero(loudness > loudness.max() - SILENCE)
+    return max(loud[0] / MEL_RATE - 0.1, 0.0), (loud[-1] + 1) / MEL_RATE + 0.1
+
+
+def _segments(sequence: np.ndarray) -> np.ndarray:
+    """`(T, D)` to `(3, 2 D)`: equal segments of at least two steps."""
+    length = len(sequence)
+    starts = [index * length // SEGMENTS for index in range(SEGMENTS)]
+    ends = [max(-(-(index + 1) * length // SEGMENTS), start + 2) for index, start in enumerate(starts)]
+    parts = [sequence[start:end] for start, end in zip(starts, ends, strict=True)]
+    return np.stack([np.concatenate((part.mean(axis=0), part.std(axis=0))) for part in parts])
+
+
+def mosi_utterances(root: Path) -> Columns:
+    """Sentiment from -3 to 3; published vectors of utterances, of which text and vision were learned with the labels of
+    train: there they tell more than on test. The split of 62 and 31 videos."""
+    data = _read(root / "mosi-utterances" / "features.npz")
+    columns: Columns = {
+        f"{name}_features": list(data[name].astype(np.float32)[:, None]) for name in ("text", "audio", "vision")
+    }
+    columns["label"] = [float(score) for score in data["score"]]
+    columns["person"] = [str(video) for video in data["video_id"]]
+    columns["split"] = [str(split) for split in data["split"]]
+    return columns
+
+
+REAL: Mapping[str, Callable[[Path], Columns]] = {
+    "UTD-MHAD": utd_mhad,
+    "RAVDESS": ravdess,
+    "CMU-MOSI utterances": mosi_utterances,
+}
+
+TABLES: Mapping[str, Callable[[Path], Columns]] = {
+    each.__name__: each for each in (utd_mhad, utd_mhad_prepared, ravdess, ravdess_prepared, mosi_utterances)
+}
+
+
+def write(columns: Mapping[str, list[Any]], path: Path) -> None:
+    """The columns as a Parquet table."""
+    plain = {
+        name: pa.array([None if each is None else list(each) for each in values] if "_features" in name else values)
+        for name, values in columns.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(plain), path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=list(TABLES))
+    parser.add_argument("output", type=Path, help="the Parquet file to write")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of real data")
+    options = parser.parse_args()
+    write(TABLES[options.table](options.data), options.output)
+
+
+if __name__ == "__main__":
+    main()
