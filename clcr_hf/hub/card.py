@@ -364,7 +364,7 @@ def _by_group(column: str, measured: dict[str, Any]) -> dict[str, Any]:
 
 def _cell(text: str) -> str:
     """A word of the data's own as a table of Markdown can hold it, and without what [`check_card`] takes for a hole."""
-    plain = " ".join(text.split()).translate(str.maketrans({"|": "/", "{": "(", "}": ")", "<": "(", ">": ")"}))
+    plain = " ".join(text.split()).translate(str.maketrans("|{}<>", "/()()"))
     return re.sub(r"\bUndefined\b", "undefined", plain)
 
 
