@@ -153,6 +153,7 @@ variants:
   own: {config_overrides: 'use_joint_path=False'}
   linear: {model: linear}
   tcn: {model: tcn}
+  gaze alone: {modalities: [gaze]}
 budget_scales: [0, 2]
 """,
     )
@@ -173,7 +174,7 @@ budget_scales: [0, 2]
     row, reference = found["budget scale 2", "clcr"], found["", "linear"]
     assert row.difference == pytest.approx(row.mean - reference.mean)
     page = write_report(study, records, tmp_path / "out").read_text(encoding="utf-8")
-    assert "Not run, for they have no token budget: dense, own, linear, tcn. What linear measured" in page
+    assert "Not run, for they have no token budget: dense, own, linear, tcn, gaze alone. What linear measured" in page
 
 
 def test_worst_groups_are_those_of_the_runs(tmp_path, monkeypatch):

@@ -65,9 +65,7 @@ def read_shards(
     group = dialogue_column or group_column
     found = ordered_splits(carve_split(splits, lambda train: _groups_of(train, group), validation_fraction))
     if dialogue_column is not None:
-        found = as_dialogues(
-            found, dialogue_column=dialogue_column, turn_column=turn_column, keep_columns=keep_columns
-        )
+        found = as_dialogues(found, dialogue_column=dialogue_column, turn_column=turn_column, keep_columns=keep_columns)
     return Rows.of(found, **_recorded_labels(Path(folder)))
 
 

@@ -212,8 +212,10 @@ def _variant(where: str, name: str, given: Any) -> Variant:
 
 
 def _has_budget(model: str | None, arguments: Mapping[str, Any]) -> bool:
-    """Whether a token budget decides anything: CLCR's, of a new model whose tokens cross over."""
-    if model is not None or arguments.get("model_name_or_path"):
+    """Whether a token budget decides anything: CLCR's, of a new model of several modalities whose tokens cross."""
+    named = arguments.get("modalities")
+    alone = isinstance(named, str) or (isinstance(named, list) and len(named) == 1)
+    if model is not None or arguments.get("model_name_or_path") or alone:
         return False
     fields = {**ABLATIONS.get(arguments.get("ablation") or "", {}), **overrides(arguments)}
     exchanges = fields.get("use_joint_path", True) and fields.get("use_intraced", True)
