@@ -8,70 +8,31 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from model_utils import batch, feature_config
 from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from study_runs import run_here, study_file
 
 from clcr_hf.cli.app import main
 from clcr_hf.data.errors import DataFormatError
 from clcr_hf.data.labels import LabelKind
-from clcr_hf.study import one, pool, read_study, run_study, write_report
+from clcr_hf.study import read_study, run_study, write_report
 from clcr_hf.study.changes import Change, changed
 from clcr_hf.study.fusions import FUSIONS, head_of
 from clcr_hf.study.others import linear_answers
 from clcr_hf.study.report import compare
 from clcr_hf.training.data import LoadedData
 
-QUICK = "num_train_epochs: 1, hidden_size: 16, config_overrides: 'num_attention_heads=2', baselines: false"
-
-
-def make_table(path: Path, rows: int = 90) -> Path:
-    """Three classes told by the spread of `gaze` and the mean of `pose`; ten people."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, rows)
-    gaze = [rng.normal(0, 1 + label, (int(rng.integers(4, 9)), 3)).astype(np.float32) for label in labels]
-    pose = [rng.normal(label, 1.5, (5, 2)).astype(np.float32) for label in labels]
-    columns = {
-        "gaze_features": pa.array([list(each) for each in gaze]),
-        "pose_features": pa.array([list(each) for each in pose]),
-        "label": [("low", "middle", "high")[label] for label in labels],
-        "person": [f"p{number % 10}" for number in range(rows)],
-        "split": ["train" if number < rows * 2 // 3 else "test" for number in range(rows)],
-    }
-    pq.write_table(pa.table(columns), path)
-    return path
-
-
-def study_file(folder: Path, text: str) -> Path:
-    table = make_table(folder / "table.parquet")
-    path = folder / "study.yaml"
-    path.write_text(f"arguments: {{data_file: {table}, {QUICK}}}\n{text}", encoding="utf-8")
-    return path
-
 
 @pytest.fixture
 def in_process(monkeypatch):
     """Runs without a process each; counts them."""
-    done: list[str] = []
-
-    def do(study, run, folder, say):
-        own = folder / pool.RUNS / run.folder
-        own.mkdir(parents=True, exist_ok=True)
-        pool.write_json(own / one.TASK, pool.asdict(run))
-        done.append(run.folder)
-        one.do(own)
-        return {}
-
-    monkeypatch.setattr(pool, "_do", do)
-    return done
+    return run_here(monkeypatch)
 
 
 def test_a_study_is_run_once_compared_and_told(tmp_path, in_process):

@@ -83,6 +83,7 @@ def evaluate(
         as_json: Print JSON for machines.
     """
     check_model(model)
+    from ..training.groups import told
     from ..training.run import evaluate_model, evaluation_data
 
     given = {"dataset": dataset, "dataset_dir": dataset_dir, "data_file": data_file}
@@ -92,7 +93,9 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(metrics, indent=2))
         return
+    groups = metrics.pop("groups", {})
     table = Table("metric", Column("value", justify="right"), title=f"{model} on {data.dataset}, {split}")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
     Console().print(table)
+    typer.echo(told(groups, split), nl=False)

@@ -13,7 +13,9 @@ from .feature_arrays import feature_type
 from .table.values import parse_number
 
 
-def as_dialogues(splits: DatasetDict, *, dialogue_column: str, turn_column: str | None = None) -> DatasetDict:
+def as_dialogues(
+    splits: DatasetDict, *, dialogue_column: str, turn_column: str | None = None, keep_columns: Sequence[str] = ()
+) -> DatasetDict:
     """Join rows that are utterances into rows that are dialogues, for `CLCRForTokenClassification`.
 
     Each utterance becomes one step: features (T, D) of an utterance are averaged over its time, as taps (L, T, D) are
@@ -23,14 +25,17 @@ def as_dialogues(splits: DatasetDict, *, dialogue_column: str, turn_column: str 
         splits: rows with `id`, a class (`label`), `<modality>_features` (T, D) or (L, T, D) and `dialogue_column`, e.g.
             of `load_manifest` or of the shards that `clcr extract` wrote.
         turn_column: place of an utterance in its dialogue, a number; None for the order of the rows.
+        keep_columns: further columns to keep, such as the speaker: a list of the utterances' values.
 
     Returns:
         DatasetDict with columns id (the dialogue), `<modality>_features` (U, D) or (L, U, D) for U utterances,
         labels (U,) (list of ClassLabel; -100 where an utterance has none), utterance_ids (list of str), texts (list of
         str; where rows had `text`), and, where some utterances lack a modality, `<modality>_attention_mask` (U,).
+        `keep_columns` are lists (U,).
 
     Raises:
-        DataFormatError: no features, labels that are not classes, a dialogue in two splits, one turn twice.
+        DataFormatError: an absent column, no features, labels that are not classes, a dialogue in two splits, one turn
+            twice.
     """
     types = next(iter(splits.values())).features if splits else Features()
     names = [name for name in types if name.endswith(FEATURES_END)]
@@ -43,16 +48,20 @@ def as_dialogues(splits: DatasetDict, *, dialogue_column: str, turn_column: str 
         raise DataFormatError(
             "a dialogue's utterances need classes as labels; give label_names or task='classification'"
         )
-    groups = {split: _group(rows, dialogue_column, turn_column) for split, rows in splits.items()}
+    groups = {split: _group(rows, dialogue_column, turn_column, keep_columns) for split, rows in splits.items()}
     leaks = [f"dialogue {name} is in {one} and {two}" for name, (one, two) in in_two_splits(groups).items()]
     raise_problems(dialogue_column, leaks, "A dialogue belongs to one split")
     masked = [name for name in names if any(rows.data.column(name).null_count for rows in splits.values())]
-    return ordered_splits({split: _join(splits[split], members, names, masked) for split, members in groups.items()})
+    kept = [name for name in keep_columns if name not in (dialogue_column, turn_column)]
+    parts = {split: _join(splits[split], members, names, masked, kept) for split, members in groups.items()}
+    return ordered_splits(parts)
 
 
-def _group(rows: Dataset, dialogue_column: str, turn_column: str | None) -> dict[str, list[int]]:
+def _group(
+    rows: Dataset, dialogue_column: str, turn_column: str | None, keep_columns: Sequence[str]
+) -> dict[str, list[int]]:
     """Dialogue to the numbers of its rows, in order."""
-    for name in (dialogue_column, turn_column):
+    for name in (dialogue_column, turn_column, *keep_columns):
         if name is not None and name not in rows.column_names:
             raise DataFormatError(f"no column {name!r}; the rows have {', '.join(rows.column_names)}")
     groups: dict[str, list[int]] = {}
@@ -72,7 +81,9 @@ def _group(rows: Dataset, dialogue_column: str, turn_column: str | None) -> dict
     return groups
 
 
-def _join(rows: Dataset, groups: dict[str, list[int]], names: Sequence[str], masked: Sequence[str]) -> Dataset:
+def _join(
+    rows: Dataset, groups: dict[str, list[int]], names: Sequence[str], masked: Sequence[str], kept: Sequence[str]
+) -> Dataset:
     columns: dict[str, Any] = {"id": list(groups)}
     types: dict[str, Any] = {"id": Value("string")}
     for name in names:
@@ -95,11 +106,11 @@ def _join(rows: Dataset, groups: dict[str, list[int]], names: Sequence[str], mas
         labels = [IGNORED if label is None else label for label in rows["label"]]
         columns["labels"] = [[labels[i] for i in members] for members in groups.values()]
         types["labels"] = List(rows.features["label"])
-    for name, column in (("utterance_ids", "id"), ("texts", "text")):
+    for name, column in (("utterance_ids", "id"), ("texts", "text"), *zip(kept, kept, strict=True)):
         if column in rows.features:
             values = rows[column][:]
             columns[name] = [[values[i] for i in members] for members in groups.values()]
-            types[name] = List(Value("string"))
+            types[name] = List(rows.features[column] if column in kept else Value("string"))
     return make_dataset(columns, Features(types))
 
 

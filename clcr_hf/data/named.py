@@ -171,6 +171,7 @@ def typed_rows(
     label_separator: str | None = None,
     task: str = "auto",
     missing_labels: str = "error",
+    keep_columns: Sequence[str] = (),
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> Rows:
@@ -189,6 +190,7 @@ def typed_rows(
         media_column: the column to take where several are of its type.
         start_column, end_column: seconds that cut a clip out of its file.
         group_column: speaker or source video; validation is carved by whole groups.
+        keep_columns: further columns to keep, as they are.
         text_column, label_column, id_column, label_names, label_separator, task, missing_labels, validation_fraction,
             seed: as in `load_manifest`. The names of a `ClassLabel` column, and their order, are kept.
 
@@ -210,8 +212,9 @@ def typed_rows(
     chosen |= {key: _number_column(name, first.features, column) for key, column in windows.items() if column}
     label = pick_label(name, first.column_names, label_column, "label_column")
     identity = pick(name, first.column_names, id_column, ID_COLUMNS, "id_column")
-    if group_column is not None:
-        require(name, first.column_names, group_column)
+    for column in (*keep_columns, *([] if group_column is None else [group_column])):
+        require(name, first.column_names, column)
+    chosen |= {each: each for each in keep_columns if each not in {*chosen.values(), label, identity}}
     used = {*chosen.values(), label, identity, group_column}
     unused = [n for n in first.column_names if n not in used]
     if unused:

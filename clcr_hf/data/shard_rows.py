@@ -31,6 +31,7 @@ def read_shards(
     group_column: str | None = None,
     dialogue_column: str | None = None,
     turn_column: str | None = None,
+    keep_columns: Sequence[str] = (),
     streamed: bool = False,
 ) -> Rows:
     """Rows of shards.
@@ -41,6 +42,7 @@ def read_shards(
         validation_fraction: share of train that becomes validation where there is none; 0 for none.
         group_column: rows of one group stay together then; by default those of one file.
         dialogue_column, turn_column: rows are utterances of these dialogues, see `as_dialogues`.
+        keep_columns: columns that dialogues keep too, a list each, see `as_dialogues`; other rows keep all.
         streamed: read rows where they lie, as [`StreamedRows`].
 
     Raises:
@@ -63,7 +65,7 @@ def read_shards(
     group = dialogue_column or group_column
     found = ordered_splits(carve_split(splits, lambda train: _groups_of(train, group), validation_fraction))
     if dialogue_column is not None:
-        found = as_dialogues(found, dialogue_column=dialogue_column, turn_column=turn_column)
+        found = as_dialogues(found, dialogue_column=dialogue_column, turn_column=turn_column, keep_columns=keep_columns)
     return Rows.of(found, **_recorded_labels(Path(folder)))
 
 

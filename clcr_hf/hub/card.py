@@ -30,6 +30,7 @@ _PIPELINE_TAGS = {
     "audio-classification": {"audio"},
     "text-classification": {"text"},
 }
+_GROUPS_SHOWN = 30
 DATA_LICENSE = {"license": "other", "license_name": "terms-of-the-training-data"}
 
 
@@ -65,6 +66,7 @@ def card_from_run(folder: str | Path, model_id: str | None = None) -> ModelCard:
         split=split,
         results={_named(key)[0]: f"{value:.4f}" if math.isfinite(value) else None for key, value in figures.items()},
         compared=_compared(run, split),
+        by_group=[_by_group(*each) for each in run.get("groups", {}).get(split, {}).items()],
         settings=run["settings"],
         command=run["command"],
         emissions=run_folder.read_emissions(facts.folder),
@@ -330,6 +332,40 @@ def _compared(run: dict[str, Any], split: str) -> list[str]:
     if shares:
         lines.append(f"Shares of its answer: {shares['words']}.")
     return lines
+
+
+def _by_group(column: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """Of the template: what the run measured per group of a column: a sentence, and rows."""
+    key, groups, few = measured["metric"], measured["groups"], measured["few"]
+    name, spread = _named(key)[0], measured["spread"].get(key)
+    if spread is None:
+        said = f"By {_cell(column)}, fewer than two groups have {few} labels: too few to say which is the worst."
+    else:
+        worst, best = ((spread[each], spread[f"{each}_value"]) for each in ("worst", "best"))
+        said = f"By {_cell(column)}, {name} is worst for {_cell(worst[0])} ({worst[1]:.4f}) and best for "
+        said += f"{_cell(best[0])} ({best[1]:.4f})."
+    values = {group: each["metrics"].get(key) for group, each in groups.items()}
+    marked = any(each["few"] for each in groups.values())
+    return {
+        "column": _cell(column),
+        "metric": name,
+        "said": said + f" A group marked * has fewer than {few} labels, too few to be compared." * marked,
+        "more": max(len(groups) - _GROUPS_SHOWN, 0),
+        "rows": [
+            (
+                _cell(group) + " *" * groups[group]["few"],
+                groups[group]["labels"],
+                "not defined" if values[group] is None else f"{values[group]:.4f}",
+            )
+            for group in list(groups)[:_GROUPS_SHOWN]
+        ],
+    }
+
+
+def _cell(text: str) -> str:
+    """A word of the data's own as a table of Markdown can hold it, and without what [`check_card`] takes for a hole."""
+    plain = " ".join(text.split()).translate(str.maketrans("|{}<>", "/()()"))
+    return re.sub(r"\bUndefined\b", "undefined", plain)
 
 
 def _weights_fields(facts: _Facts) -> dict[str, Any]:

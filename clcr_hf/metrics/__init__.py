@@ -22,6 +22,7 @@ __all__ = [
     "classification_metrics",
     "expected_calibration_error",
     "load_metric",
+    "lower_is_better",
     "regression_metrics",
     "score_metrics",
     "segment_metrics",
@@ -30,7 +31,14 @@ __all__ = [
 ]
 
 _MIN_CORRELATED = 3  # samples; through two points there is always a line
+_LOWER_IS_BETTER = ("loss", "mae", "ece", "segment_ece")
 METRICS = ("multimodal_sentiment", "multimodal_classification", "segment_accuracy")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better: `mae`, `eval_mae`, the `mae_<name>` of one score of several, `ece`."""
+    name = metric.removeprefix("eval_")
+    return name in _LOWER_IS_BETTER or name.startswith("mae_")
 
 
 def sentiment_metrics(predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:

@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..configuration_clcr import CLCRConfig
 from ..hierarchy import HierarchyTokens, TemporalStage, sinusoidal_positions
-from ..modeling_clcr import CLCRForSequenceClassification, CLCRModel
+from ..modeling_clcr import CLCRForSequenceClassification, CLCRForTokenClassification, CLCRModel, CLCRPreTrainedModel
+from ..unimodal import token_statistics
 
 _LAYERS, _KERNEL, _DILATIONS = 2, 3, [1, 2, 4, 8]
 
@@ -66,12 +67,13 @@ FUSIONS: dict[str, type[nn.Module]] = {"transformer": Transformer, "bigru": BiGR
 
 class OverTokens(CLCRModel):
     """CLCR with another fusion: of the deepest level's tokens `(B, S, d)`, real ones first, with marks of modality and
-    time, and of their bool mask `(B, S)`, it makes `(B, S, d)`, of which mean and maximum are read."""
+    time, and of their bool mask `(B, S)`, it makes `(B, S, d)`, of which mean and maximum are read, over the clip or
+    each of its segments."""
 
     fusion_class: type[nn.Module]
 
-    def __init__(self, config: CLCRConfig):
-        super().__init__(config)
+    def __init__(self, config: CLCRConfig, per_segment: bool = False):
+        super().__init__(config, per_segment)
         del self.exchange, self.aggregation
         width = config.hidden_size
         self.marks = nn.Parameter(torch.zeros(len(config.modalities), width))
@@ -79,15 +81,15 @@ class OverTokens(CLCRModel):
         self.readout = nn.Linear(2 * width, config.pooled_size)
         self.post_init()
 
-    def _fuse(self, encoded: HierarchyTokens, *_: Any) -> dict[str, Any]:
+    def _fuse(self, encoded: HierarchyTokens, groups: torch.Tensor, *_: Any) -> dict[str, Any]:
         tokens = self.dropout(encoded.tokens)[:, -1] + self._marked(encoded.lengths, encoded.tokens)
         mask, order = encoded.mask.sort(dim=1, descending=True, stable=True)
         tokens = tokens.gather(1, order[..., None].expand_as(tokens)) * mask[..., None]
         fused = self.fusion(tokens, mask)
-        mean = (fused * mask[..., None]).sum(dim=1) / mask.sum(dim=1).clamp(min=1)[:, None]
-        highest = fused.masked_fill(~mask[..., None], torch.finfo(fused.dtype).min).amax(dim=1)
-        highest = torch.where(mask.any(dim=1)[:, None], highest, 0)
-        return {"pooler_output": self.readout(torch.cat((mean, highest), dim=-1))}
+        member = groups.any(dim=1)  # (B, G, S): the tokens of a clip or segment, of whatever modality
+        member = member.gather(2, order[:, None].expand_as(member))
+        read = token_statistics(fused[:, None], member[:, None], [fused.shape[1]], False, ("mean", "max"))
+        return {"pooler_output": self._squeeze(self.readout(read[:, :, 0].to(fused.dtype)))}
 
     def _marked(self, lengths: Sequence[int], like: torch.Tensor) -> torch.Tensor:
         """`(S, d)`."""
@@ -99,12 +101,13 @@ class OverTokens(CLCRModel):
 
 
 @cache
-def head_of(name: str) -> type[CLCRForSequenceClassification]:
+def head_of(name: str, per_segment: bool = False) -> type[CLCRPreTrainedModel]:
     """
-    The head for clips with another fusion.
+    The head with another fusion.
 
     Args:
         name: of `FUSIONS`, or `module:class`, which is built with the configuration and called as those are.
+        per_segment: for a label a segment, in place of one a clip.
 
     Raises:
         ValueError: no such fusion.
@@ -123,10 +126,12 @@ def head_of(name: str) -> type[CLCRForSequenceClassification]:
     class Fused(OverTokens):
         fusion_class = fusion
 
-    class Head(CLCRForSequenceClassification):
+    base: Any = CLCRForTokenClassification if per_segment else CLCRForSequenceClassification
+
+    class Head(base):
         def __init__(self, config: CLCRConfig):
             super().__init__(config)
-            self.clcr = Fused(config)
+            self.clcr = Fused(config, per_segment)
             self.post_init()
 
     return Head

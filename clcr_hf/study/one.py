@@ -3,12 +3,14 @@
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..data.folders import read_json, versions, write_json
 from ..training.data import LoadedData
+from ..training.groups import by_group, groups_of
 from ..training.record import plain
 from ..training.run import best_metric, metrics_function, open_data, run_training
 from .changes import Change, changed
@@ -37,9 +39,8 @@ def do(folder: Path) -> None:
 
 def _clcr(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData]) -> dict[str, Any]:
     model_args, data_args, training_args = words_of(run, output_dir, "the study")
-    metrics = run_training(
-        model_args, data_args, training_args, change, None if run.model is None else head_of(run.model)
-    )
+    heads = None if run.model is None else partial(head_of, run.model)
+    metrics = run_training(model_args, data_args, training_args, change, heads)
     record = read_json(Path(output_dir) / "run.json") or {}
     return {
         "metric": str(training_args.metric_for_best_model).removeprefix("eval_"),
@@ -47,11 +48,13 @@ def _clcr(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData])
         "shares": record.get("shares"),
         "parameters": record["settings"]["parameters"],
         "num_examples": record["num_examples"],
+        "groups": record.get("groups", {}).get("test", {}),
     }
 
 
 def _linear(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData]) -> dict[str, Any]:
-    data, columns, _, _ = open_data(*words_of(run, output_dir, "the study"), change=change)
+    arguments = words_of(run, output_dir, "the study")
+    data, columns, _, _ = open_data(*arguments, change=change)
     labels = data.labels
     measure = metrics_function(labels.problem_type, False, labels.label_scale, labels.label_range, labels.names)
     answers = linear_answers(str(run.model), run.join, data.splits, columns, labels)
@@ -63,7 +66,12 @@ def _linear(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData
         for name, value in measure(answers[split]).items()
     }
     sizes = {name: len(rows) for name, rows in data.splits.items()}
-    return {"metric": best_metric(labels), "metrics": metrics, "num_examples": sizes}
+    wanted = arguments[1].metrics_by if run.candidate is None and "test" in answers else None
+    groups = {
+        each: by_group(measure, answers["test"], groups_of(data.splits["test"], each), best_metric(labels))
+        for each in wanted or ()
+    }
+    return {"metric": best_metric(labels), "metrics": metrics, "num_examples": sizes, "groups": groups}
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import did_you_mean
-from ..training.arguments import as_words, parse_args, read_recipe
-from .changes import CHANGES, Change
+from ..training.arguments import ABLATIONS, as_words, parse_args, read_recipe
+from .changes import CHANGES, Change, overrides
 from .fusions import FUSIONS
 
 LINEAR = ("linear", "lda")
@@ -74,7 +74,7 @@ class Study:
         seeds: each run is done with each.
         folds: `column` and `number`: each fold of the groups that the column names is the test split once, and
             validation is carved from the others by whole groups. Without it the data's own splits hold.
-        changes: of the data, by kind; each is one condition beside the data as they are.
+        changes: of data or settings, by kind; each is one condition beside the data as they are.
         metric: the one that is compared; left out: mae of scores, accuracy of classes, map of several labels.
         workers: runs at a time.
     """
@@ -109,8 +109,13 @@ class Study:
             for seed in self.seeds
             for change in self.changes
             for each in self.variants
+            if self.applies(change, each)
             for fold in self._folds()
         ]
+
+    def applies(self, change: Change, variant: Variant) -> bool:
+        """Whether a variant is run under a condition: another budget is none for a model without one."""
+        return not change.of_settings or _has_budget(variant.model, {**self.arguments, **variant.arguments})
 
     def _folds(self) -> list[int | None]:
         return [None] if self.folds is None else list(range(self.folds["number"]))
@@ -125,7 +130,7 @@ class Study:
             fold,
             change,
             None if final else name,
-            arguments,
+            change.settings(arguments),
             variant.model,
             variant.join,
             self.folds,
@@ -165,6 +170,9 @@ def read_study(path: str | Path) -> Study:
         raise ValueError(f"{where}: the reference {study.first!r} is none of the variants {', '.join(names)}")
     if not isinstance(study.workers, int) or study.workers < 1:
         raise ValueError(f"{where}: workers must be a whole number from 1, got {study.workers!r}")
+    for change in study.changes:
+        if not any(study.applies(change, each) for each in study.variants):
+            raise ValueError(f"{where}: {change.kind}: no variant has a token budget")
     for run in {each.variant: each for each in [*study.choices(), *study.runs({})]}.values():
         words_of(run, "unused", where)
     return study
@@ -179,7 +187,7 @@ def words_of(run: Run, output_dir: str, where: str) -> tuple[Any, Any, Any]:
         found = parse_args(words)
         if run.folds and found[0].pretrain_epochs and found[1].loader_options().get("missing_labels") == "drop":
             raise ValueError("rows without a label are in no fold, and cannot take part in --pretrain_epochs")
-        if found[1].streaming and (run.folds or run.change.kind or run.model in LINEAR):
+        if found[1].streaming and (run.folds or run.change.of_data or run.model in LINEAR):
             raise ValueError("folds, changes of the data and linear models want rows in memory: leave out --streaming")
     except ValueError as error:
         raise ValueError(f"{where}: variant {run.variant!r}: {error}") from error
@@ -201,6 +209,17 @@ def _variant(where: str, name: str, given: Any) -> Variant:
     candidates = _mapping(where, "candidates", own.pop("candidates", None))
     found = {str(key): _mapping(where, f"candidate {key!r}", value) for key, value in candidates.items()}
     return Variant(name, given, candidates=found, **own)
+
+
+def _has_budget(model: str | None, arguments: Mapping[str, Any]) -> bool:
+    """Whether a token budget decides anything: CLCR's, of a new model of several modalities whose tokens cross."""
+    named = arguments.get("modalities")
+    alone = isinstance(named, str) or (isinstance(named, list) and len(named) == 1)
+    if model is not None or arguments.get("model_name_or_path") or alone:
+        return False
+    fields = {**ABLATIONS.get(arguments.get("ablation") or "", {}), **overrides(arguments)}
+    exchanges = fields.get("use_joint_path", True) and fields.get("use_intraced", True)
+    return bool(exchanges) and not fields.get("dense_budget", False)
 
 
 def _folds(where: str, given: Any) -> Mapping[str, Any] | None:

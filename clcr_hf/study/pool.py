@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.errors import DataFormatError
 from ..data.folders import only_writer, read_json, write_json, write_text
+from ..metrics import lower_is_better
 from .one import LOG, RESULT, TASK
 from .plan import LINEAR, Run, Study
 
@@ -92,7 +93,7 @@ def choose(records: Sequence[dict[str, Any]]) -> dict[tuple[str, int | None], st
     """Of each variant and fold the candidate that is best on validation; the first of equals."""
     best: dict[tuple[str, int | None], tuple[float, str]] = {}
     for each in records:
-        value = each["metrics"][f"eval_{each['metric']}"] * (-1 if each["metric"] == "mae" else 1)
+        value = each["metrics"][f"eval_{each['metric']}"] * (-1 if lower_is_better(each["metric"]) else 1)
         key = (each["variant"], each["fold"])
         if key not in best or value > best[key][0]:
             best[key] = (value, each["candidate"])

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -12,6 +13,8 @@ import numpy as np
 from scipy import stats
 
 from ..data.folders import replacing, write_text
+from ..metrics import lower_is_better
+from ..training.groups import FEW, spread_of
 from .changes import Change
 from .plan import Study
 
@@ -66,7 +69,8 @@ def compare(study: Study, records: Sequence[Mapping[str, Any]]) -> tuple[str, li
         spread = float(np.std(spread_over, ddof=1)) if len(spread_over) > 1 else math.nan
         difference = margin = None
         if variant != study.first:
-            reference = values[condition, study.first]
+            # A reference without a budget is the same whatever its scale.
+            reference = values.get((condition, study.first)) or values["", study.first]
             gaps = np.array([value - reference[pair] for pair, value in found.items() if pair in reference])
             difference, margin = float(gaps.mean()), _margin(gaps, overlap, compared)
         rows.append(Row(condition, variant, len(found), float(np.mean(by_seed)), spread, difference, margin))
@@ -115,10 +119,99 @@ def _markdown(study: Study, metric: str, rows: Sequence[Row], records: Sequence[
         lines += [f"## {condition}", ""] if condition else []
         lines += [f"| variant | runs | {metric} | difference | |", "|---|---|---|---|---|"]
         lines += [_line(row, metric) for row in rows if row.condition == condition] + [""]
+        lines += _left_out(study, condition)
+    asked = any(each.get("groups") for each in records)
+    lines += _worst_table(study, metric, worst_groups(study, records, metric), asked)
     seconds = sum(each["seconds"] for each in records)
     found = ", ".join(f"{name} {value}" for name, value in records[0]["versions"].items())
     lines += ["![differences](report.png)", "", f"All runs together took {seconds / 60:.1f} minutes. {found}.", ""]
     return "\n".join(lines)
+
+
+def _left_out(study: Study, condition: str) -> list[str]:
+    """Which variants a condition is none for, where there are some."""
+    change = next(each for each in study.changes if each.name == condition)
+    names = [each.name for each in study.variants if not study.applies(change, each)]
+    if not names:
+        return []
+    text = f"Not run, for they have no token budget: {', '.join(names)}."
+    text += f" What {study.first} measured without the change is the reference." * (study.first in names)
+    return [text, ""]
+
+
+@dataclass(frozen=True)
+class Worst:
+    """
+    The worst group of a variant under one condition.
+
+    Args:
+        column: whose groups. runs: seeds of which two groups or more have enough labels. value, gap: means over these
+            of the worst group's metric, and of its distance to the best one's. named: the group that is worst most
+            often.
+    """
+
+    condition: str
+    variant: str
+    column: str
+    runs: int
+    value: float
+    gap: float
+    named: str
+
+
+def worst_groups(study: Study, records: Sequence[Mapping[str, Any]], metric: str) -> list[Worst]:
+    """What the runs measured by `metrics_by`, by column, condition and variant; nothing where groups are small. Over
+    folds a group's figure is the mean over those that have it, weighted by labels."""
+    found: dict[tuple[str, str, str], dict[int, list[Mapping[str, Any]]]] = {}
+    for each in records:
+        for column, table in (each.get("groups") or {}).items():
+            key = column, Change(**each["change"]).name, each["variant"]
+            found.setdefault(key, {}).setdefault(each["seed"], []).append(table["groups"])
+    rows = []
+    for (column, condition, variant), seeds in sorted(found.items(), key=lambda item: item[0][0]):
+        spreads = [spread_of(_pooled(parts, metric)).get(metric) for parts in seeds.values()]
+        known = [each for each in spreads if each is not None]
+        if known:
+            value, gap = (float(np.mean([each[name] for each in known])) for name in ("worst_value", "gap"))
+            named = Counter(each["worst"] for each in known).most_common(1)[0][0]
+            rows.append(Worst(condition, variant, column, len(known), value, gap, named))
+    return rows
+
+
+def _pooled(parts: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """The groups of several folds as one table."""
+    pooled = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        own = [part[name] for part in parts if name in part]
+        known = [each for each in own if each["metrics"].get(metric) is not None]
+        count = sum(each["labels"] for each in known)
+        value = sum(each["labels"] * each["metrics"][metric] for each in known) / count if count else None
+        pooled[name] = {"labels": count, "few": count < FEW, "metrics": {metric: value}}
+    return pooled
+
+
+def _worst_table(study: Study, metric: str, rows: Sequence[Worst], asked: bool) -> list[str]:
+    if not rows:
+        text = f"None: no two groups have {FEW} labels and {metric}."
+        return ["## Worst groups", "", text, ""] if asked else []
+    text = (
+        f"Mean over seeds of the {metric} of the worst group, and of its distance to the best group's. Groups of fewer"
+    )
+    text += f" than {FEW} labels do not count."
+    text += " Over folds a group's figure is the mean, weighted by labels." if study.folds else ""
+    lines = [
+        "## Worst groups",
+        "",
+        text,
+        "",
+        f"| groups of | condition | variant | worst {metric} | gap | most often |",
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for each in rows:
+        named = each.named.replace("|", "/")
+        figures = f"{each.value:.4f} | {each.gap:.4f}"
+        lines.append(f"| {each.column} | {each.condition or 'as they are'} | {each.variant} | {figures} | {named} |")
+    return [*lines, ""]
 
 
 def _line(row: Row, metric: str) -> str:
@@ -128,7 +221,7 @@ def _line(row: Row, metric: str) -> str:
         known = row.margin is not None and not math.isnan(row.margin)
         gap = f"{row.difference:+.4f}" + (f" ± {row.margin:.4f}" if known else "")
         if known and abs(row.difference) > row.margin:  # type: ignore[operator]
-            verdict = "better" if (row.difference > 0) != (metric == "mae") else "worse"
+            verdict = "better" if (row.difference > 0) != lower_is_better(metric) else "worse"
     return f"| {row.variant} | {row.runs} | {row.mean:.4f}{spread} | {gap} | {verdict} |"
 
 
@@ -156,4 +249,4 @@ def _draw(metric: str, rows: Sequence[Row], reference: str, path: Path) -> None:
         figure.savefig(draft, dpi=120, format="png")
 
 
-__all__ = ["Row", "compare", "write_report"]
+__all__ = ["Row", "Worst", "compare", "worst_groups", "write_report"]

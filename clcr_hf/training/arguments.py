@@ -18,7 +18,7 @@ from ..data.options import read_options
 from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
 from ..errors import in_one_line
-from ..modalities import STANDARD_MODALITIES
+from ..modalities import FILE_COLUMNS, STANDARD_MODALITIES
 from .length import MIN_STEPS, SMALL_VALIDATION
 from .parser import RunParser
 from .trainer import CLCRTrainingArguments
@@ -29,6 +29,7 @@ _COUNTS = (
     *("max_test_samples", "max_text_length", "video_frames", "video_fps", "image_size", "sampling_rate"),
     "max_audio_seconds",
 )
+_OUR_COLUMNS = {"id", "label", "labels", "split", *FILE_COLUMNS}  # that nothing can be grouped by
 
 
 @dataclass
@@ -70,6 +71,8 @@ class DataArguments:
         validation_fraction: Share of train to validate on where the data has no validation split.
         skip_missing: Leave out rows whose files are absent, with a warning, in place of an error.
         standardise: utterances: scale features by train's mean and spread.
+        metrics_by: Columns, such as speaker or gender, for whose groups every metric is given too, with the worst group
+            and the gap to the best. Tables, and data sets by name, keep them.
         max_train_samples: Use the first so many only.
         max_eval_samples: The same for validation.
         max_test_samples: The same for test.
@@ -126,6 +129,7 @@ class DataArguments:
     validation_fraction: float = 0.1
     skip_missing: bool = False
     standardise: bool = True
+    metrics_by: list[str] | None = None
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
     max_test_samples: int | None = None
@@ -173,6 +177,9 @@ class DataArguments:
         unused = [name for name, usual in LOADER_ARGUMENTS.items() if name not in used and getattr(self, name) != usual]
         if unused:
             raise ValueError(f"--dataset {self.dataset} does not use {', '.join(f'--{name}' for name in unused)}")
+        own = [name for name in self.metrics_by or () if name in _OUR_COLUMNS]
+        if own:
+            raise ValueError(f"--metrics_by {own[0]}: that is a row's name, label or input, and no group")
         if self.streaming and self.compute_flow:
             raise ValueError("--compute_flow keeps the flow of all rows; with --streaming have it in the shards")
 
@@ -202,6 +209,9 @@ class DataArguments:
             value = getattr(self, name)
             if option in options and value not in (LOADER_ARGUMENTS[name], options[option]):
                 raise ValueError(f"--{name} and --dataset_options {option}={options[option]} say two things")
+        kept = options.get("keep_columns", [])
+        if self.metrics_by and "keep_columns" in self.reader.options and isinstance(kept, list):
+            options["keep_columns"] = [*dict.fromkeys([*kept, *self.metrics_by])]
         general = {option: getattr(self, name) for name, option in named.items() if getattr(self, name) is not None}
         if self.dataset_name is not None and self.dataset_dir is not None:
             general["data_dir"] = self.dataset_dir

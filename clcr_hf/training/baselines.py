@@ -14,6 +14,7 @@ from transformers.trainer_utils import EvalPrediction
 
 from ..configuration_clcr import STATISTICS
 from ..data.labels import LabelKind, feature_shapes
+from ..metrics import lower_is_better
 from ..modalities import FEATURES_END, modality
 from .linear_models import UNASKED, LinearModel, Problem, best
 
@@ -219,7 +220,7 @@ def comparison(record: Mapping[str, Any]) -> str:
 
 
 def _beats(metric: str, one: float | None, other: float) -> bool:
-    return one is not None and (one < other if metric == "mae" else one > other)
+    return one is not None and (one < other if lower_is_better(metric) else one > other)
 
 
 __all__ = ["Baselines", "compare", "comparison"]

@@ -51,7 +51,7 @@ def build_model(
     columns: Mapping[str, str],
     processor: CLCRProcessor,
     pretraining: bool = False,
-    kind: type[CLCRPreTrainedModel] | None = None,
+    heads: Callable[[bool], type[CLCRPreTrainedModel]] | None = None,
 ) -> PreTrainedModel:
     """
     The model that the arguments ask for; see [`ModelArguments`].
@@ -60,16 +60,18 @@ def build_model(
         columns: the column that each modality is read from, see [`~clcr_hf.data.labels.modality_columns`].
         processor: what [`build_processor`] gave; its tokenizer states the size of the vocabulary.
         pretraining: for the alignment stage by itself, which looks at no labels.
-        kind: in place of CLCR's head for clips.
+        heads: in place of CLCR's own, of a new model: the class by whether each segment has a label.
 
     Raises:
         ValueError: a pretrained backbone for a modality of which the data hold features only.
     """
     head, path = CLCRForPreTraining, model_args.model_name_or_path
     if not pretraining:
-        if kind is not None and (data.labels.per_segment or path is not None):
-            raise ValueError("another fusion is for labels of clips, and for a new model")
-        head = CLCRForTokenClassification if data.labels.per_segment else (kind or CLCRForSequenceClassification)
+        if heads is not None and path is not None:
+            raise ValueError("another fusion is for a new model: leave out --model_name_or_path")
+        per_segment = data.labels.per_segment
+        own = CLCRForTokenClassification if per_segment else CLCRForSequenceClassification
+        head = own if heads is None else heads(per_segment)
     if path is not None:
         return head.from_pretrained(path) if pretraining else _load(path, head, data)
     fields = {} if pretraining else _label_fields(data)

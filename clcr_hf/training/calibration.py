@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import f1_score
 from torch.nn import functional as F
+from transformers.trainer_utils import PredictionOutput
 
 from ..configuration_clcr import CALIBRATED, CLCRConfig
 from ..metrics import expected_calibration_error
@@ -69,16 +70,21 @@ def calibrate(trainer: "CLCRTrainer", rows: Any) -> dict[str, float]:
 
 
 def predict_rows(trainer: "CLCRTrainer", rows: Any, *more: str) -> tuple[Any, Any]:
-    """Logits and labels of all rows, in their order, in every process. `more`: other fields of the model's output,
-    which then come in a tuple with the logits."""
+    """Logits and labels of all rows, as of [`predict_all`]."""
+    predicted = predict_all(trainer, rows, *more)
+    return predicted.predictions, predicted.label_ids
+
+
+def predict_all(trainer: "CLCRTrainer", rows: Any, *more: str, prefix: str = "test") -> PredictionOutput:
+    """Logits and labels of all rows, in their order, in every process, and metrics named `prefix_...`. `more`: other
+    fields of the model's output, which then come in a tuple with the logits."""
     by_batch, trainer.args.batch_eval_metrics = trainer.args.batch_eval_metrics, False  # it keeps no predictions
     config = trainer.accelerator.unwrap_model(trainer.model).config
     try:
         ignored = [name for name in config.keys_to_ignore_at_inference if name not in more]
-        predicted = trainer.predict(rows, ignored)
+        return trainer.predict(rows, ignored, metric_key_prefix=prefix)
     finally:
         trainer.args.batch_eval_metrics = by_batch
-    return predicted.predictions, predicted.label_ids
 
 
 def forget_calibration(config: CLCRConfig) -> None:
@@ -265,5 +271,6 @@ __all__ = [
     "forget_calibration",
     "interval_width",
     "negative_log_likelihood",
+    "predict_all",
     "predict_rows",
 ]

@@ -46,6 +46,8 @@ def run_pretraining(
             nothing to align; another run that writes to `output_dir`.
         MediaError: with `strict_media`, a clip that cannot be read.
     """
+    if data_args.metrics_by:
+        raise ValueError("--metrics_by: the alignment stage measures nothing; leave it to the training that follows")
     checkpoint = last_checkpoint(args)
     data, columns, processor, carved = open_data(model_args, data_args, args, labelled=False)
     model = build_model(model_args, data_args, data, columns, processor, pretraining=True)

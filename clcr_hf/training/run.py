@@ -22,7 +22,13 @@ from ..data.talking_faces.source import corpus_folder
 from ..faces import allow_detector, find_detector
 from ..hub.card import write_model_card
 from ..hub.run_folder import RUN_FILE, read_run
-from ..metrics import classification_metrics, expected_calibration_error, score_metrics, segment_metrics
+from ..metrics import (
+    classification_metrics,
+    expected_calibration_error,
+    lower_is_better,
+    score_metrics,
+    segment_metrics,
+)
 from ..modalities import FEATURES_END
 from ..modeling_clcr import CLCRForTokenClassification, CLCRPreTrainedModel
 from ..objective import labels_that_hold, probabilities
@@ -43,6 +49,7 @@ from .build import build_model, build_processor, has_head, label_fault, load_pro
 from .calibration import calibrate, counted
 from .checkpoints import find_checkpoint
 from .data import LoadedData, fill_flow, load_data, unlabelled_rows
+from .groups import check_groups, measure_rows, told
 from .length import fit_length
 from .log import CarvedSplits, outcome, plan
 from .one_writer import alone_in_output_dir
@@ -52,6 +59,9 @@ from .rows import ClipRows, prepare
 from .sequence_augmentation import augments_unasked
 from .shares import set_shares
 from .trainer import CLCRTrainer, CLCRTrainingArguments
+
+# What asks for a split to be measured at the end, the split, and how its metrics begin.
+_MEASURED = (("do_eval", "validation", "eval"), ("do_predict", "test", "test"))
 
 
 def main(argv: Sequence[str] | None = None, **defaults: Any) -> dict[str, float]:
@@ -65,14 +75,14 @@ def run_training(
     data_args: DataArguments,
     training_args: CLCRTrainingArguments,
     change: Callable[[LoadedData], LoadedData] | None = None,
-    kind: type[CLCRPreTrainedModel] | None = None,
+    heads: Callable[[bool], type[CLCRPreTrainedModel]] | None = None,
 ) -> dict[str, float]:
     """
     Trains, measures and saves. Writes to `training_args.output_dir`: model, processor, `README.md` (the card),
     `run.json` (seed, versions, command, settings, metrics), `all_results.json` and one JSON a split.
 
     Args:
-        change: what is made of the data once they are loaded. kind: as of [`build_model`].
+        change: what is made of the data once they are loaded. heads: as of [`build_model`].
 
     Returns:
         All metrics, prefixed with `train_`, `eval_` (validation), `test_` or `calibration_` (see [`calibrate`]).
@@ -86,7 +96,7 @@ def run_training(
     """
     checkpoint = last_checkpoint(training_args) if training_args.do_train else None
     data, columns, processor, carved = open_data(model_args, data_args, training_args, change=change)
-    model = build_model(model_args, data_args, data, columns, processor, kind=kind)
+    model = build_model(model_args, data_args, data, columns, processor, heads=heads)
     datasets = prepare(data.splits, columns, data_args, processor)
     labels = data.labels
     baselines, linear = None, _takes_linear_part(training_args, columns, labels)
@@ -115,25 +125,35 @@ def run_training(
             print(f"shares:  {shares['words']}", flush=True)
         if getattr(training_args, "calibrate", False):
             metrics |= calibrate(trainer, datasets.get("validation"))
-    for wanted, split, prefix in (
-        (training_args.do_eval, "validation", "eval"),
-        (training_args.do_predict, "test", "test"),
-    ):
-        if wanted and split in datasets:
-            found = trainer.predict(datasets[split], metric_key_prefix=prefix).metrics
-            metrics |= report(trainer, prefix, {**found, f"{prefix}_samples": len(datasets[split])})
+    found, groups = _measure(trainer, datasets, data_args.metrics_by, best_metric(labels))
+    metrics |= found
     trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record
     if trainer.is_world_process_zero():
         entry = record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)
         entry |= _compared(datasets, baselines, best_metric(labels), trainer, metrics)
-        entry |= {"shares": shares} if shares else {}
+        entry |= {name: value for name, value in (("shares", shares), ("groups", groups)) if value}
         write_json(Path(training_args.output_dir) / RUN_FILE, entry, plain)
         write_model_card(training_args.output_dir)
+        print("".join(told(tables, split) for split, tables in groups.items()), end="")
         print(comparison(entry), end="", flush=True)
         print(outcome(training_args.output_dir, columns), flush=True)
     if training_args.push_to_hub:
         trainer.push_to_hub()
     return metrics
+
+
+def _measure(
+    trainer: CLCRTrainer, datasets: Mapping[str, ClipRows], columns: Sequence[str] | None, metric: str
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The metrics of the splits that are wanted, and by split those per group of `columns`, see [`measure_rows`]."""
+    metrics: dict[str, float] = {}
+    groups: dict[str, Any] = {}
+    for wanted, split, prefix in _MEASURED:
+        if getattr(trainer.args, wanted) and split in datasets:
+            found, tables = measure_rows(trainer, datasets[split], prefix, columns, metric)
+            metrics |= report(trainer, prefix, {**found, f"{prefix}_samples": len(datasets[split])})
+            groups |= {split: tables} if tables else {}
+    return metrics, groups
 
 
 def _takes_linear_part(args: CLCRTrainingArguments, columns: Mapping[str, str], labels: LabelKind) -> bool:
@@ -177,6 +197,8 @@ def open_data(
     with CarvedSplits() as carved, args.main_process_first(desc="loading the data"):
         data = load_data(data_args, model_args.modalities, flow=False, labelled=labelled)
         data = data if change is None else change(data)
+        measured = [split for wanted, split, _ in _MEASURED if getattr(args, wanted)]
+        check_groups(data.splits, data_args.metrics_by, measured)
     data.splits = fill_flow(data.splits, data_args, model_args.modalities, *_division(args))
     columns = choose_columns(model_args, data, labelled)
     if data_args.augment_features is None:
@@ -235,9 +257,10 @@ def _columns_of(config: CLCRConfig, processor: CLCRProcessor, data: LoadedData) 
 
 def evaluate_model(
     model_dir: str, data_args: DataArguments, split: str = "test", batch_size: int = 32
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """
-    Metrics of a saved model on one split of a source, without prefix.
+    Metrics of a saved model on one split of a source, without prefix; with `data_args.metrics_by` also `groups`, by
+    column what [`~clcr_hf.training.groups.by_group`] gives.
 
     Raises:
         ValueError: the source has no such split, or data and model do not fit together.
@@ -246,6 +269,7 @@ def evaluate_model(
     data = load_data(data_args, model.config.modalities, flow=False)
     if split not in data.splits:
         raise ValueError(f"the data have no split {split!r}, only {', '.join(data.splits)}")
+    check_groups(data.splits, data_args.metrics_by, [split])
     measured = fill_flow(DatasetDict({split: data.splits[split]}), data_args, model.config.modalities)
     data.splits = DatasetDict({**measured, **{name: rows for name, rows in data.splits.items() if name != split}})
     processor = load_processor(model_dir, data_args)
@@ -258,8 +282,11 @@ def evaluate_model(
         args = CLCRTrainingArguments(
             output_dir=scratch, per_device_eval_batch_size=batch_size, dataloader_pin_memory=torch.cuda.is_available()
         )
-        metrics = build_trainer(model, processor, {}, data.labels, args).predict(datasets[split]).metrics
-    return {name.removeprefix("test_"): value for name, value in metrics.items()}
+        trainer = build_trainer(model, processor, {}, data.labels, args)
+        metric = best_metric(data.labels)
+        metrics, groups = measure_rows(trainer, datasets[split], "test", data_args.metrics_by, metric)
+    found = {name.removeprefix("test_"): value for name, value in metrics.items()}
+    return {**found, "groups": groups} if groups else found
 
 
 def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
@@ -286,7 +313,8 @@ def evaluation_data(model_dir: str, argv: Sequence[str]) -> DataArguments:
     elif place is None:
         _check_place(path, own)
     else:
-        own = {name: value for name, value in own.items() if name not in ("dataset_name", "data_file", "dataset_dir")}
+        left = ("dataset_name", "data_file", "dataset_dir", "metrics_by")  # other data may have no such groups
+        own = {name: value for name, value in own.items() if name not in left}
     if own:
         idle = LOADER_ARGUMENTS.keys() - used_arguments(own["dataset"]).keys()
         own = {name: value for name, value in own.items() if name not in idle}
@@ -329,7 +357,7 @@ def build_trainer(
     """
     if args.metric_for_best_model == "auto":
         args.metric_for_best_model = best_metric(labels)
-    if args.metric_for_best_model is not None and args.metric_for_best_model.removeprefix("eval_") == "mae":
+    if args.metric_for_best_model is not None and lower_is_better(args.metric_for_best_model):
         args.greater_is_better = False  # transformers takes every metric but a loss for one that should rise
     if pretrained and args.backbone_learning_rate is None:
         args.backbone_learning_rate = 2e-5

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ...checks import did_you_mean
 from ..columns import DataFormatError
 from .cells import FEATURES_SUFFIX, names_features
 from .read import Table, read_rows
@@ -64,7 +65,7 @@ def listed(present: Sequence[str]) -> str:
 def require(source: object, present: Sequence[str], name: str) -> None:
     """DataFormatError where a table lacks a column that is named."""
     if not name or name not in present:
-        raise DataFormatError(f"{source}: no column {name!r}; it has {listed(present)}")
+        raise DataFormatError(f"{source}: no column {name!r}; it has {listed(present)}{did_you_mean(name, present)}")
 
 
 def pick(

@@ -114,7 +114,8 @@ def read_manifest(
     if dialogue_column is not None:
         options["require_label"] = False
         options["group_column"] = options.get("group_column") or dialogue_column
-    options["keep_columns"] = [*dict.fromkeys([*options.get("keep_columns", ()), *utterance_columns])]
+    kept = [*options.get("keep_columns", ())]
+    options["keep_columns"] = [*dict.fromkeys([*kept, *utterance_columns])]
     manifest = open_manifest(source, **options)
     missing: list[str] = []
     owner: dict[int, str] = {}
@@ -129,7 +130,7 @@ def read_manifest(
             check_leak(source, owner, row, split)
     data = ordered_splits({split: manifest.dataset(rows) for split, rows in parts.items()})
     if dialogue_column is not None:
-        data = as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column)
+        data = as_dialogues(data, dialogue_column=dialogue_column, turn_column=turn_column, keep_columns=kept)
     return Rows.of(data, **manifest.about_labels)
 
 
