@@ -156,7 +156,7 @@ def run(
         model, processor = CLCRPreTrainedModel.load_with_head(output), load_processor(output, data_args)
         datasets = prepare(data.splits, columns, data_args, processor, training=False)
         found = build_trainer(model, processor, {}, labels, training_args).predict(datasets["test"])
-        baselines = Baselines(data.splits["train"], columns, labels)
+        baselines = Baselines(data.splits["train"], columns, labels, group_column=data_args.group_column)
         answers, truth = baselines.answers(data.splits["test"])
     answers["model"] = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
     losses = {each: _losses(logits, truth, labels.problem_type) for each, logits in answers.items()}

@@ -12,7 +12,7 @@ from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.data import CLCRDataCollator
 from clcr_hf.data.labels import label_kind
 from clcr_hf.training.baselines import Baselines
-from clcr_hf.training.linear_models import MEANS, UNASKED, LinearModel
+from clcr_hf.training.linear_models import MEANS, UNASKED, LinearModel, _deal
 from clcr_hf.training.shares import laid_out
 
 COLUMNS = {"gaze": "gaze_features", "pose": "pose_features"}
@@ -50,6 +50,33 @@ def test_the_training_rows_choose_what_is_read(kind):
         right[name] = (answers["linear"].argmax(1) == truth).mean()
     assert right["chosen"] > max(right["means"], right["all"]) - 0.03 and right["chosen"] > 0.75
     assert right["means"] < 0.5 or kind == "mean"  # of spreads, means tell nothing
+
+
+def test_whole_speakers_are_set_apart_where_each_class_stays_in_both_parts():
+    rng = np.random.default_rng(0)
+    classes, speakers = rng.integers(0, 3, 90), np.repeat(np.arange(9), 10)
+    for labels in (classes, None):
+        folds = _deal(90, labels, speakers)
+        assert sorted(np.concatenate([asked for _, asked in folds])) == list(range(90))
+        assert all(not set(speakers[learned]) & set(speakers[asked]) for learned, asked in folds)
+    own = speakers % 3  # each speaker has one class: whole speakers cannot be apart
+    folds = _deal(90, own, own)
+    assert all(len(np.unique(own[part])) == 3 for pair in folds for part in pair)
+
+
+def test_what_tells_speakers_apart_is_not_taken_for_what_tells_classes():
+    """The spread tells the class within a speaker, and nothing of another speaker; the mean does a little."""
+    rng = np.random.default_rng(0)
+    speakers, classes = np.repeat(np.arange(12), 20), np.tile(np.repeat([0, 1], 10), 12)
+    voice = np.exp(rng.standard_normal((12, 2, 6)))[speakers, classes]
+    gaze = voice[:, None] * rng.standard_normal((240, 12, 6)) + 0.6 * classes[:, None, None]
+    columns = {"gaze_features": gaze.tolist(), "label": classes.tolist(), "person": speakers.tolist()}
+    rows = Dataset.from_dict(columns)
+    rows = rows.cast(Features({**rows.features, "label": ClassLabel(names=["no", "yes"])}))
+    labels, candidates = label_kind({"train": rows}), [MEANS, LinearModel()]
+    apart = Baselines(rows, {"gaze": "gaze_features"}, labels, candidates, group_column="person")
+    mixed = Baselines(rows, {"gaze": "gaze_features"}, labels, candidates)
+    assert (apart.linear.endswith("on means"), mixed.linear.endswith("on means")) == (True, False)
 
 
 def test_discriminants_that_were_chosen_are_as_sure_as_they_should_be():

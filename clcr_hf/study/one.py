@@ -57,7 +57,8 @@ def _linear(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData
     data, columns, _, _ = open_data(*arguments, change=change)
     labels = data.labels
     measure = metrics_function(labels.problem_type, False, labels.label_scale, labels.label_range, labels.names)
-    answers = linear_answers(str(run.model), run.join, data.splits, columns, labels)
+    group_column = arguments[1].group_column
+    answers = linear_answers(str(run.model), run.join, data.splits, columns, labels, group_column)
     prefixes = {"validation": "eval", "test": "test"} if run.candidate is None else {"validation": "eval"}
     metrics = {
         f"{prefix}_{name}": value

@@ -12,14 +12,19 @@ from ..training.linear_models import LinearModel
 
 
 def linear_answers(
-    model: str, join: str, splits: Mapping[str, Dataset], columns: Mapping[str, str], labels: LabelKind
+    model: str,
+    join: str,
+    splits: Mapping[str, Dataset],
+    columns: Mapping[str, str],
+    labels: LabelKind,
+    group_column: str | None = None,
 ) -> dict[str, EvalPrediction]:
     """
     What a linear model, fitted to the split `train`, answers to the rows of the others.
 
     Args:
         model: "linear" or "lda". join: "joint", or "late": log-probabilities of classes are added up over modalities,
-            and scores averaged.
+            and scores averaged. group_column: as of [`Baselines`].
 
     Raises:
         ValueError: labels that the model cannot tell, a label a segment, or no ready-made features.
@@ -28,7 +33,7 @@ def linear_answers(
         raise ValueError(f"{model}: labels of segments are not for it")
     if not any(column.endswith(FEATURES_END) for column in columns.values()):
         raise ValueError(f"{model}: no modality is ready-made features, only {', '.join(columns.values())}")
-    fitted = Baselines(splits["train"], columns, labels, [LinearModel(model, join == "late")])
+    fitted = Baselines(splits["train"], columns, labels, [LinearModel(model, join == "late")], group_column)
     answers = {name: fitted.answers(rows) for name, rows in splits.items() if name != "train"}
     return {name: EvalPrediction(found["linear"], truth) for name, (found, truth) in answers.items()}
 

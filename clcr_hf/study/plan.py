@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import did_you_mean
-from ..training.arguments import ABLATIONS, as_words, parse_args, read_recipe
+from ..training.arguments import ABLATIONS, as_words, parse_args, read_recipe, used_arguments
 from .changes import CHANGES, Change, overrides
 from .fusions import FUSIONS
 
@@ -187,6 +187,8 @@ def words_of(run: Run, output_dir: str, where: str) -> tuple[Any, Any, Any]:
         found = parse_args(words)
         if run.folds and found[0].pretrain_epochs and found[1].loader_options().get("missing_labels") == "drop":
             raise ValueError("rows without a label are in no fold, and cannot take part in --pretrain_epochs")
+        if run.folds and found[1].group_column is None and "group_column" in used_arguments(str(found[1].dataset)):
+            found[1].group_column = run.folds["column"]  # what folds keep together, the linear model does too
         if found[1].streaming and (run.folds or run.change.of_data or run.model in LINEAR):
             raise ValueError("folds, changes of the data and linear models want rows in memory: leave out --streaming")
     except ValueError as error:

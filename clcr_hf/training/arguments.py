@@ -60,7 +60,8 @@ class DataArguments:
         media_column: manifest: column of the clips' files.
         media_root: manifest, --dataset_name: a further folder in which files may lie. Given, no file may lie elsewhere
             than there and beneath the table; left out, those of a table of your own may.
-        group_column: manifest, shards: speaker or source video; validation is carved by whole groups. Left out: by
+        group_column: manifest, shards: speaker or source video; validation is carved by whole groups, and the linear
+            model is chosen by them. Left out: by
             whole files.
         dialogue_column: manifest, shards: rows are utterances of these dialogues; each dialogue becomes one row.
         turn_column: manifest, shards: an utterance's place in its dialogue; default: row order.
@@ -198,6 +199,12 @@ class DataArguments:
         """`dataset_options` as arguments of the loader; ValueError where they are no `name=value` pairs."""
         return read_options(self.dataset_options, "--dataset_options")
 
+    @property
+    def groups(self) -> list[str]:
+        """The columns that group rows, of which something is measured or by which rows are kept together."""
+        together = [self.group_column] if self.group_column not in (None, *_OUR_COLUMNS) else []
+        return [*dict.fromkeys([*(self.metrics_by or ()), *map(str, together)])]
+
     def loader_options(self) -> dict[str, Any]:
         """All that the loader is called with: the arguments that it uses, and `dataset_options`.
 
@@ -209,9 +216,9 @@ class DataArguments:
             value = getattr(self, name)
             if option in options and value not in (LOADER_ARGUMENTS[name], options[option]):
                 raise ValueError(f"--{name} and --dataset_options {option}={options[option]} say two things")
-        kept = options.get("keep_columns", [])
-        if self.metrics_by and "keep_columns" in self.reader.options and isinstance(kept, list):
-            options["keep_columns"] = [*dict.fromkeys([*kept, *self.metrics_by])]
+        kept, wanted = options.get("keep_columns", []), self.groups
+        if wanted and "keep_columns" in self.reader.options and isinstance(kept, list):
+            options["keep_columns"] = [*dict.fromkeys([*kept, *wanted])]
         general = {option: getattr(self, name) for name, option in named.items() if getattr(self, name) is not None}
         if self.dataset_name is not None and self.dataset_dir is not None:
             general["data_dir"] = self.dataset_dir

@@ -33,6 +33,8 @@ class Baselines:
         columns: the column that each modality is read from.
         labels: what the labels are.
         candidates: linear models, of which the one is taken that does best inside the training split.
+        group_column: the column of speakers, source videos or the like, where `train` has it: inside the training split
+            too, a model is tried on groups that it did not learn from.
 
     Attributes:
         constant, linear: what they are called; `linear` is None where no modality is ready-made features.
@@ -47,6 +49,7 @@ class Baselines:
         columns: Mapping[str, str],
         labels: LabelKind,
         candidates: Sequence[LinearModel] = UNASKED,
+        group_column: str | None = None,
     ):
         shapes = feature_shapes(train)
         self.labels, self.total = labels, len(train)
@@ -63,7 +66,11 @@ class Baselines:
         if self.reads:
             inputs = self._statistics(train, counts).astype(np.float64)
             constant = self._constant[0].astype(np.float64)
-            problem = Problem(inputs, target, known, list(self.widths.values()), labels.problem_type, constant)
+            groups = None
+            if group_column in train.column_names and not labels.per_segment:
+                groups = np.unique([str(value) for value in train[group_column]], return_inverse=True)[1]
+            each = list(self.widths.values())
+            problem = Problem(inputs, target, known, each, labels.problem_type, constant, groups)
             model, self.map = best(problem, candidates)
             self.linear = model.named(scores)
         several = labels.problem_type == "multi_label_classification"

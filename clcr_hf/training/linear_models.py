@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -87,6 +87,7 @@ class Problem:
         inputs: `(N, F)` float64. target: `(N, K)`. known: bool `(N, K)`.
         widths: statistics of each modality, of all kinds together.
         type: `problem_type` of transformers. constant: `(C,)`, the answer where nothing can be learned.
+        groups: `(N,)` int64, which rows are of one speaker or the like; None: any two may be apart.
     """
 
     inputs: np.ndarray
@@ -95,6 +96,7 @@ class Problem:
     widths: Sequence[int]
     type: str
     constant: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def classes(self) -> bool:
@@ -104,9 +106,10 @@ class Problem:
     def part(self, rows: np.ndarray) -> "Problem":
         """Some of its rows."""
         own = (self.inputs[rows], self.target[rows], self.known[rows])
-        return Problem(*own, self.widths, self.type, self.constant)
+        groups = None if self.groups is None else self.groups[rows]
+        return Problem(*own, self.widths, self.type, self.constant, groups)
 
-    def groups(self, model: LinearModel) -> list[np.ndarray]:
+    def read_by(self, model: LinearModel) -> list[np.ndarray]:
         """The columns that each of the model's maps reads, numbered; the last of a modality says whether it is there.
         Where nothing of a modality differs from step to step, mean and maximum are one, and the mean is read alone."""
         found, start = [], 0
@@ -145,32 +148,51 @@ def _possible(problem: Problem, model: LinearModel) -> bool:
     known = problem.known.any(axis=1)
     if known.sum() < 10 * FOLDS:
         return False
-    groups = problem.groups(model)
+    groups = problem.read_by(model)
     if model.kind != "lda":  # more columns than means alone, and examples to compare by
         told = not problem.classes or (np.bincount(problem.target[known, 0].astype(int)) >= FOLDS).sum() > 1
-        return told and sum(map(len, groups)) > sum(map(len, problem.groups(MEANS)))
+        return told and sum(map(len, groups)) > sum(map(len, problem.read_by(MEANS)))
     if not problem.classes or max(map(len, groups)) > _WIDEST:
         return False
     there = [problem.target[known & (problem.inputs[:, own[-1]] == 1), 0].astype(int) for own in groups]
     return all(np.bincount(each, minlength=len(problem.constant)).min() >= 2 * FOLDS for each in there)
 
 
+def _deal(count: int, classes: np.ndarray | None, groups: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    Rows to learn from and rows to answer, three times: by whole groups where that leaves each class in both.
+
+    Args:
+        classes: `(count,)`, None for other labels. groups: `(count,)` or None.
+    """
+    rows = np.arange(count)
+    if groups is not None and len(np.unique(groups)) >= FOLDS:
+        whole = GroupKFold(FOLDS) if classes is None else StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of classes with fewer examples than folds
+            found = list(whole.split(rows, classes, groups))
+        present = [len(part) and (classes is None or len(np.unique(classes[part]))) for pair in found for part in pair]
+        if set(present) == {True if classes is None else len(np.unique(classes))}:
+            return found
+    split = KFold if classes is None else StratifiedKFold
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return list(split(FOLDS, shuffle=True, random_state=0).split(rows, classes))
+
+
 def _cost(problem: Problem, model: LinearModel, settings: Any) -> tuple[float, float]:
     """What it costs on rows that it did not learn from, and the temperature that suits it there."""
     rows = np.flatnonzero(problem.known.any(axis=1))
-    classes = problem.target[rows, 0].astype(int) if problem.classes else rows
-    deal = (StratifiedKFold if problem.classes else KFold)(FOLDS, shuffle=True, random_state=0)
+    classes = problem.target[rows, 0].astype(int) if problem.classes else None
     answers = np.zeros((len(rows), len(problem.constant)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer examples than folds
-        for learned, asked in deal.split(rows, classes):
-            answers[asked] = _fit(problem.part(rows[learned]), model, settings)[0](problem.inputs[rows[asked]])
+    for learned, asked in _deal(len(rows), classes, None if problem.groups is None else problem.groups[rows]):
+        answers[asked] = _fit(problem.part(rows[learned]), model, settings)[0](problem.inputs[rows[asked]])
     if problem.type == "regression":
         known, target = problem.known[rows], problem.target[rows]
         spread = np.nanstd(np.where(known, target, np.nan), axis=0) + 1e-12
         return float(np.mean((np.abs(answers - target) / spread)[known])), 1.0
-    truth = classes if problem.classes else problem.target[rows]
-    if not problem.classes:
+    truth = problem.target[rows] if classes is None else classes
+    if classes is None:
         whole = problem.known[rows].all(axis=1)
         answers, truth = answers[whole], truth[whole]
         if not len(truth):
@@ -183,7 +205,7 @@ def _fit(problem: Problem, model: LinearModel, settings: Any = None) -> tuple[Li
     """The map of a model, and its penalties or shrinkages, one a group of columns; `settings`: those, found before."""
     width, labels = problem.inputs.shape[1], len(problem.constant)
     center, weight, bias = np.zeros(width), np.zeros((width, labels)), np.zeros(labels)
-    groups, found = problem.groups(model), []
+    groups, found = problem.read_by(model), []
     for number, columns in enumerate(groups):
         one = _discriminants if model.kind == "lda" else _regression
         own, setting = one(problem, columns, model.late, None if settings is None else settings[number])
@@ -204,20 +226,27 @@ def _regression(problem: Problem, columns: np.ndarray, late: bool, setting: Any)
     settings = [None] * problem.target.shape[1] if setting is None else list(setting)
     for number, (values, kept) in enumerate(zip(problem.target.T, problem.known.T, strict=True)):
         if problem.classes:
-            weight, bias, settings[number] = _logits(scaled[kept], values[kept].astype(int), bias, settings[number])
+            groups = None if problem.groups is None else problem.groups[kept]
+            found = _logits(scaled[kept], values[kept].astype(int), bias, settings[number], groups)
+            weight, bias, settings[number] = found
         elif problem.type == "regression" and kept.sum() > 1:
             chosen = settings[number] or RidgeCV(_PENALTIES).fit(scaled[kept], values[kept]).alpha_
             ridge = Ridge(chosen).fit(scaled[kept], values[kept])
             weight[:, number], bias[number], settings[number] = ridge.coef_, ridge.intercept_, chosen
         elif problem.type == "multi_label_classification":
             classes, constant = (values[kept] > 0.5).astype(int), np.array([0.0, bias[number]])
-            *found, settings[number] = _logits(scaled[kept], classes, constant, settings[number])
-            weight[:, number], bias[number] = (part[..., 1] - part[..., 0] for part in found)
+            groups = None if problem.groups is None else problem.groups[kept]
+            *both, settings[number] = _logits(scaled[kept], classes, constant, settings[number], groups)
+            weight[:, number], bias[number] = (part[..., 1] - part[..., 0] for part in both)
     return LinearMap(np.nan_to_num(scaler.mean_), weight / scaler.scale_[:, None], bias), settings
 
 
 def _logits(
-    inputs: np.ndarray, classes: np.ndarray, constant: np.ndarray, strength: float | None
+    inputs: np.ndarray,
+    classes: np.ndarray,
+    constant: np.ndarray,
+    strength: float | None,
+    groups: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, float | None]:
     """
     Logistic regression of inputs `(N, F)`: weights `(F, C)`, biases `(C,)` and the inverse strength of the penalty.
@@ -226,7 +255,7 @@ def _logits(
         classes: `(N,)`. One that has not an example in each fold has the same logit whatever the input: its share is
             then about right.
         constant: `(C,)`, the logits where nothing can be learned.
-        strength: found before; None: by cross-validation.
+        strength: found before; None: by cross-validation, of whole `groups (N,)` where they are known.
     """
     weight, bias = np.zeros((inputs.shape[1], len(constant))), constant.copy()
     counts = np.bincount(classes, minlength=len(constant))
@@ -237,7 +266,8 @@ def _logits(
     strengths = _INVERSE_PENALTIES if strength is None else [strength]
     search: Any = LogisticRegression(C=strengths[0])
     if strength is None:
-        search = GridSearchCV(search, {"C": strengths}, cv=StratifiedKFold(FOLDS), scoring="neg_log_loss")
+        folds = _deal(int(kept.sum()), classes[kept], None if groups is None else groups[kept])
+        search = GridSearchCV(search, {"C": strengths}, cv=folds, scoring="neg_log_loss")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of penalties too weak to be chosen
         # Turned, which the penalty does not notice, there are no more columns than rows.
@@ -281,7 +311,8 @@ def _discriminants(problem: Problem, columns: np.ndarray, late: bool, setting: A
     varying = np.flatnonzero(scaled.std(axis=0) > 1e-9)  # shrinkage looks at the mean variance of all columns
     found: Any = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=setting)
     if setting is None:
-        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+        groups = None if problem.groups is None else problem.groups[kept][inside]
+        folds = _deal(int(inside.sum()), classes[inside], groups)
         search = GridSearchCV(found, {"shrinkage": _SHRINKAGES}, cv=folds, scoring="neg_log_loss")
         found = search.fit(scaled[:, varying], classes[inside]).best_estimator_
     else:

@@ -228,7 +228,7 @@ def prepare(
         MediaError: clips that do not open, with `strict_media`.
         ValueError: a split of which no clip opens; `augment_features` without ready features.
     """
-    wanted = {*ready_columns(columns), *raw_columns(columns), *LABEL_COLUMNS, "id", *(args.metrics_by or ())}
+    wanted = {*ready_columns(columns), *raw_columns(columns), *LABEL_COLUMNS, "id", *args.groups}
     datasets = {}
     augments = training and args.augment_features and "train" in splits
     statistics = feature_statistics(splits["train"], columns) if augments else {}

@@ -119,7 +119,7 @@ def run_training(
         metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
         trainer.save_state()
         if (linear or training_args.baselines) and trainer.is_world_process_zero():
-            baselines = Baselines(datasets["train"].rows, columns, labels)
+            baselines = Baselines(datasets["train"].rows, columns, labels, group_column=data_args.group_column)
         shares = set_shares(trainer, baselines, datasets.get("validation"))
         if shares and trainer.is_world_process_zero():
             print(f"shares:  {shares['words']}", flush=True)
