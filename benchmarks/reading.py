@@ -2,9 +2,9 @@
 
     python -m benchmarks.reading
 
-PyAV by itself opens a clip once, decodes both tracks, converts the wanted frames with one reformatter and resamples the
-audio: the least that the same arrays can be had for. `load_media` finds out besides where the tracks end and whether the
-file is whole. Times are the process's own CPU milliseconds a clip, the median over rounds.
+PyAV by itself opens a clip once, decodes both tracks, converts the wanted frames with one reformatter and resamples
+the audio: the least that the same arrays can be had for. `load_media` finds out besides where the tracks end and
+whether the file is whole. Times are the process's own CPU milliseconds a clip, the median over rounds.
 """
 
 import argparse
