@@ -1,6 +1,7 @@
 """Audio of a clip: placed by its time stamps, mixed, resampled; and waveforms that come as arrays."""
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -56,15 +57,22 @@ class Samples:
                 for begin in range(0, hole, frame.sample_rate):
                     self._take(np.zeros((min(hole - begin, frame.sample_rate), self.channels), np.float32))
         self._check_room(frame.samples)
+        for data in self._interleaved(frame):
+            self._take(data if self.weights is None else data @ self.weights)
+
+    def _interleaved(self, frame: Any) -> Iterator[np.ndarray]:
+        """Samples of a frame, float32 `(samples, channels)`."""
+        # Of eight channels or more in planes, PyAV (18.1 at least) reads planes that are not there.
+        if frame.format.name == "fltp" and frame.layout.nb_channels < 8:
+            yield np.ascontiguousarray(frame.to_ndarray().T)
+            return
         frame.pts = None
         for part in self.unpack.resample(frame):
-            data = part.to_ndarray().reshape(part.samples, part.layout.nb_channels)
-            self._take(data if self.weights is None else data @ self.weights)
+            yield part.to_ndarray().reshape(part.samples, part.layout.nb_channels)
 
     def _open(self, rate: int, layout: str, sample_format: str) -> None:
         av = import_av()
         self.form, self.file_rate = (rate, layout, sample_format), rate
-        # Interleaved: of eight channels or more in planes, PyAV (18.1 at least) reads planes that are not there.
         self.unpack = av.AudioResampler(format="flt", layout=layout, rate=rate)
         self.weights = mono_weights(layout)[:, None] if self.plan.mono else None
         self.channels = 1 if self.plan.mono else av.AudioLayout(layout).nb_channels

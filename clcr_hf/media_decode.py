@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from .media_files import damaged, tracks_of
+from .media_files import damaged, seconds, tracks_of
 from .media_scan import Plan, Scan
 from .media_video import FrameClock
 
@@ -41,6 +41,7 @@ class Tracks:
             self.video.codec_context.options = {"max_pixels": str(plan.max_pixels)}
             self.clock = FrameClock(self.video, scan.video, scan.origin)
         if plan.audio and self.audio is not None:
+            self.unit = self.audio.time_base
             self.rate = plan.sampling_rate or self.audio.rate
 
     def decode(self, frames: Sink | None, samples: Sink | None) -> Iterator[bool]:
@@ -65,4 +66,4 @@ class Tracks:
 
     def _heard(self, frame: Any) -> float | None:
         """When audio is heard, in seconds from the clip's beginning."""
-        return None if frame.pts is None else float(frame.pts * frame.time_base) - self.scan.origin
+        return None if frame.pts is None else seconds(frame.pts, self.unit) - self.scan.origin

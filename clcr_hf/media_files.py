@@ -66,6 +66,14 @@ def opening(source: MediaSource) -> Iterator[tuple[str, Callable[[], Any]]]:
         raise damaged(name, getattr(error, "strerror", None) or str(error)) from error
 
 
+def seconds(stamp: int, unit: Any) -> float:
+    """A stamp of a stream in seconds, correctly rounded. `unit`: its time base, a fraction.
+
+    As `float(stamp * unit)`, but the product of fractions takes longer than decoding a packet of sound does.
+    """
+    return stamp * unit.numerator / unit.denominator
+
+
 def tracks_of(container: Any) -> tuple[Any, Any]:
     """First video track that is not cover art, first audio track; None for one not there."""
     videos = [track for track in container.streams.video if not _is_cover(track)]

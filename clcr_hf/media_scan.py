@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .limits import OWN
-from .media_files import MediaError, damaged, is_format, tracks_of
+from .media_files import MediaError, damaged, is_format, seconds, tracks_of
 
 CLOSE = 1e-6  # seconds; moments nearer than this are the same moment
 RESTART = 1.0  # seconds; stamps that fall by more begin anew (files put end to end): they go on from where they were
@@ -99,9 +99,11 @@ class Track:
         last: how long the packet is that ends last.
         shift: by how much its stamps began anew.
         by_packets: whether the file says only when packets are decoded, not when they are shown.
+        unit: the fraction of a second that its stamps count.
     """
 
-    by_packets: bool = False
+    by_packets: bool
+    unit: Any
     begin: float | None = None
     end: float = 0.0
     length: float = 0.0
@@ -120,14 +122,14 @@ class Track:
         stamp = packet.dts if packet.pts is None or self.by_packets else packet.pts
         if stamp is None or packet.is_discard:
             return None
-        unit = packet.time_base
-        decoded = float((stamp if packet.dts is None else packet.dts) * unit) - origin + self.shift
-        if packet.dts is not None and decoded < self._latest - RESTART:
+        dts = packet.dts
+        decoded = seconds(stamp if dts is None else dts, self.unit) - origin + self.shift
+        if dts is not None and decoded < self._latest - RESTART:
             self.shift += self.end - decoded
             decoded = self.end
         self._latest = decoded
-        begin = float(stamp * unit) - origin + self.shift
-        end = begin + float((packet.duration or 0) * unit)
+        begin = seconds(stamp, self.unit) - origin + self.shift
+        end = begin + seconds(packet.duration or 0, self.unit)
         if self.begin is None:
             self.begin = decoded
         self.length += end - begin
@@ -156,7 +158,7 @@ def scan_packets(container: Any, plan: Plan, name: str) -> Scan:
         raise damaged(name, "no track in it")
     video, audio = tracks_of(container)
     by_packets = is_format(container, _NO_PRESENTATION_TIMES)
-    found = [None if track is None else Track(by_packets) for track in (video, audio)]
+    found = [None if track is None else Track(by_packets, track.time_base) for track in (video, audio)]
     scan = Scan(max(container.start_time or 0, 0) / 1e6, *found)
     if plan.video and video is not None and video.codec_context is not None:
         plan.check_pixels(video.codec_context.width, video.codec_context.height, name)
@@ -164,8 +166,9 @@ def scan_packets(container: Any, plan: Plan, name: str) -> Scan:
     keyed = is_format(container, _MARK_KEYFRAMES)
     rate = getattr(audio, "rate", None)  # a track of an unknown codec has none
     sample = 1 / rate if rate else 0.0
+    number = None if video is None else video.index
     for packet in container.demux(wanted) if wanted else ():
-        track = scan.video if video is not None and packet.stream.index == video.index else scan.audio
+        track = scan.video if packet.stream_index == number else scan.audio
         assert track is not None
         before = track.end if track.begin is not None else None
         span = track.add(packet, scan.origin)

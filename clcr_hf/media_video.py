@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .limits import kept_size
-from .media_files import MediaError, import_av
+from .media_files import MediaError, import_av, seconds
 from .media_scan import CLOSE, RESTART, Plan, Track
 
 _TICK = 1e-3  # seconds; a moment this shortly before a frame is the frame's, where stamps are rounded to it (Matroska)
@@ -69,7 +69,7 @@ class FrameClock:
 
     def __call__(self, frame: Any, packet: Any) -> float:
         stamp = packet.dts if self.by_packets else frame.pts
-        time = None if stamp is None else float(stamp * self.unit) + self.shift
+        time = None if stamp is None else seconds(stamp, self.unit) + self.shift
         if self.last is None:
             if time is None or self.by_packets:
                 self.shift += self.begin - (self.begin if time is None else time)
@@ -101,6 +101,7 @@ class Frames:
         self.count, self.moments = _moments(plan, clock.end, name)
         self.moment = next(self.moments, None) if self.moments is not None else None
         self.last: tuple[Any, float] | None = None
+        self.colours = import_av().video.reformatter.VideoReformatter()
         self.frames: list[np.ndarray] = []
         self.times: list[float] = []
         self.done = False
@@ -126,7 +127,7 @@ class Frames:
     def _keep(self, frame: Any, time: float, picture: np.ndarray | None = None) -> np.ndarray:
         if picture is None:
             self.plan.check_pixels(frame.width, frame.height, self.name)
-            picture = upright(frame, self.count)
+            picture = upright(frame, self.colours, self.count)
         count = max(len(self.frames) + 1, self.plan.num_frames or 0)
         self.plan.check_bytes(count * max(picture.nbytes, _LEAST_FRAME_BYTES), "frames", self.name)
         if self.frames and picture.shape != self.frames[0].shape:
@@ -169,15 +170,14 @@ def _moments(plan: Plan, video_end: float, name: str) -> tuple[float, Iterator[f
     return count, (plan.start + first + step * k for k in range(count))
 
 
-def upright(frame: Any, count: float = 1) -> np.ndarray:
+def upright(frame: Any, colours: Any, count: float = 1) -> np.ndarray:
     """RGB image uint8 `(H, W, 3)`, turned and mirrored by the display matrix of the file; an odd angle counts as the
     right angle next to it. A large one of a clip of `count` is scaled down (see [`~limits.kept_size`]) as its colours
-    are made, so that it is never in memory at its own size."""
+    are made, so that it is never in memory at its own size. `colours`: PyAV's reformatter, one for all frames of a
+    clip: to set one up takes longer than to convert a small frame."""
     size = kept_size(frame.width, frame.height, count)
-    if size == (frame.width, frame.height):
-        image = frame.to_ndarray(format="rgb24")
-    else:
-        image = frame.reformat(*size, format="rgb24", interpolation="AREA").to_ndarray()
+    options = {} if size == (frame.width, frame.height) else {"interpolation": "AREA"}
+    image = colours.reformat(frame, *size, format="rgb24", **options).to_ndarray()
     # `frame.side_data` is kept by the frame and holds it in turn: frames would then pile up until Python looks for
     # such circles.
     beside = import_av().sidedata.sidedata.SideDataContainer(frame)

@@ -19,6 +19,7 @@ from ..samples import Reading, is_missing, read_sample, source_of
 from .arguments import DataArguments
 from .augmentation import FrameAugmentation
 from .data import LABEL_COLUMNS
+from .read_ahead import Ahead
 from .sequence_augmentation import SequenceAugmentation
 from .statistics import feature_statistics
 
@@ -88,12 +89,18 @@ class ClipRows(torch.utils.data.Dataset):
         self.left_out = list(left_out)
         self.unreadable: set[str] = set()
         self._kept: dict[int, tuple[dict[str, Any], dict[str, np.ndarray]]] = {}
-        self._room = -1 if isinstance(rows, StreamedRows) else cache_gb * 2**30
+        self.room = -1 if isinstance(rows, StreamedRows) else cache_gb * 2**30  # bytes for more rows
+        self.ahead: Ahead | None = None  # what another process reads, see `read_ahead.py`
         self._seed = torch.initial_seed()
         self._epoch = torch.full((), -1).share_memory_()  # seen by workers that live on from epoch to epoch
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a row has files to decode."""
+        return bool(set(self._raw) & set(FILE_COLUMNS))
 
     def set_epoch(self, epoch: int) -> None:
         """From now on what is drawn for a row is decided by the seed of the run, `epoch` and the row's number."""
@@ -108,14 +115,15 @@ class ClipRows(torch.utils.data.Dataset):
         return item
 
     def _item(self, index: int) -> dict[str, Any]:
+        for number, found in [] if self.ahead is None else self.ahead.take():
+            self._keep(number, found)
         kept = self._kept.get(index)
         row = self.rows[index] if kept is None or self._ready else {}
         if kept is None:
+            if self.ahead is not None:
+                self.ahead.begun[index] = True
             kept = self._read(row)
-            size = sum(getattr(value, "nbytes", 0) for part in kept for value in part.values())
-            if size <= self._room:
-                self._room -= size
-                self._kept[index] = kept
+            self._keep(index, kept)
         item, changing = kept
         item = item | {name: row[name] for name in self._ready if row.get(name) is not None}
         if changing and self.augment is not None:
@@ -129,6 +137,21 @@ class ClipRows(torch.utils.data.Dataset):
         return np.random.default_rng(
             int(torch.randint(2**62, ())) if epoch < 0 else (self._seed % 2**63, epoch, index, use)
         )
+
+    def read(self, index: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What is kept of a row: see [`_read`]."""
+        return self._read(self.rows[index])
+
+    @staticmethod
+    def size_of(kept: tuple[dict[str, Any], dict[str, np.ndarray]]) -> int:
+        """Bytes of what is kept of a row."""
+        return sum(getattr(value, "nbytes", 0) for part in kept for value in part.values())
+
+    def _keep(self, index: int, found: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
+        size = self.size_of(found)
+        if index not in self._kept and size <= self.room:
+            self.room -= size
+            self._kept[index] = found
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """A row's label and inputs made of raw columns, and its frames and flow where they are augmented."""

@@ -54,6 +54,7 @@ from .length import fit_length
 from .log import CarvedSplits, outcome, plan
 from .one_writer import alone_in_output_dir
 from .parser import RunParser
+from .read_ahead import read_ahead
 from .record import plain, record, report
 from .rows import ClipRows, prepare
 from .sequence_augmentation import augments_unasked
@@ -109,24 +110,25 @@ def run_training(
 
     metrics: dict[str, float] = {}
     shares: dict[str, Any] = {}
-    if training_args.do_train:
-        warn_without_alignment(model, model_args.pretrain_epochs, model_args.model_name_or_path is None)
-        if model_args.pretrain_epochs and checkpoint is None:
-            rows = _rows_to_align(datasets["train"], columns, processor, model_args, data_args, training_args)
-            loss = align(model, rows, trainer.data_collator, training_args, model_args.pretrain_epochs)
-            metrics["pretrain_loss"], metrics["pretrain_samples"] = loss, len(rows)
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
-        trainer.save_state()
-        if (linear or training_args.baselines) and trainer.is_world_process_zero():
-            baselines = Baselines(datasets["train"].rows, columns, labels, group_column=data_args.group_column)
-        shares = set_shares(trainer, baselines, datasets.get("validation"))
-        if shares and trainer.is_world_process_zero():
-            print(f"shares:  {shares['words']}", flush=True)
-        if getattr(training_args, "calibrate", False):
-            metrics |= calibrate(trainer, datasets.get("validation"))
-    found, groups = _measure(trainer, datasets, data_args.metrics_by, best_metric(labels))
-    metrics |= found
+    with read_ahead(list(datasets.values()), training_args.world_size, training_args.dataloader_num_workers):
+        if training_args.do_train:
+            warn_without_alignment(model, model_args.pretrain_epochs, model_args.model_name_or_path is None)
+            if model_args.pretrain_epochs and checkpoint is None:
+                rows = _rows_to_align(datasets["train"], columns, processor, model_args, data_args, training_args)
+                loss = align(model, rows, trainer.data_collator, training_args, model_args.pretrain_epochs)
+                metrics["pretrain_loss"], metrics["pretrain_samples"] = loss, len(rows)
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+            metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
+            trainer.save_state()
+            if (linear or training_args.baselines) and trainer.is_world_process_zero():
+                baselines = Baselines(datasets["train"].rows, columns, labels, group_column=data_args.group_column)
+            shares = set_shares(trainer, baselines, datasets.get("validation"))
+            if shares and trainer.is_world_process_zero():
+                print(f"shares:  {shares['words']}", flush=True)
+            if getattr(training_args, "calibrate", False):
+                metrics |= calibrate(trainer, datasets.get("validation"))
+        found, groups = _measure(trainer, datasets, data_args.metrics_by, best_metric(labels))
+        metrics |= found
     trainer.save_model(_internal_call=True)  # what is sent to the Hub goes at the end, with the record
     if trainer.is_world_process_zero():
         entry = record(model_args, data_args, training_args, data, columns, datasets, trainer, metrics)

@@ -260,7 +260,10 @@ def _cover(distance: np.ndarray) -> np.ndarray:
 
 
 def _paint(canvas: np.ndarray, cover: np.ndarray, colour: Iterable[float]) -> None:
-    canvas += cover[..., None] * (np.asarray(colour, np.float32) - canvas)
+    rows, columns = (np.flatnonzero(cover.any(axis=others)) for others in ((0, 2), (0, 1)))
+    if rows.size:  # outside of this box nothing would change
+        box = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        canvas[box] += cover[box][..., None] * (np.asarray(colour, np.float32) - canvas[box])
 
 
 def _mix(first: tuple, second: tuple, share: float) -> tuple:
