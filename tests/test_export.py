@@ -94,7 +94,11 @@ def raw_model() -> CLCRForSequenceClassification:
 @pytest.fixture(scope="module")
 def feature_model() -> CLCRForSequenceClassification:
     torch.manual_seed(1)
-    return moved(CLCRForSequenceClassification(small_config(stride=4, num_labels=3)))
+    model = moved(CLCRForSequenceClassification(small_config(stride=4, num_labels=3)))
+    model.add_linear_evidence()
+    buffers = {name: torch.randn(value.shape) for name, value in model.classifier.linear.named_buffers()}
+    model.set_linear_evidence(0.4, **buffers)
+    return model
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ..modalities import FEATURES_END, modality
 from .linear_models import UNASKED, LinearModel, Problem, best
 
 Measure = Callable[[EvalPrediction], dict[str, float]]
-_ROWS, _CELLS = 10_000, 12_000_000  # most lines and numbers of the training data that are read
+_ROWS, _CELLS = 10_000, 8_000_000  # most lines and numbers of the training data that are read
 _IGNORED = -100  # a segment without a label
 
 
