@@ -37,6 +37,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tables import DATA, MEL_RATE, SPEECH_RATE, cut, segment, sounding_part, summarise, trim
 from torch.nn import functional as F
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
@@ -48,11 +49,7 @@ SHRINKAGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 NUM_FOLDS = 6
 ACTORS_PER_FOLD = 4
 MODALITIES = ("vision", "audio", "speech")
-MEL_RATE = 100.0  # frames a second
-SPEECH_RATE = 12.5
-SEGMENTS = 3
 ANSWER = "answer"
-SILENCE = 4.0  # quieter than the clip's loudest moment by this much (mean log-mel)
 
 
 @dataclass(frozen=True)
@@ -90,37 +87,6 @@ class Clips:
     def folds(self) -> np.ndarray:
         """Fold of each clip, 0 to 5."""
         return (self.actors - 1) // ACTORS_PER_FOLD
-
-
-def cut(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Concatenated rows `(sum T_i, D)` back to one float32 array a clip."""
-    return np.split(rows.astype(np.float32), np.cumsum(lengths)[:-1])
-
-
-def summarise(sequence: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation over time: `(T, D)` to `(2 D,)`."""
-    return np.concatenate((sequence.mean(axis=0), sequence.std(axis=0)))
-
-
-def segment(sequence: np.ndarray, count: int = SEGMENTS) -> np.ndarray:
-    """`(T, D)` to `(count, 2 D)`: equal segments of at least two steps, each summarised."""
-    length = len(sequence)
-    starts = [index * length // count for index in range(count)]
-    ends = [max(-(-(index + 1) * length // count), start + 2) for index, start in enumerate(starts)]
-    return np.stack([summarise(sequence[start:end]) for start, end in zip(starts, ends, strict=True)])
-
-
-def sounding_part(mel: np.ndarray) -> tuple[float, float]:
-    """Start and end in seconds of what lies between the silences of a log-mel `(T, 32)`; a tenth of a second more on
-    both sides."""
-    loudness = np.convolve(mel.mean(axis=1), np.ones(5) / 5, mode="same")
-    loud = np.flatnonzero(loudness > loudness.max() - SILENCE)
-    return max(loud[0] / MEL_RATE - 0.1, 0.0), (loud[-1] + 1) / MEL_RATE + 0.1
-
-
-def trim(sequence: np.ndarray, rate: float, part: tuple[float, float]) -> np.ndarray:
-    """The steps of `sequence`, `rate` a second, that lie in `part` (seconds)."""
-    return sequence[int(part[0] * rate) : int(np.ceil(part[1] * rate))]
 
 
 def load(folder: Path) -> Clips:
@@ -498,9 +464,8 @@ def print_table(rows: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    root = os.environ.get("CLCR_REAL_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path(root) / "ravdess", help="folder of the two npz files")
+    parser.add_argument("--data", type=Path, default=DATA / "ravdess", help="folder of the two npz files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ablation-seeds", type=int, nargs="+", default=[0], help="of all CLCR rows but the first")
     parser.add_argument("--parts", nargs="+", default=["baselines", "clcr"], choices=PARTS)

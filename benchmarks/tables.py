@@ -33,7 +33,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return dict(content)
 
 
-def _cut(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+def cut(rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
     """Clips that lie one behind the other, `(sum T, D)`."""
     return np.split(rows.astype(np.float32), np.cumsum(lengths)[:-1])
 
@@ -42,7 +42,7 @@ def utd_mhad(root: Path) -> Columns:
     """27 actions; skeletons in metres and an inertial sensor. People 2, 4, 6 and 8 test."""
     data = _read(root / "utd-mhad" / "utd_mhad.npz")
     columns: Columns = {
-        f"{name}_features": _cut(data[name], data[f"{name}_length"]) for name in ("skeleton", "inertial")
+        f"{name}_features": cut(data[name], data[f"{name}_length"]) for name in ("skeleton", "inertial")
     }
     columns["label"] = [f"action {number}" for number in data["action"]]
     columns["person"] = [int(number) for number in data["subject"]]
@@ -57,8 +57,8 @@ def ravdess(root: Path) -> Columns:
         raise ValueError(f"the two files in {root / 'ravdess'} list different clips")
     return {
         "face_features": list(faces["au35"].astype(np.float32)[:, None]),
-        "mel_features": _cut(sounds["mel"], sounds["mel_len"]),
-        "speech_features": _cut(faces["oww_emb"], faces["oww_len"]),
+        "mel_features": cut(sounds["mel"], sounds["mel_len"]),
+        "speech_features": cut(faces["oww_emb"], faces["oww_len"]),
         "label": [f"emotion {number}" for number in faces["emotion"]],
         "person": [int(number) for number in faces["actor"]],
         "split": ["train" if number <= 20 else "test" for number in faces["actor"]],
@@ -71,10 +71,7 @@ def utd_mhad_prepared(root: Path) -> Columns:
     columns = utd_mhad(root)
     for name in ("skeleton_features", "inertial_features"):
         clips = [clip.astype(np.float64) for clip in columns[name]]
-        if name == "skeleton_features":
-            clips = [clip - np.tile(clip[0, 9:12], 20) for clip in clips]
-        values = np.stack([interpolate(clip, np.linspace(0, len(clip) - 1, STEPS)) for clip in clips])
-        columns[name] = list(np.concatenate((values, np.gradient(values, axis=1)), axis=-1).astype(np.float32))
+        columns[name] = list(motions(clips, skeletons=name == "skeleton_features").astype(np.float32))
     columns["split"] = [
         "validation" if person == 7 else split
         for person, split in zip(columns["person"], columns["split"], strict=True)
@@ -82,21 +79,27 @@ def utd_mhad_prepared(root: Path) -> Columns:
     return columns
 
 
+def motions(clips: list[np.ndarray], skeletons: bool) -> np.ndarray:
+    """`(N, 40, 2 D)` of clips `(T, D)`: as steps lie in time, and their differences; skeletons relative to the spine of
+    the first frame."""
+    if skeletons:
+        clips = [clip - np.tile(clip[0, 9:12], 20) for clip in clips]
+    values = np.stack([interpolate(clip, np.linspace(0, len(clip) - 1, STEPS)) for clip in clips])
+    return np.concatenate((values, np.gradient(values, axis=1)), axis=-1)
+
+
 def ravdess_prepared(root: Path) -> Columns:
     """The same clips: of the two sounds, silence before and after the sentence is cut off, and the rest divided into
     three equal segments, each a step of the segment's mean and standard deviation over time."""
     columns = ravdess(root)
-    parts = [_sounding_part(clip) for clip in columns["mel_features"]]
+    parts = [sounding_part(clip) for clip in columns["mel_features"]]
     for name, rate in (("mel_features", MEL_RATE), ("speech_features", SPEECH_RATE)):
-        clips = [
-            clip[int(start * rate) : int(np.ceil(end * rate))]
-            for clip, (start, end) in zip(columns[name], parts, strict=True)
-        ]
-        columns[name] = [_segments(clip) for clip in clips]
+        clips = [trim(clip, rate, part) for clip, part in zip(columns[name], parts, strict=True)]
+        columns[name] = [segment(clip) for clip in clips]
     return columns
 
 
-def _sounding_part(mel: np.ndarray) -> tuple[float, float]:
+def sounding_part(mel: np.ndarray) -> tuple[float, float]:
     """Start and end in seconds of what lies between the silences of a log-mel `(T, 32)`; a tenth of a second more on
     both sides."""
     loudness = np.convolve(mel.mean(axis=1), np.ones(5) / 5, mode="same")
@@ -104,13 +107,22 @@ def _sounding_part(mel: np.ndarray) -> tuple[float, float]:
     return max(loud[0] / MEL_RATE - 0.1, 0.0), (loud[-1] + 1) / MEL_RATE + 0.1
 
 
-def _segments(sequence: np.ndarray) -> np.ndarray:
-    """`(T, D)` to `(3, 2 D)`: equal segments of at least two steps."""
+def trim(sequence: np.ndarray, rate: float, part: tuple[float, float]) -> np.ndarray:
+    """The steps of `sequence`, `rate` a second, that lie in `part` (seconds)."""
+    return sequence[int(part[0] * rate) : int(np.ceil(part[1] * rate))]
+
+
+def summarise(sequence: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation over time: `(T, D)` to `(2 D,)`."""
+    return np.concatenate((sequence.mean(axis=0), sequence.std(axis=0)))
+
+
+def segment(sequence: np.ndarray) -> np.ndarray:
+    """`(T, D)` to `(3, 2 D)`: equal segments of at least two steps, each summarised."""
     length = len(sequence)
     starts = [index * length // SEGMENTS for index in range(SEGMENTS)]
     ends = [max(-(-(index + 1) * length // SEGMENTS), start + 2) for index, start in enumerate(starts)]
-    parts = [sequence[start:end] for start, end in zip(starts, ends, strict=True)]
-    return np.stack([np.concatenate((part.mean(axis=0), part.std(axis=0))) for part in parts])
+    return np.stack([summarise(sequence[start:end]) for start, end in zip(starts, ends, strict=True)])
 
 
 def mosi_utterances(root: Path) -> Columns:

@@ -11,7 +11,6 @@ under `--data` (`$CLCR_REAL_DATA/utd-mhad`).
 """
 
 import argparse
-import os
 import shlex
 import sys
 import time
@@ -22,16 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 from records import add_run, read_runs
+from tables import DATA, motions
 from torch import nn
 from torch.nn import functional as F
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification
 from clcr_hf.configuration_clcr import VERSION_01
 from clcr_hf.data.folders import versions
-from clcr_hf.training.sequence_augmentation import SequenceAugmentation, interpolate
+from clcr_hf.training.sequence_augmentation import SequenceAugmentation
 from clcr_hf.training.shares import find_shares, parts_of
 
-STEPS = 40
 TRAIN, VALIDATION, TEST = (1, 3, 5), (7,), (2, 4, 6, 8)
 NAMES = ("skeleton", "inertial")
 # Rows of the table: fields of the configuration, and whether sequences are augmented.
@@ -55,10 +54,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     found = {}
     for name in NAMES:
         clips = np.split(data[name].astype(np.float64), np.cumsum(data[f"{name}_length"])[:-1])
-        if name == "skeleton":
-            clips = [clip - np.tile(clip[0, 9:12], 20) for clip in clips]
-        values = np.stack([interpolate(clip, np.linspace(0, len(clip) - 1, STEPS)) for clip in clips])
-        values = np.concatenate((values, np.gradient(values, axis=1)), axis=-1)
+        values = motions(clips, skeletons=name == "skeleton")
         mean, std = values[train].mean((0, 1)), values[train].std((0, 1))
         found[name] = ((values - mean) / np.maximum(std, 1e-6)).astype(np.float32)
     return found, data["action"].astype(np.int64) - 1, subjects
@@ -191,8 +187,7 @@ def _spread(runs: Sequence[dict[str, Any]], name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    real = Path(os.environ.get("CLCR_REAL_DATA", Path(__file__).resolve().parent.parent.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=real / "utd-mhad" / "utd_mhad.npz")
+    parser.add_argument("--data", type=Path, default=DATA / "utd-mhad" / "utd_mhad.npz")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=600)
