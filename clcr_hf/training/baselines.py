@@ -69,8 +69,8 @@ class Baselines:
             groups = None
             if group_column in train.column_names and not labels.per_segment:
                 groups = np.unique([str(value) for value in train[group_column]], return_inverse=True)[1]
-            each = list(self.widths.values())
-            problem = Problem(inputs, target, known, each, labels.problem_type, constant, groups)
+            sizes = list(self.widths.values())
+            problem = Problem(inputs, target, known, sizes, labels.problem_type, constant, groups)
             model, self.map = best(problem, candidates)
             self.linear = model.named(scores)
         several = labels.problem_type == "multi_label_classification"

@@ -106,8 +106,11 @@ class Problem:
     def part(self, rows: np.ndarray) -> "Problem":
         """Some of its rows."""
         own = (self.inputs[rows], self.target[rows], self.known[rows])
-        groups = None if self.groups is None else self.groups[rows]
-        return Problem(*own, self.widths, self.type, self.constant, groups)
+        return Problem(*own, self.widths, self.type, self.constant, self.groups_of(rows))
+
+    def groups_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """The groups of some of its rows, where they are known."""
+        return None if self.groups is None else self.groups[rows]
 
     def read_by(self, model: LinearModel) -> list[np.ndarray]:
         """The columns that each of the model's maps reads, numbered; the last of a modality says whether it is there.
@@ -166,17 +169,16 @@ def _deal(count: int, classes: np.ndarray | None, groups: np.ndarray | None) -> 
         classes: `(count,)`, None for other labels. groups: `(count,)` or None.
     """
     rows = np.arange(count)
-    if groups is not None and len(np.unique(groups)) >= FOLDS:
-        whole = GroupKFold(FOLDS) if classes is None else StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of classes with fewer examples than folds
-            found = list(whole.split(rows, classes, groups))
-        present = [len(part) and (classes is None or len(np.unique(classes[part]))) for pair in found for part in pair]
-        if set(present) == {True if classes is None else len(np.unique(classes))}:
-            return found
-    split = KFold if classes is None else StratifiedKFold
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer examples than folds
+        if groups is not None and len(np.unique(groups)) >= FOLDS:
+            whole = GroupKFold(FOLDS) if classes is None else StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+            found = list(whole.split(rows, classes, groups))
+            if classes is None or all(
+                len(np.unique(classes[part])) == len(np.unique(classes)) for pair in found for part in pair
+            ):
+                return found
+        split = KFold if classes is None else StratifiedKFold
         return list(split(FOLDS, shuffle=True, random_state=0).split(rows, classes))
 
 
@@ -185,7 +187,7 @@ def _cost(problem: Problem, model: LinearModel, settings: Any) -> tuple[float, f
     rows = np.flatnonzero(problem.known.any(axis=1))
     classes = problem.target[rows, 0].astype(int) if problem.classes else None
     answers = np.zeros((len(rows), len(problem.constant)))
-    for learned, asked in _deal(len(rows), classes, None if problem.groups is None else problem.groups[rows]):
+    for learned, asked in _deal(len(rows), classes, problem.groups_of(rows)):
         answers[asked] = _fit(problem.part(rows[learned]), model, settings)[0](problem.inputs[rows[asked]])
     if problem.type == "regression":
         known, target = problem.known[rows], problem.target[rows]
@@ -226,16 +228,15 @@ def _regression(problem: Problem, columns: np.ndarray, late: bool, setting: Any)
     settings = [None] * problem.target.shape[1] if setting is None else list(setting)
     for number, (values, kept) in enumerate(zip(problem.target.T, problem.known.T, strict=True)):
         if problem.classes:
-            groups = None if problem.groups is None else problem.groups[kept]
-            found = _logits(scaled[kept], values[kept].astype(int), bias, settings[number], groups)
-            weight, bias, settings[number] = found
+            given = (scaled[kept], values[kept].astype(int), bias, settings[number], problem.groups_of(kept))
+            weight, bias, settings[number] = _logits(*given)
         elif problem.type == "regression" and kept.sum() > 1:
             chosen = settings[number] or RidgeCV(_PENALTIES).fit(scaled[kept], values[kept]).alpha_
             ridge = Ridge(chosen).fit(scaled[kept], values[kept])
             weight[:, number], bias[number], settings[number] = ridge.coef_, ridge.intercept_, chosen
         elif problem.type == "multi_label_classification":
             classes, constant = (values[kept] > 0.5).astype(int), np.array([0.0, bias[number]])
-            groups = None if problem.groups is None else problem.groups[kept]
+            groups = problem.groups_of(kept)
             *both, settings[number] = _logits(scaled[kept], classes, constant, settings[number], groups)
             weight[:, number], bias[number] = (part[..., 1] - part[..., 0] for part in both)
     return LinearMap(np.nan_to_num(scaler.mean_), weight / scaler.scale_[:, None], bias), settings
@@ -311,8 +312,7 @@ def _discriminants(problem: Problem, columns: np.ndarray, late: bool, setting: A
     varying = np.flatnonzero(scaled.std(axis=0) > 1e-9)  # shrinkage looks at the mean variance of all columns
     found: Any = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=setting)
     if setting is None:
-        groups = None if problem.groups is None else problem.groups[kept][inside]
-        folds = _deal(int(inside.sum()), classes[inside], groups)
+        folds = _deal(int(inside.sum()), classes[inside], problem.groups_of(np.flatnonzero(kept)[inside]))
         search = GridSearchCV(found, {"shrinkage": _SHRINKAGES}, cv=folds, scoring="neg_log_loss")
         found = search.fit(scaled[:, varying], classes[inside]).best_estimator_
     else:

@@ -97,7 +97,7 @@ def _read(datasets: Sequence["ClipRows"], begun: Sequence[torch.Tensor], receive
     receiver.close()
     torch.set_num_threads(1)
     said = _Said.alone()
-    with suppress(BrokenPipeError):
+    with suppress(BrokenPipeError):  # the process that trains wants no more rows; it reads what it lacks by itself
         for place, (rows, taken) in enumerate(zip(datasets, begun, strict=True)):
             room = rows.room
             # From the end, for the process that trains may go through them from the beginning.
@@ -146,7 +146,7 @@ class _Said(logging.Handler):
 
 def _receive(receiver: Any, parts: Sequence[Ahead]) -> None:
     """In a thread of the process that trains: takes rows off the pipe until it ends."""
-    with suppress(EOFError, OSError), receiver:
+    with suppress(EOFError, OSError), receiver:  # the pipe ended; rows that did not come are read by who asks for them
         while True:
             place, index, found = pickle.loads(receiver.recv_bytes())
             parts[place].put(index, _unpacked(found))
