@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from media import make
 
@@ -115,6 +115,7 @@ def resampled(name: str, rate: int) -> np.ndarray:
     begin=st.just(0.0) | st.floats(0, 0.9),
     length=st.none() | st.floats(0.2, 1.5),
 )
+@example(name="xvid_mp3.avi", wanted=1, begin=0.0, length=None)  # 25 packets, 22 frames
 def test_of_each_moment_the_frame_on_screen(name: str, wanted: int | float, begin: float, length: float | None) -> None:
     every = whole(name).video
     assert every is not None
@@ -128,6 +129,8 @@ def test_of_each_moment_the_frame_on_screen(name: str, wanted: int | float, begi
     np.testing.assert_array_equal(every.frames[places], clip.frames)
     if isinstance(wanted, int):
         end = min(end, track_lengths(FILES / name)[0] or 0.0)
+        if name.endswith(".avi"):  # packets may bring no frame: the video ends where its last frame does
+            end = min(end, float(every.timestamps[-1] + np.diff(every.timestamps).max()))
         moments = begin + (np.arange(wanted) + 0.5) * (end - begin) / wanted
         first, last = (
             np.maximum(np.searchsorted(every.timestamps, moments + shift, side="right") - 1, 0) for shift in (0, 1.1e-3)
