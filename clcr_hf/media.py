@@ -16,13 +16,13 @@ import os
 import uuid
 import warnings
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .errors import in_one_line
 from .limits import MAX_BYTES, MAX_FLOW_BYTES, MAX_PIXELS, OWN, VideoLimits, kept_size
 from .media_audio import Samples, resample_audio
 from .media_decode import Tracks
@@ -218,10 +218,11 @@ def load_flow(path: str | os.PathLike[str], *, start: float = 0.0, end: float | 
             raise MediaError(f"{path} unpacks to {size:,} bytes; a flow file has at most {MAX_FLOW_BYTES:,}")
         with np.load(path, allow_pickle=False) as arrays:
             flow, times = arrays["flow"], arrays["timestamps"]
-    except (OSError, EOFError, KeyError, MemoryError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(f"{path} cannot be read as a flow file: {error}; delete it and compute it again") from error
+    except MediaError:
+        raise
+    except Exception as error:  # both readers stumble over damage anywhere
+        said = in_one_line(error)
+        raise MediaError(f"{path} cannot be read as a flow file: {said}; delete it and compute it again") from error
     if flow.dtype.kind != "f" or flow.ndim != 4 or flow.shape[3] != 2 or times.shape != flow.shape[:1]:
         raise MediaError(f"{path} is no flow file: flow is {flow.dtype} {flow.shape}, timestamps {times.shape}")
     if not np.isfinite(flow).all():

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from clcr_hf.data import DataFormatError, load_npz_safely, load_pickle_safely
 from clcr_hf.data.feature_arrays import read_feature_file
 from clcr_hf.data.table.read import Table, read_rows
+from clcr_hf.media import load_flow
 from clcr_hf.predict.subtitles import read_subtitles
 from clcr_hf.training.arguments import read_recipe
 
@@ -40,6 +41,7 @@ def features(path: Path) -> tuple:
     return read_feature_file(path, "features").shape
 
 
+FLOW = {"flow": np.ones((2, 3, 4, 2), np.float16), "timestamps": np.array([0.0, 0.5])}
 TABLE = pa.table({"id": ["a", "b"], "text": ["a day", "b"], "label": [0.5, 1.0]})
 READERS = {
     "f.npy": (features, saved(lambda file: np.save(file, ARRAY))),
@@ -48,6 +50,7 @@ READERS = {
     "f.safetensors": (features, save({"features": ARRAY})),
     "f.csv": (features, b"a,b\n1.5,2.5\n3.5,4.5\n"),
     "a.npz": (lambda path: len(load_npz_safely(path)), saved(lambda file: np.savez(file, a=ARRAY))),
+    "flow.npz": (lambda path: load_flow(path).shape, saved(lambda file: np.savez(file, **FLOW))),
     "a.pkl": (lambda path: type(load_pickle_safely(path)).__name__, pickle.dumps({"a": ARRAY, "b": ["x", 1]})),
     "t.csv": (rows, b'id,text,label\na,"b, c",1\nd,e,0\n'),
     "t.jsonl": (rows, b'{"id": "a", "label": 1}\n{"id": "b", "label": [1, 2]}\n'),
@@ -86,6 +89,13 @@ def test_a_whole_file_changed(name, tmp_path, changed):
         place %= len(content) + 1
         content = content[:place] + new + content[place + len(new) :]
     check(name, tmp_path, content)
+
+
+def test_an_archive_that_names_a_second_disk(tmp_path):
+    """Python's `zipfile.is_zipfile` raises there."""
+    content = READERS["f.pt"][1]
+    place = content.rindex(b"PK\x06\x07") + 4  # where the end of a large archive is looked for: the number of its disk
+    check("f.pt", tmp_path, content[:place] + b"\x01" + content[place + 1 :])
 
 
 def test_a_name_in_an_archive_that_is_no_utf_8(tmp_path):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-from ..errors import CLCRError
+from ..errors import CLCRError, in_one_line
 
 
 class DataFormatError(CLCRError):
@@ -27,7 +27,7 @@ def format_error(message: str, *errors: type[Exception], advice: str = "") -> It
     except (DataFormatError, MemoryError):
         raise
     except errors as error:
-        raise DataFormatError(f"{message} ({' '.join(str(error).split())}){advice}") from error
+        raise DataFormatError(f"{message} ({in_one_line(error)}){advice}") from error
 
 
 def optional_package(module: str, need: str, extra: str) -> ModuleType:

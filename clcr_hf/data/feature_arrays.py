@@ -102,11 +102,13 @@ def _read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     import torch
 
-    if zipfile.is_zipfile(path):
-        damage = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
-        with format_error(f"{path}: damaged", *damage), zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        check_plausible(path, size, "save it again with torch.save")
+    damage = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
+    with format_error(f"{path}: damaged", *damage):  # already to ask whether it is a ZIP may fail
+        size = 0
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+    check_plausible(path, size, "save it again with torch.save")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of how the file was pickled

@@ -210,7 +210,10 @@ def _readable(file: Path) -> bool:
                 return True
         except (SafetensorError, OSError):
             return False
-    return file.is_dir() or file.suffix not in _ZIPPED or zipfile.is_zipfile(file)
+    try:
+        return file.is_dir() or file.suffix not in _ZIPPED or zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # it has the end of an archive, with nonsense in it
+        return False
 
 
 __all__ = ["MARK", "begin", "fault", "find_checkpoint", "finish", "rotate", "told_in_one_line"]
