@@ -4,6 +4,9 @@ two splits. Where the files are, and whose: docs/results.md.
     python benchmarks/tables.py utd_mhad_prepared tables/utd_mhad_prepared.parquet
     clcr study benchmarks/studies/utd_mhad.yaml
 
+    python benchmarks/tables.py planted_tokens "tables/planted_tokens_{seed}.parquet" --seeds 0 1 2 3 4
+    clcr study benchmarks/studies/planted_tokens.yaml
+
 The sets are as they were published; those called prepared are what a user who knows such data would make of them, by
 one clip at a time and without a label. The data are under `--data` (`$CLCR_REAL_DATA`).
 """
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted_task
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -138,6 +142,20 @@ def mosi_utterances(root: Path) -> Columns:
     return columns
 
 
+def planted_tokens(seed: int, size: int = 2048, held_out: tuple[int, int] = (1024, 4096)) -> Columns:
+    """The generated task of `planted_task.py`, in the world of `seed`: three modalities `(3, 8, 12)`, levels as taps,
+    and a score. `size`: training samples; `held_out`: validation and test samples."""
+    parts = planted_task.generate(seed, (size, *held_out))
+    columns: Columns = {
+        f"{name}_features": [each for part in parts for each in part.features[name]] for name in planted_task.MODALITIES
+    }
+    columns["label"] = [float(score) for part in parts for score in part.labels]
+    columns["split"] = [
+        name for name, part in zip(("train", "validation", "test"), parts, strict=True) for _ in part.labels
+    ]
+    return columns
+
+
 REAL: Mapping[str, Callable[[Path], Columns]] = {
     "UTD-MHAD": utd_mhad,
     "RAVDESS": ravdess,
@@ -148,24 +166,40 @@ TABLES: Mapping[str, Callable[[Path], Columns]] = {
     each.__name__: each for each in (utd_mhad, utd_mhad_prepared, ravdess, ravdess_prepared, mosi_utterances)
 }
 
+GENERATED: Mapping[str, Callable[[int], Columns]] = {"planted_tokens": planted_tokens}
+
 
 def write(columns: Mapping[str, list[Any]], path: Path) -> None:
     """The columns as a Parquet table."""
     plain = {
-        name: pa.array([None if each is None else list(each) for each in values] if "_features" in name else values)
+        name: pa.array([None if each is None else _nested(each) for each in values] if "_features" in name else values)
         for name, values in columns.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(plain), path)
 
 
+def _nested(values: np.ndarray) -> list[Any]:
+    """`(T, D)` or `(L, T, D)` as lists of rows, which Arrow takes as they are."""
+    return list(values) if values.ndim < 3 else [_nested(each) for each in values]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=list(TABLES))
-    parser.add_argument("output", type=Path, help="the Parquet file to write")
+    parser.add_argument("table", choices=[*TABLES, *GENERATED])
+    parser.add_argument(
+        "output", type=Path, help="the Parquet file to write; {seed} in it stands for each of the seeds"
+    )
     parser.add_argument("--data", type=Path, default=DATA, help="folder of real data")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="worlds of generated data, a table each")
     options = parser.parse_args()
-    write(TABLES[options.table](options.data), options.output)
+    if options.table in TABLES:
+        write(TABLES[options.table](options.data), options.output)
+        return
+    if len({str(options.output).format(seed=seed) for seed in options.seeds}) < len(options.seeds):
+        parser.error("several seeds want {seed} in the name of the output")
+    for seed in options.seeds:
+        write(GENERATED[options.table](seed), Path(str(options.output).format(seed=seed)))
 
 
 if __name__ == "__main__":

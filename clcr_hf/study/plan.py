@@ -69,7 +69,7 @@ class Study:
 
     Args:
         variants: the rows of the table, in order.
-        arguments: of `clcr train`, for all runs.
+        arguments: of `clcr train`, for all runs. `{seed}` in one stands for the run's seed.
         reference: the variant that others are compared with; the first when left out.
         seeds: each run is done with each.
         folds: `column` and `number`: each fold of the groups that the column names is the test split once, and
@@ -124,6 +124,10 @@ class Study:
         self, variant: Variant, seed: int, fold: int | None, change: Change, name: str | None, final: bool = False
     ) -> Run:
         arguments = {**self.arguments, **variant.arguments, **(variant.candidates[name] if name else {})}
+        arguments = {
+            key: value.replace("{seed}", str(seed)) if isinstance(value, str) else value
+            for key, value in arguments.items()
+        }
         return Run(
             variant.name,
             seed,
