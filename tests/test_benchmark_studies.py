@@ -39,6 +39,17 @@ def test_a_table_of_real_data_is_one_that_training_takes(name, real_data, tmp_pa
     assert len(data.labels.names) == (27 if name.startswith("utd") else 8)
 
 
+def test_videos_of_mosi_come_with_a_label_an_utterance(real_data, tmp_path):
+    tables.write(tables.mosi_videos_prepared(real_data), tmp_path / "table.parquet")
+    words = ["--dataset_options", "task=segments", "--validation_fraction", "0"]
+    data = load_data(parse_args(["--data_file", str(tmp_path / "table.parquet"), *words])[1])
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 62, "test": 31}
+    assert data.labels.per_segment and data.labels.names == ["negative", "positive"]
+    assert sum(map(len, data.splits["test"]["labels"])) == 752
+    for row in data.splits["test"]:
+        assert len(row["labels"]) == len(row["text_features"]) == len(row["vision_features"])
+
+
 def test_planted_tokens_come_to_training_with_their_levels(tmp_path):
     tables.write(tables.planted_tokens(3, 20, (5, 6)), tmp_path / "table.parquet")
     data = load_data(parse_args(["--data_file", str(tmp_path / "table.parquet")])[1])

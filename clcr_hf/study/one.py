@@ -56,7 +56,8 @@ def _linear(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData
     arguments = words_of(run, output_dir, "the study")
     data, columns, _, _ = open_data(*arguments, change=change)
     labels = data.labels
-    measure = metrics_function(labels.problem_type, False, labels.label_scale, labels.label_range, labels.names)
+    kind = labels.problem_type, labels.per_segment, labels.label_scale, labels.label_range, labels.names
+    measure = metrics_function(*kind)
     group_column = arguments[1].group_column
     answers = linear_answers(str(run.model), run.join, data.splits, columns, labels, group_column)
     prefixes = {"validation": "eval", "test": "test"} if run.candidate is None else {"validation": "eval"}
