@@ -12,6 +12,7 @@ one clip at a time and without a label. The data are under `--data` (`$CLCR_REAL
 """
 
 import argparse
+import csv
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -160,6 +161,51 @@ def mosi_videos_prepared(root: Path) -> Columns:
     return columns
 
 
+def mosi_text(root: Path) -> Columns:
+    """Sentences with sentiment from -3 to 3, the SDK's folds; the words' timing as sound."""
+    rows = _read_csv(root / "mosi-utterances" / "mosi.csv")
+    videos = [row["video"] for row in rows]
+    timing = word_timing(_read(root / "mosi-utterances" / "word_timing.npz"), videos)
+    columns = _sentences(rows, [row["split_sdk"] for row in rows])
+    return {**columns, "audio_features": timing, "person": videos}
+
+
+def mosei_text(root: Path) -> Columns:
+    """Sentences with sentiment from -3 to 3, the folds of the file. Text alone."""
+    rows = _read_csv(root / "mosei-text" / "label.csv")
+    return _sentences(rows, [row["mode"] for row in rows])
+
+
+def _sentences(rows: list[dict[str, str]], folds: list[str]) -> Columns:
+    split = {"train": "train", "valid": "validation", "test": "test"}
+    return {
+        "text": [row["text"] for row in rows],
+        "label": [float(row["label"]) for row in rows],
+        "split": [split[fold] for fold in folds],
+    }
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def word_timing(timing: Mapping[str, np.ndarray], videos: list[str]) -> list[np.ndarray]:
+    """For each sentence `(words, 7)`: log duration, log pause before, log letters a second, the three less their mean
+    over the video (how that speaker speaks; no label takes part), and the word's place in the sentence."""
+    owner = np.repeat(np.arange(len(videos)), timing["n_words"])
+    letters = np.char.str_len(timing["word"])
+    said = np.log(np.maximum(timing["dur"], 0.01))
+    raw = np.stack([said, np.log1p(np.maximum(timing["pause_before"], 0.0)), np.log(letters + 1.0) - said], axis=1)
+    video = np.unique(videos, return_inverse=True)[1][owner]
+    counts = np.bincount(video, minlength=video.max() + 1)
+    means = np.stack([np.bincount(video, column) for column in raw.T], axis=1) / np.maximum(counts, 1)[:, None]
+    first = np.cumsum(timing["n_words"]) - timing["n_words"]
+    place = (np.arange(len(owner)) - first[owner]) / np.maximum(timing["n_words"][owner] - 1, 1)
+    values = np.concatenate([raw, raw - means[video], place[:, None]], axis=1).astype(np.float32)
+    return np.split(values, np.cumsum(timing["n_words"])[:-1])
+
+
 def planted_tokens(seed: int, size: int = 2048, held_out: tuple[int, int] = (1024, 4096)) -> Columns:
     """The generated task of `planted_task.py`, in the world of `seed`: three modalities `(3, 8, 12)`, levels as taps,
     and a score. `size`: training samples; `held_out`: validation and test samples."""
@@ -182,7 +228,10 @@ REAL: Mapping[str, Callable[[Path], Columns]] = {
 
 TABLES: Mapping[str, Callable[[Path], Columns]] = {
     each.__name__: each
-    for each in (utd_mhad, utd_mhad_prepared, ravdess, ravdess_prepared, mosi_utterances, mosi_videos_prepared)
+    for each in (
+        *(utd_mhad, utd_mhad_prepared, ravdess, ravdess_prepared),
+        *(mosi_utterances, mosi_videos_prepared, mosi_text, mosei_text),
+    )
 }
 
 GENERATED: Mapping[str, Callable[[int], Columns]] = {"planted_tokens": planted_tokens}

@@ -21,7 +21,8 @@ STUDIES = sorted((Path(tables.__file__).parent / "studies").glob("*.yaml"))
 @pytest.mark.parametrize("path", STUDIES, ids=[path.stem for path in STUDIES])
 def test_a_study_says_which_table_it_wants(path):
     study = read_study(path)
-    name = Path(study.arguments["data_file"]).stem
+    source = study.arguments["data_file"] if study.features is None else study.features.source
+    name = Path(source).stem
     table = name.removesuffix("_{seed}")
     known = tables.TABLES if name == table else tables.GENERATED
     said = path.read_text(encoding="utf-8").replace('"', "")

@@ -98,6 +98,22 @@ def test_another_argument_clip_or_backbone_is_another_extraction(study_file, ext
     assert key() not in (first, second)
 
 
+def test_ready_features_beside_the_clips_are_read_too(study_file, extractions, tmp_path):
+    table = tmp_path / "clips" / "metadata.csv"
+    head, *lines = table.read_text(encoding="utf-8").splitlines()
+    cells = [f"{line},gaze{number % 2}.npy" for number, line in enumerate(lines)]
+    table.write_text("\n".join([f"{head},gaze_features", *cells]) + "\n", encoding="utf-8")
+    for number in range(2):
+        np.save(tmp_path / "clips" / f"gaze{number}.npy", np.full((3, 2), number, dtype=np.float32))
+    path = study_file(variants="{gaze: {model: linear, modalities: [gaze]}, both: {model: linear}}")
+    records = run_study(read_study(path), tmp_path / "out", lambda line: None)
+    assert len(extractions) == 1 and {each["metrics"]["test_accuracy"] for each in records} == {1.0}
+    path.write_text(path.read_text(encoding="utf-8").replace("clips,", "clips/metadata.csv,"), encoding="utf-8")
+    first = located(read_study(path), tmp_path / "out").features.key
+    np.save(tmp_path / "clips" / "gaze1.npy", np.full((3, 2), 7, dtype=np.float32))
+    assert located(read_study(path), tmp_path / "out").features.key != first
+
+
 def test_an_extraction_that_failed_is_said_in_one_line(study_file, tmp_path):
     path = study_file()
     (tmp_path / "backbone" / "config.json").write_text("{", encoding="utf-8")

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..checks import did_you_mean
 from ..data.folders import file_sum, read_json, write_json
 from ..extract.settings import ExtractSettings
@@ -88,11 +90,20 @@ def make_features(study: "Study", folder: Path, say: Callable[[str], None]) -> N
 
 
 def _sums(source: str, settings: ExtractSettings, folder: Path) -> dict[str, str]:
-    """SHA-256 of all files that decide about the features, by path from the source."""
+    """SHA-256 of all files that decide about the features, by path from the source, and of what rows hold that may lie
+    in further ones: texts and ready features."""
+    from ..extract.sources import open_source
+
+    files, rows = set(_files(source, settings, folder)), hashlib.sha256()
+    for clip in open_source(source, **settings.source_options()):
+        media = (clip.video, clip.audio, *(clip.images or ()))
+        files |= {os.path.abspath(file) for file in media if isinstance(file, str) and os.path.isfile(file)}
+        rows.update(repr((clip.id, clip.text)).encode())
+        for value in clip.kept.values():
+            rows.update(value.tobytes() if isinstance(value, np.ndarray) else b"")
     path = folder / FOLDER / SUMS
-    known = read_json(path) or {}
-    found, sums = {}, {}
-    for file in sorted(set(_files(source, settings, folder))):
+    known, found, sums = read_json(path) or {}, {}, {"rows": rows.hexdigest()}
+    for file in sorted(files):
         state = os.stat(file)
         entry = known.get(file)
         if entry is None or entry[:2] != [state.st_size, state.st_mtime_ns]:
@@ -103,19 +114,13 @@ def _sums(source: str, settings: ExtractSettings, folder: Path) -> dict[str, str
 
 
 def _files(source: str, settings: ExtractSettings, folder: Path) -> Iterator[str]:
-    """Absolute paths: those below the source and local backbones, and those that a table of clips names."""
-    from ..extract.sources import open_source
-
+    """Absolute paths of the files below the source and local backbones, the study's own left out."""
     for root in (source, *(getattr(settings, name) for name in _BACKBONES)):
         if root and os.path.isdir(root):
             below = (file for file in Path(root).absolute().rglob("*") if file.is_file())
             yield from (str(file) for file in below if folder.absolute() not in file.parents)
         elif root and os.path.isfile(root):
             yield os.path.abspath(root)
-    for clip in open_source(source, **settings.source_options()):
-        for file in (clip.video, clip.audio, *(clip.images or ())):
-            if isinstance(file, str) and os.path.isfile(file):
-                yield os.path.abspath(file)
 
 
 def main(source: str, out: str, settings: str) -> None:
