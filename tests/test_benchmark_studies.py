@@ -21,13 +21,15 @@ STUDIES = sorted((Path(tables.__file__).parent / "studies").glob("*.yaml"))
 @pytest.mark.parametrize("path", STUDIES, ids=[path.stem for path in STUDIES])
 def test_a_study_says_which_table_it_wants(path):
     study = read_study(path)
+    assert len(study.seeds) >= 5 and study.first == "CLCR"
+    if study.arguments.get("dataset") == "talking_faces":  # which training makes
+        return
     source = study.arguments["data_file"] if study.features is None else study.features.source
     name = Path(source).stem
     table = name.removesuffix("_{seed}")
     known = tables.TABLES if name == table else tables.GENERATED
     said = path.read_text(encoding="utf-8").replace('"', "")
     assert table in known and f"tables.py {table} tables/{name}.parquet" in said
-    assert len(study.seeds) >= 5 and study.first == "CLCR"
 
 
 @pytest.mark.parametrize("name", ["utd_mhad_prepared", "ravdess_prepared"])
