@@ -24,11 +24,11 @@ def clip(path, seed):
 def study_file(tmp_path):
     """A table of twelve clips, a backbone and a study of linear models; gives what writes the study."""
     (tmp_path / "clips").mkdir()
-    lines = ["file_name,label,split"]
+    lines = ["file_name,label,split,speaker"]
     for number in range(12):
         clip(tmp_path / "clips" / f"{number}.mp4", number)
         split = "train" if number < 6 else "validation" if number < 8 else "test"
-        lines.append(f"{number}.mp4,{('dark', 'bright')[number % 2]},{split}")
+        lines.append(f"{number}.mp4,{('dark', 'bright')[number % 2]},{split},s{number // 2}")
     (tmp_path / "clips" / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     backbone = save_vision(tmp_path / "backbone", "clip")
 
@@ -96,6 +96,15 @@ def test_another_argument_clip_or_backbone_is_another_extraction(study_file, ext
     assert (second := key()) != first
     (tmp_path / "backbone" / "preprocessor_config.json").write_text("{}", encoding="utf-8")
     assert key() not in (first, second)
+
+
+def test_folds_go_by_a_column_that_is_carried_over(study_file, extractions, tmp_path):
+    path = study_file("num_frames: 2, keep_columns: [speaker]")
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("folds: {column: speaker, number: 3}\n")
+    records = run_study(read_study(path), tmp_path / "out", lambda line: None)
+    assert [(each["fold"], each["num_examples"]["test"]) for each in records[:3]] == [(0, 4), (1, 4), (2, 4)]
+    assert len(extractions) == 1
 
 
 def test_ready_features_beside_the_clips_are_read_too(study_file, extractions, tmp_path):

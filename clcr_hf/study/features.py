@@ -109,7 +109,8 @@ def _sums(source: str, settings: ExtractSettings, folder: Path) -> dict[str, str
         if entry is None or entry[:2] != [state.st_size, state.st_mtime_ns]:
             entry = [state.st_size, state.st_mtime_ns, file_sum(file)["sha256"]]
         found[file], sums[os.path.relpath(file, source)] = entry, entry[2]
-    write_json(path, found)
+    if folder.is_dir():  # a plan leaves nothing
+        write_json(path, found)
     return sums
 
 
