@@ -92,6 +92,7 @@ def test_another_argument_clip_or_backbone_is_another_extraction(study_file, ext
     assert (
         key() == located(read_study(study_file("num_frames: 4, batch_size: 2")), tmp_path / "x").features.key == first
     )
+    assert not (tmp_path / "x").exists()
     clip(tmp_path / "clips" / "3.mp4", 5)
     assert (second := key()) != first
     (tmp_path / "backbone" / "preprocessor_config.json").write_text("{}", encoding="utf-8")
