@@ -4,20 +4,26 @@ two splits. Where the files are, and whose: docs/results.md.
     python benchmarks/tables.py utd_mhad_prepared tables/utd_mhad_prepared.parquet
     clcr study benchmarks/studies/utd_mhad.yaml
 
+    python benchmarks/tables.py planted_tokens "tables/planted_tokens_{seed}.parquet" --seeds 0 1 2 3 4
+    clcr study benchmarks/studies/planted_tokens.yaml
+
 The sets are as they were published; those called prepared are what a user who knows such data would make of them, by
 one clip at a time and without a label. The data are under `--data` (`$CLCR_REAL_DATA`).
 """
 
 import argparse
+import csv
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted_task
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clcr_hf.data.benchmarks.utterances import load_utterances
 from clcr_hf.training.sequence_augmentation import interpolate
 
 Columns = dict[str, list[Any]]
@@ -138,6 +144,82 @@ def mosi_utterances(root: Path) -> Columns:
     return columns
 
 
+def mosi_videos_prepared(root: Path) -> Columns:
+    """The same utterances, a row a video, a step an utterance with a label of its own; heavy tails of sound and face
+    compressed. No validation split: on videos of train the leak makes any figure too good."""
+    parts = load_utterances(root / "mosi-utterances" / "features.npz", modalities=("text", "audio", "vision"))
+    videos = [{**row, "split": split} for split, rows in parts.items() for row in rows]
+    columns: Columns = {
+        f"{name}_features": [np.array(video[f"{name}_features"], dtype=np.float32) for video in videos]
+        for name in ("text", "audio", "vision")
+    }
+    for name in ("audio_features", "vision_features"):
+        columns[name] = [np.sign(steps) * np.log1p(np.abs(steps)) for steps in columns[name]]
+    columns["label"] = [[("negative", "positive")[label] for label in video["labels"]] for video in videos]
+    columns["person"] = [video["id"] for video in videos]
+    columns["split"] = [video["split"] for video in videos]
+    return columns
+
+
+def mosi_text(root: Path) -> Columns:
+    """Sentences with sentiment from -3 to 3, the SDK's folds; the words' timing as sound."""
+    rows = _read_csv(root / "mosi-utterances" / "mosi.csv")
+    videos = [row["video"] for row in rows]
+    timing = word_timing(_read(root / "mosi-utterances" / "word_timing.npz"), videos)
+    columns = _sentences(rows, [row["split_sdk"] for row in rows])
+    return {**columns, "audio_features": timing, "person": videos}
+
+
+def mosei_text(root: Path) -> Columns:
+    """Sentences with sentiment from -3 to 3, the folds of the file. Text alone."""
+    rows = _read_csv(root / "mosei-text" / "label.csv")
+    return _sentences(rows, [row["mode"] for row in rows])
+
+
+def _sentences(rows: list[dict[str, str]], folds: list[str]) -> Columns:
+    split = {"train": "train", "valid": "validation", "test": "test"}
+    return {
+        "text": [row["text"] for row in rows],
+        "label": [float(row["label"]) for row in rows],
+        "split": [split[fold] for fold in folds],
+    }
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def word_timing(timing: Mapping[str, np.ndarray], videos: list[str]) -> list[np.ndarray]:
+    """For each sentence `(words, 7)`: log duration, log pause before, log letters a second, the three less their mean
+    over the video (how that speaker speaks; no label takes part), and the word's place in the sentence."""
+    owner = np.repeat(np.arange(len(videos)), timing["n_words"])
+    letters = np.char.str_len(timing["word"])
+    said = np.log(np.maximum(timing["dur"], 0.01))
+    raw = np.stack([said, np.log1p(np.maximum(timing["pause_before"], 0.0)), np.log(letters + 1.0) - said], axis=1)
+    video = np.unique(videos, return_inverse=True)[1][owner]
+    counts = np.bincount(video, minlength=video.max() + 1)
+    means = np.stack([np.bincount(video, column) for column in raw.T], axis=1) / np.maximum(counts, 1)[:, None]
+    first = np.cumsum(timing["n_words"]) - timing["n_words"]
+    place = (np.arange(len(owner)) - first[owner]) / np.maximum(timing["n_words"][owner] - 1, 1)
+    values = np.concatenate([raw, raw - means[video], place[:, None]], axis=1).astype(np.float32)
+    return np.split(values, np.cumsum(timing["n_words"])[:-1])
+
+
+def planted_tokens(seed: int, size: int = 2048, held_out: tuple[int, int] = (1024, 4096)) -> Columns:
+    """The generated task of `planted_task.py`, in the world of `seed`: three modalities `(3, 8, 12)`, levels as taps,
+    and a score. `size`: training samples; `held_out`: validation and test samples."""
+    parts = planted_task.generate(seed, (size, *held_out))
+    columns: Columns = {
+        f"{name}_features": [each for part in parts for each in part.features[name]] for name in planted_task.MODALITIES
+    }
+    columns["label"] = [float(score) for part in parts for score in part.labels]
+    columns["split"] = [
+        name for name, part in zip(("train", "validation", "test"), parts, strict=True) for _ in part.labels
+    ]
+    return columns
+
+
 REAL: Mapping[str, Callable[[Path], Columns]] = {
     "UTD-MHAD": utd_mhad,
     "RAVDESS": ravdess,
@@ -145,27 +227,47 @@ REAL: Mapping[str, Callable[[Path], Columns]] = {
 }
 
 TABLES: Mapping[str, Callable[[Path], Columns]] = {
-    each.__name__: each for each in (utd_mhad, utd_mhad_prepared, ravdess, ravdess_prepared, mosi_utterances)
+    each.__name__: each
+    for each in (
+        *(utd_mhad, utd_mhad_prepared, ravdess, ravdess_prepared),
+        *(mosi_utterances, mosi_videos_prepared, mosi_text, mosei_text),
+    )
 }
+
+GENERATED: Mapping[str, Callable[[int], Columns]] = {"planted_tokens": planted_tokens}
 
 
 def write(columns: Mapping[str, list[Any]], path: Path) -> None:
     """The columns as a Parquet table."""
     plain = {
-        name: pa.array([None if each is None else list(each) for each in values] if "_features" in name else values)
+        name: pa.array([None if each is None else _nested(each) for each in values] if "_features" in name else values)
         for name, values in columns.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(plain), path)
 
 
+def _nested(values: np.ndarray) -> list[Any]:
+    """`(T, D)` or `(L, T, D)` as lists of rows, which Arrow takes as they are."""
+    return list(values) if values.ndim < 3 else [_nested(each) for each in values]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=list(TABLES))
-    parser.add_argument("output", type=Path, help="the Parquet file to write")
+    parser.add_argument("table", choices=[*TABLES, *GENERATED])
+    parser.add_argument(
+        "output", type=Path, help="the Parquet file to write; {seed} in it stands for each of the seeds"
+    )
     parser.add_argument("--data", type=Path, default=DATA, help="folder of real data")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="worlds of generated data, a table each")
     options = parser.parse_args()
-    write(TABLES[options.table](options.data), options.output)
+    if options.table in TABLES:
+        write(TABLES[options.table](options.data), options.output)
+        return
+    if len({str(options.output).format(seed=seed) for seed in options.seeds}) < len(options.seeds):
+        parser.error("several seeds want {seed} in the name of the output")
+    for seed in options.seeds:
+        write(GENERATED[options.table](seed), Path(str(options.output).format(seed=seed)))
 
 
 if __name__ == "__main__":

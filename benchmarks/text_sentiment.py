@@ -19,7 +19,6 @@ after training. `--search` cuts the test fold away before anything is made of it
 """
 
 import argparse
-import csv
 import json
 import os
 import platform
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 import torch
 import transformers
 from sklearn.linear_model import RidgeCV
@@ -44,7 +44,6 @@ from clcr_hf.metrics import sentiment_metrics
 
 TAPS = (2, 4, 6)
 SPLITS = ("train", "validation", "test")
-FOLD_NAMES = {"train": "train", "valid": "validation", "test": "test"}
 MAX_TOKENS = 128  # one MOSEI sentence in a thousand is longer
 POOL = 10  # batches sorted by length together
 
@@ -79,61 +78,28 @@ STARTED = {"epochs": 4, "learning_rate": 5e-4, "backbone_learning_rate": 5e-5}  
 Row = dict[str, Any]  # input_ids, attention_mask, `<stream>_features (T, D)`, label
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def load_mosi(folder: Path, tokenizer: Any) -> dict[str, list[Row]]:
     """The SDK's folds, with the words' timing as `audio_features (words, 7)`."""
-    table = read_csv(folder / "mosi-utterances" / "mosi.csv")
-    with np.load(folder / "mosi-utterances" / "word_timing.npz", allow_pickle=False) as archive:
-        timing = word_timing({name: archive[name] for name in archive.files}, [row["video"] for row in table])
-    rows = tokenised([row["text"] for row in table], [float(row["label"]) for row in table], tokenizer)
-    for row, values in zip(rows, timing, strict=True):
-        row["audio_features"] = values
-    return in_splits(rows, [row["split_sdk"] for row in table])
+    return in_splits(tables.mosi_text(folder), tokenizer)
 
 
 def load_mosei(folder: Path, tokenizer: Any) -> dict[str, list[Row]]:
     """The folds of the file."""
-    table = read_csv(folder / "mosei-text" / "label.csv")
-    rows = tokenised([row["text"] for row in table], [float(row["label"]) for row in table], tokenizer)
-    return in_splits(rows, [row["mode"] for row in table])
+    return in_splits(tables.mosei_text(folder), tokenizer)
 
 
 LOADERS = {"mosi": load_mosi, "mosei": load_mosei}
 
 
-def tokenised(texts: Sequence[str], labels: Sequence[float], tokenizer: Any) -> list[Row]:
-    tokens = tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)
-    return [
-        {"input_ids": ids, "attention_mask": mask, "label": label}
-        for ids, mask, label in zip(tokens["input_ids"], tokens["attention_mask"], labels, strict=True)
-    ]
-
-
-def in_splits(rows: Sequence[Row], folds: Sequence[str]) -> dict[str, list[Row]]:
+def in_splits(columns: Mapping[str, Sequence[Any]], tokenizer: Any) -> dict[str, list[Row]]:
+    """The rows of a table by split, their texts as tokens."""
+    tokens = tokenizer(list(columns["text"]), truncation=True, max_length=MAX_TOKENS)
     splits: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    for row, fold in zip(rows, folds, strict=True):
-        splits[FOLD_NAMES[fold]].append(row)
+    for number, split in enumerate(columns["split"]):
+        row = {name: tokens[name][number] for name in ("input_ids", "attention_mask")}
+        row |= {name: columns[name][number] for name in ("audio_features", "label") if name in columns}
+        splits[split].append(row)
     return splits
-
-
-def word_timing(timing: Mapping[str, np.ndarray], videos: Sequence[str]) -> list[np.ndarray]:
-    """For each sentence `(words, 7)`: log duration, log pause before, log letters a second, the three less their mean
-    over the video (how that speaker speaks; no label takes part), and the word's place in the sentence."""
-    owner = np.repeat(np.arange(len(videos)), timing["n_words"])
-    letters = np.char.str_len(timing["word"])
-    said = np.log(np.maximum(timing["dur"], 0.01))
-    raw = np.stack([said, np.log1p(np.maximum(timing["pause_before"], 0.0)), np.log(letters + 1.0) - said], axis=1)
-    video = np.unique(videos, return_inverse=True)[1][owner]
-    counts = np.bincount(video, minlength=video.max() + 1)
-    means = np.stack([np.bincount(video, column) for column in raw.T], axis=1) / np.maximum(counts, 1)[:, None]
-    first = np.cumsum(timing["n_words"]) - timing["n_words"]
-    place = (np.arange(len(owner)) - first[owner]) / np.maximum(timing["n_words"][owner] - 1, 1)
-    values = np.concatenate([raw, raw - means[video], place[:, None]], axis=1).astype(np.float32)
-    return np.split(values, np.cumsum(timing["n_words"])[:-1])
 
 
 def batches(rows: Sequence[Row], size: int, generator: torch.Generator | None = None) -> Iterator[np.ndarray]:

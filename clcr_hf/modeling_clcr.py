@@ -391,13 +391,17 @@ class CLCRModel(CLCRPreTrainedModel):
             "private_summaries": private,
             "common_summaries": lifted,
             "attentions": exchanged.attentions,
-            "alignment_loss": self._align(encoded, exchanged) if output_alignment_loss else None,
+            "alignment_loss": self._align(
+                exchanged.before, self.exchange.scale() if exchanged.scale is None else exchanged.scale, encoded
+            )
+            if output_alignment_loss
+            else None,
         }
 
-    def _align(self, encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:
+    def _align(self, coordinates: torch.Tensor, scale: torch.Tensor, encoded: HierarchyTokens) -> torch.Tensor:
         return self.align_tokens(
-            exchanged.before,
-            self.exchange.scale() if exchanged.scale is None else exchanged.scale,
+            coordinates,
+            scale,
             encoded.membership,
             encoded.lengths,
             self.config.alignment_negatives,

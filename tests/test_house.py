@@ -28,7 +28,7 @@ NEVER = [
     ("hub", {"training", "extract", "cli", "demo", "predict"}),
     ("extract", {"training", "hub", "demo", "predict"}),
     ("training", {"extract", "demo", "predict", "study"}),
-    ("study", {"extract", "hub", "cli", "demo", "explain", "export", "predict"}),
+    ("study", {"hub", "cli", "demo", "explain", "export", "predict"}),
     ("predict", {"training", "hub", "cli", "demo", "export"}),
 ]
 

@@ -18,6 +18,7 @@ from scipy import stats
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from study_runs import run_here, study_file
 
+from clcr_hf import CLCRConfig, CLCRForPreTraining
 from clcr_hf.cli.app import main
 from clcr_hf.data.errors import DataFormatError
 from clcr_hf.data.labels import LabelKind
@@ -240,6 +241,36 @@ def test_another_fusion_reads_all_modalities_and_no_padding(name):
     assert fusion and all(each.grad is not None and each.grad.any() for each in fusion.values())
     names = [key for key, _ in model.named_parameters()]
     assert not any("exchange" in key or "aggregation" in key for key in names)
+
+
+def test_of_layers_tapped_another_fusion_reads_all_levels():
+    taps = {f"{name}_config": {"feature_size": 4, "source": "taps"} for name in ("vision", "audio")}
+    config = CLCRConfig(text_config=None, **taps, hidden_size=16, num_labels=1, evidence="agreement")
+    torch.manual_seed(0)
+    model = head_of("transformer")(config).eval()
+    inputs = {f"{name}_features": torch.randn(4, 3, 5, 4) for name in ("vision", "audio")}
+    logits = model(**inputs).logits
+    for level in range(3):
+        changed = {**inputs, "audio_features": inputs["audio_features"].clone()}
+        changed["audio_features"][:, level] = changed["audio_features"][:, level].square()
+        assert not torch.allclose(model(**changed).logits, logits)
+
+
+def test_another_fusion_has_the_alignment_stage():
+    model = head_of("transformer")(feature_config(evidence="agreement")).train()
+    inputs = batch(text=False)
+    assert {"task", "alignment"} <= model(**inputs).loss_components.keys()
+    CLCRForPreTraining.around(model)(**inputs).loss.backward()
+    assert model.clcr.to_shared.grad.any()
+    with pytest.raises(ValueError, match="alignment_coef"):
+        CLCRForPreTraining.around(head_of("transformer")(feature_config()).train())(**inputs)
+
+
+def test_the_seed_may_stand_in_an_argument(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("arguments: {data_file: 'worlds/{seed}.csv'}\nvariants: {a: {}}\nseeds: [3, 5]\n", encoding="utf-8")
+    found = [(run.seed, run.arguments["data_file"]) for run in read_study(path).runs({})]
+    assert found == [(3, "worlds/3.csv"), (5, "worlds/5.csv")]
 
 
 def test_fusions_that_are_none():

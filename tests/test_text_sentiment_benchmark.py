@@ -131,7 +131,7 @@ def test_word_timing_by_hand(script) -> None:
         "pause_before": np.array([0.0, 1.0, 0.0]),
         "n_words": np.array([2, 1]),
     }
-    first, second = script.word_timing(timing, ["v", "v"])
+    first, second = script.tables.word_timing(timing, ["v", "v"])
     log2 = np.log(2.0)
     assert first.shape == (2, 7) and second.shape == (1, 7)
     np.testing.assert_allclose(first[:, 0], 0.0, atol=1e-6)  # log of one second

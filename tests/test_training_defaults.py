@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -116,18 +117,26 @@ def test_scores_of_any_unit_are_learned(table, tmp_path):
     assert metrics["test_mae"] < 6  # the constant has about 9.6
 
 
-def test_both_stages_in_one_command(table, tmp_path, caplog):
+def test_both_stages_in_one_command(table, tmp_path, caplog, capsys):
     words = ["--data_file", str(table), *FEW, "--num_train_epochs", "1", "--evidence", "agreement"]
     with caplog.at_level(logging.WARNING, "clcr_hf.data"):
         main([*words, "--output_dir", str(tmp_path / "a")])
     assert "without an alignment stage" in caplog.text
     caplog.clear()
-    metrics = main([*words, "--output_dir", str(tmp_path / "b"), "--pretrain_epochs", "2"])
+    assert max(_rates(capsys)) <= 1e-3
+    stage = ["--pretrain_epochs", "2", "--pretrain_learning_rate", "0.02"]
+    metrics = main([*words, "--output_dir", str(tmp_path / "b"), *stage])
+    assert max(_rates(capsys)) > 5e-3
     assert "without an alignment stage" not in caplog.text
     assert np.isfinite(metrics["pretrain_loss"])
     first, second = (CLCRPreTrainedModel.load_with_head(tmp_path / name) for name in "ab")
     assert first.config.alignment_coef == second.config.alignment_coef == 0.1
     assert not torch.equal(first.clcr.exchange.raw_shared, second.clcr.exchange.raw_shared)
+
+
+def _rates(capsys):
+    """The learning rates that the log states."""
+    return [float(each) for each in re.findall(r"'learning_rate': '?([\d.e-]+)", capsys.readouterr().out)]
 
 
 @pytest.mark.parametrize("source", ["manifest", "named"])

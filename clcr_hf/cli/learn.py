@@ -45,14 +45,15 @@ def study(file: str, output_dir: str | None = None, plan: bool = False) -> None:
         output_dir: Where runs and report go; default: studies/NAME of the file.
         plan: Say which runs it takes, and do none.
     """
-    from ..study import read_study, run_study, write_report
+    from ..study import located, read_study, run_study, write_report
 
     stated = read_study(file)
+    folder = Path(output_dir or Path("studies") / Path(file).stem)
     if plan:
+        stated = located(stated, folder)
         for run in [*stated.choices(), *stated.runs({})]:
             typer.echo(run.folder)
         return
-    folder = Path(output_dir or Path("studies") / Path(file).stem)
     records = run_study(stated, folder, say=lambda line: typer.echo(line))
     typer.echo(f"report:  {write_report(stated, records, folder)}")
 

@@ -201,6 +201,7 @@ def extract_features(
         # "cuda" is this process's GPU, not the first.
         own = chosen.device in (None, state.device.type)
         readers = Readers.load(chosen, state.device if own else torch.device(str(chosen.device)))
+    clips.made = list(readers.shapes())
     heard = readers.recogniser is not None
     words = heard or clips.has("words", "word_intervals")
     features = row_features(readers.shapes(), clips.kept, text=heard or clips.has("text"), words=words)

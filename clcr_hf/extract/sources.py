@@ -1,7 +1,7 @@
 """Where `clcr extract` takes its clips from: a folder, a table, or a benchmark. All are read as streams."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,17 +64,18 @@ class ClipSource:
     Attributes:
         name: what the clips come from, as it is recorded.
         rows: what they are made of.
+        made: modalities that are extracted; ready features of others are carried over.
     """
 
     name: str
     rows: Rows
+    made: Collection[str] = ()
 
     @property
     def kept(self) -> Features:
         """Types of the columns carried over (`Clip.kept`)."""
-        made = ("_features", "_intervals")
-        columns = self.rows.features.items()
-        return Features({name: each for name, each in columns if name not in _READ_COLUMNS and not name.endswith(made)})
+        left = {*_READ_COLUMNS, *(f"{name}_{what}" for name in self.made for what in ("features", "intervals"))}
+        return Features({name: each for name, each in self.rows.features.items() if name not in left})
 
     @property
     def total(self) -> int | None:

@@ -66,9 +66,13 @@ FUSIONS: dict[str, type[nn.Module]] = {"transformer": Transformer, "bigru": BiGR
 
 
 class OverTokens(CLCRModel):
-    """CLCR with another fusion: of the deepest level's tokens `(B, S, d)`, real ones first, with marks of modality and
-    time, and of their bool mask `(B, S)`, it makes `(B, S, d)`, of which mean and maximum are read, over the clip or
-    each of its segments."""
+    """CLCR with another fusion: of tokens `(B, S, d)`, real ones first, with marks of level, modality and time, and of
+    their bool mask `(B, S)`, it makes `(B, S, d)`, of which mean and maximum are read, over the clip or each of its
+    segments.
+
+    The tokens are those of the deepest level, which an encoder makes of all others; where levels are layers tapped of a
+    backbone, those of all levels, one after the other. With `alignment_coef` their projections have CLCR's alignment
+    loss."""
 
     fusion_class: type[nn.Module]
 
@@ -76,28 +80,41 @@ class OverTokens(CLCRModel):
         super().__init__(config, per_segment)
         del self.exchange, self.aggregation
         width = config.hidden_size
-        self.marks = nn.Parameter(torch.zeros(len(config.modalities), width))
+        tapped = any(config.modality_config(name).source == "taps" for name in config.modalities)
+        self.levels = config.effective_num_levels if tapped else 1
+        self.marks = nn.Parameter(torch.zeros(self.levels, len(config.modalities), width))
+        if config.has_exchange and config.alignment_coef:
+            start = torch.randn(self.levels, width, config.effective_shared_rank)
+            self.to_shared, self.scale = nn.Parameter(torch.linalg.qr(start)[0]), nn.Parameter(torch.ones(self.levels))
         self.fusion = self.fusion_class(config)
         self.readout = nn.Linear(2 * width, config.pooled_size)
         self.post_init()
 
-    def _fuse(self, encoded: HierarchyTokens, groups: torch.Tensor, *_: Any) -> dict[str, Any]:
-        tokens = self.dropout(encoded.tokens)[:, -1] + self._marked(encoded.lengths, encoded.tokens)
-        mask, order = encoded.mask.sort(dim=1, descending=True, stable=True)
+    def _fuse(self, encoded: HierarchyTokens, groups: torch.Tensor, *flags: Any) -> dict[str, Any]:
+        dropped = self.dropout(encoded.tokens)[:, -self.levels :]
+        tokens = (dropped + self._marked(encoded.lengths, dropped)).flatten(1, 2)
+        mask, order = encoded.mask.repeat(1, self.levels).sort(dim=1, descending=True, stable=True)
         tokens = tokens.gather(1, order[..., None].expand_as(tokens)) * mask[..., None]
         fused = self.fusion(tokens, mask)
-        member = groups.any(dim=1)  # (B, G, S): the tokens of a clip or segment, of whatever modality
+        member = groups.any(dim=1).repeat(1, 1, self.levels)  # (B, G, S): the tokens of a clip or segment
         member = member.gather(2, order[:, None].expand_as(member))
         read = token_statistics(fused[:, None], member[:, None], [fused.shape[1]], False, ("mean", "max"))
-        return {"pooler_output": self._squeeze(self.readout(read[:, :, 0].to(fused.dtype)))}
+        pooled = self._squeeze(self.readout(read[:, :, 0].to(fused.dtype)))
+        return {"pooler_output": pooled, "alignment_loss": self._alignment(dropped, encoded) if flags[-1] else None}
+
+    def _alignment(self, tokens: torch.Tensor, encoded: HierarchyTokens) -> torch.Tensor:
+        """Of `tokens (B, L, S, d)`."""
+        if not self.config.alignment_coef:
+            raise ValueError("another fusion has an alignment stage where alignment_coef is above 0: set it")
+        return self._align(tokens @ self.to_shared, self.scale, encoded)
 
     def _marked(self, lengths: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-        """`(S, d)`."""
+        """`(L, S, d)`."""
         parts = [
-            mark + sinusoidal_positions(length, like.shape[-1], like.device).to(like.dtype)
-            for mark, length in zip(self.marks, lengths, strict=True)
+            self.marks[:, number, None] + sinusoidal_positions(length, like.shape[-1], like.device).to(like.dtype)
+            for number, length in enumerate(lengths)
         ]
-        return torch.cat(parts)
+        return torch.cat(parts, dim=1)
 
 
 @cache

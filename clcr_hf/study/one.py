@@ -16,7 +16,7 @@ from ..training.run import best_metric, metrics_function, open_data, run_trainin
 from .changes import Change, changed
 from .fusions import head_of
 from .others import linear_answers
-from .plan import LINEAR, Run, words_of
+from .plan import LINEAR, Run, filled, words_of
 
 TASK, RESULT, LOG = "task.json", "result.json", "log.txt"
 
@@ -24,7 +24,8 @@ TASK, RESULT, LOG = "task.json", "result.json", "log.txt"
 def do(folder: Path) -> None:
     """Does the run and writes its record, `result.json`: what was measured, settings, versions."""
     content = read_json(folder / TASK) or {}
-    run = Run(**{**content, "change": Change(**content["change"])})
+    arguments = filled(content["arguments"], "study", folder.parent.parent)
+    run = Run(**{**content, "arguments": arguments, "change": Change(**content["change"])})
     started = time.perf_counter()
 
     def change(data: LoadedData) -> LoadedData:
@@ -56,7 +57,8 @@ def _linear(run: Run, output_dir: str, change: Callable[[LoadedData], LoadedData
     arguments = words_of(run, output_dir, "the study")
     data, columns, _, _ = open_data(*arguments, change=change)
     labels = data.labels
-    measure = metrics_function(labels.problem_type, False, labels.label_scale, labels.label_range, labels.names)
+    kind = labels.problem_type, labels.per_segment, labels.label_scale, labels.label_range, labels.names
+    measure = metrics_function(*kind)
     group_column = arguments[1].group_column
     answers = linear_answers(str(run.model), run.join, data.splits, columns, labels, group_column)
     prefixes = {"validation": "eval", "test": "test"} if run.candidate is None else {"validation": "eval"}

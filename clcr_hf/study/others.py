@@ -1,4 +1,5 @@
-"""Linear models that CLCR is compared with, on the mean, spread and maximum over time of each column."""
+"""Linear models that CLCR is compared with, on the mean, spread and maximum over time (of the clip, or of each segment
+where it has a label) of each column."""
 
 from collections.abc import Mapping
 
@@ -27,10 +28,8 @@ def linear_answers(
             and scores averaged. group_column: as of [`Baselines`].
 
     Raises:
-        ValueError: labels that the model cannot tell, a label a segment, or no ready-made features.
+        ValueError: labels that the model cannot tell, or no ready-made features.
     """
-    if labels.per_segment:
-        raise ValueError(f"{model}: labels of segments are not for it")
     if not any(column.endswith(FEATURES_END) for column in columns.values()):
         raise ValueError(f"{model}: no modality is ready-made features, only {', '.join(columns.values())}")
     fitted = Baselines(splits["train"], columns, labels, [LinearModel(model, join == "late")], group_column)

@@ -11,9 +11,11 @@ from typing import Any
 from ..checks import did_you_mean
 from ..training.arguments import ABLATIONS, as_words, parse_args, read_recipe, used_arguments
 from .changes import CHANGES, Change, overrides
+from .features import SHARDS, FeaturesWanted
 from .fusions import FUSIONS
 
 LINEAR = ("linear", "lda")
+_DATA = ("dataset", "dataset_dir", "dataset_name", "data_file")
 JOINS = ("joint", "late")
 
 
@@ -69,7 +71,7 @@ class Study:
 
     Args:
         variants: the rows of the table, in order.
-        arguments: of `clcr train`, for all runs.
+        arguments: of `clcr train`, for all runs. `{seed}` in one stands for the run's seed.
         reference: the variant that others are compared with; the first when left out.
         seeds: each run is done with each.
         folds: `column` and `number`: each fold of the groups that the column names is the test split once, and
@@ -77,6 +79,7 @@ class Study:
         changes: of data or settings, by kind; each is one condition beside the data as they are.
         metric: the one that is compared; left out: mae of scores, accuracy of classes, map of several labels.
         workers: runs at a time.
+        features: what is extracted, once, to be the data of all runs.
     """
 
     variants: tuple[Variant, ...]
@@ -87,6 +90,7 @@ class Study:
     changes: tuple[Change, ...] = (Change(),)
     metric: str | None = None
     workers: int = 1
+    features: FeaturesWanted | None = None
 
     @property
     def first(self) -> str:
@@ -124,6 +128,7 @@ class Study:
         self, variant: Variant, seed: int, fold: int | None, change: Change, name: str | None, final: bool = False
     ) -> Run:
         arguments = {**self.arguments, **variant.arguments, **(variant.candidates[name] if name else {})}
+        arguments = filled(arguments, "seed", seed)
         return Run(
             variant.name,
             seed,
@@ -155,15 +160,23 @@ def read_study(path: str | Path) -> Study:
     seeds = content.get("seeds", [0, 1, 2, 3, 4])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(each, int) for each in seeds):
         raise ValueError(f"{where}: seeds must be a list of whole numbers, got {seeds!r}")
+    features, arguments = content.get("features"), _mapping(where, "arguments", content.get("arguments"))
+    if features is not None:
+        features = FeaturesWanted.read(where, _mapping(where, "features", features))
+        named = [name for name in _DATA if name in arguments]
+        if named:
+            raise ValueError(f"{where}: the features are the data of all runs: leave out {', '.join(named)}")
+        arguments = {**SHARDS, **arguments}
     study = Study(
         tuple(_variant(where, str(name), given) for name, given in variants.items()),
-        _mapping(where, "arguments", content.get("arguments")),
+        arguments,
         content.get("reference"),
         tuple(seeds),
         _folds(where, content.get("folds")),
         tuple(changes),
         content.get("metric"),
         content.get("workers", 1),
+        features,
     )
     names = [each.name for each in study.variants]
     if study.first not in names:
@@ -176,6 +189,14 @@ def read_study(path: str | Path) -> Study:
     for run in {each.variant: each for each in [*study.choices(), *study.runs({})]}.values():
         words_of(run, "unused", where)
     return study
+
+
+def filled(arguments: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """Arguments in which `value` stands for `{name}`."""
+    return {
+        key: given.replace(f"{{{name}}}", str(value)) if isinstance(given, str) else given
+        for key, given in arguments.items()
+    }
 
 
 def words_of(run: Run, output_dir: str, where: str) -> tuple[Any, Any, Any]:
@@ -247,4 +268,4 @@ def _refuse_unknown(where: str, given: Mapping[str, Any], known: set[str]) -> No
         raise ValueError(f"{where}: {unknown[0]} means nothing{did_you_mean(unknown[0], known)}")
 
 
-__all__ = ["Run", "Study", "Variant", "read_study", "words_of"]
+__all__ = ["Run", "Study", "Variant", "filled", "read_study", "words_of"]

@@ -13,6 +13,7 @@ from typing import Any
 from ..data.errors import DataFormatError
 from ..data.folders import only_writer, read_json, write_json, write_text
 from ..metrics import lower_is_better
+from .features import located, make_features
 from .one import LOG, RESULT, TASK
 from .plan import LINEAR, Run, Study
 
@@ -81,7 +82,7 @@ def run_study(study: Study, folder: str | Path, say: Say = print) -> list[dict[s
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
-        records = Records(folder)
+        records, study = Records(folder), located(study, folder)
         try:
             choices = _do_all(study, study.choices(), records, say, "to choose settings on validation")
             return _do_all(study, study.runs(choose(choices)), records, say, "to compare")
@@ -108,6 +109,7 @@ def _do_all(study: Study, runs: Sequence[Run], records: Records, say: Say, purpo
     # A CLCR run is the dear one: it goes first and is timed.
     waiting.sort(key=lambda run: run.model in LINEAR)
     if waiting:
+        make_features(study, records.folder, say)
         failed |= _do(study, waiting[0], records.folder, say)
         record = records.get(waiting[0])
         dear = sum(run.model not in LINEAR for run in waiting[1:])
@@ -135,20 +137,28 @@ def _do(study: Study, run: Run, folder: Path, say: Say) -> dict[str, str]:
     own = folder / RUNS / run.folder
     own.mkdir(parents=True, exist_ok=True)
     write_json(own / TASK, asdict(run))
-    threads = str(max((os.cpu_count() or 1) // study.workers, 1))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
-    with open(own / LOG, "wb") as log:
-        command = [sys.executable, "-m", "clcr_hf.study.one", str(own)]
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    error = run_module(["clcr_hf.study.one", str(own)], own / LOG, study.workers)
     record = read_json(own / RESULT)
     if record is None:
-        said = (own / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         say(f"failed: {run.folder}")
-        return {run.folder: said[-1] if said else f"exit code {code}"}
+        return {run.folder: error or "no result"}
     split = "eval" if run.candidate else "test"
     value = record["metrics"].get(f"{split}_{study.metric or record['metric']}")
     say(f"{run.folder}: {study.metric or record['metric']} {value:.4f}" if value is not None else f"{run.folder}: done")
     return {}
 
 
-__all__ = ["Records", "RunsFailed", "choose", "run_study"]
+def run_module(words: Sequence[str], log: Path, workers: int = 1) -> str | None:
+    """Runs `python -m` with its share of the cores, all that is said to `log`; its last line where it failed."""
+    threads = str(max((os.cpu_count() or 1) // workers, 1))
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+    with open(log, "wb") as file:
+        command = [sys.executable, "-m", *words]
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+    if not code:
+        return None
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return said[-1] if said else f"exit code {code}"
+
+
+__all__ = ["Records", "RunsFailed", "choose", "run_module", "run_study"]

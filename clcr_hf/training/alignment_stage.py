@@ -16,7 +16,12 @@ from .trainer import CLCRTrainer, CLCRTrainingArguments
 
 
 def align(
-    model: PreTrainedModel, rows: Any, collator: CLCRDataCollator, args: CLCRTrainingArguments, epochs: float
+    model: PreTrainedModel,
+    rows: Any,
+    collator: CLCRDataCollator,
+    args: CLCRTrainingArguments,
+    epochs: float,
+    learning_rate: float | None = None,
 ) -> float:
     """
     Runs the alignment stage in place.
@@ -25,6 +30,7 @@ def align(
         model: a head; its `clcr` learns, its readouts do not.
         rows: the training rows; labels among them, which some may lack, are not looked at.
         args: those of the training that follows; length apart, they hold for the stage too.
+        learning_rate: in place of theirs.
 
     Returns:
         The mean loss of the stage.
@@ -34,6 +40,7 @@ def align(
     """
     own = copy(args)
     own.num_train_epochs, own.max_steps = epochs, -1
+    own.learning_rate = own.learning_rate if learning_rate is None else learning_rate
     own.eval_strategy, own.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
     own.load_best_model_at_end, own.push_to_hub = False, False
     stage = CLCRForPreTraining.around(model)

@@ -305,6 +305,7 @@ class ModelArguments:
         evidence: What makes a token worth exchanging: norm (the paper's) or agreement, which wants --pretrain_epochs.
         pretrain_epochs: Passes of the alignment stage, before training, over the training rows without their labels and
             those that --missing_labels drop leaves out.
+        pretrain_learning_rate: Learning rate of that stage; left out: --learning_rate.
         config_overrides: More fields of CLCRConfig, e.g. 'num_levels=3,lambda_intra=0.1'.
     """
 
@@ -325,6 +326,7 @@ class ModelArguments:
     feature_norm: str = field(default="standardise", metadata={"choices": list(FEATURE_NORMS)})
     evidence: str = field(default="norm", metadata={"choices": list(EVIDENCE)})
     pretrain_epochs: float = 0.0
+    pretrain_learning_rate: float | None = None
     config_overrides: str | None = None
 
     def __post_init__(self) -> None:
@@ -339,6 +341,9 @@ class ModelArguments:
             raise ValueError(f"--image_backbone must be one of {known}, got {self.image_backbone!r}")
         if not 0 <= self.pretrain_epochs < math.inf:
             raise ValueError(f"--pretrain_epochs must not be negative, got {self.pretrain_epochs}")
+        rate = self.pretrain_learning_rate
+        if rate is not None and not 0 <= rate < math.inf:
+            raise ValueError(f"--pretrain_learning_rate must not be negative, got {rate}")
         refuse_unknown_settings(CLCRConfig, self._overrides(), "--config_overrides: ")
 
     def _overrides(self) -> dict[str, Any]:

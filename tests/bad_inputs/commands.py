@@ -112,6 +112,7 @@ train --num_train_epochs many
 train --max_steps 0 --num_train_epochs 0
 train --pretrain_epochs nan
 train --pretrain_epochs -1
+train --pretrain_learning_rate -1
 train --metric_for_best_model acuracy
 train --metric_for_best_model eval_acuracy
 train --per_device_train_batch_size 0
