@@ -524,6 +524,20 @@ def test_memory_for_clips_is_shared_by_the_splits(clips, monkeypatch):
         assert len(opened) == expected
 
 
+def test_features_are_read_once_as_far_as_there_is_room():
+    values = np.random.default_rng(0).normal(size=(6, 5, 3)).astype(np.float32)
+    rows = Dataset.from_dict({"pose_features": values.tolist(), "label": [0.0] * 6})
+    size = values[0].nbytes / 2**30
+    for room, kept in ((0, 0), (2.5, 2), (6.5, 6)):
+        part = ClipRows(rows, {"pose": "pose_features"}, None, cache_gb=room * size)
+        assert [part[row]["pose_features"].dtype for row in range(6)] == ["float32"] * 6
+        part.rows = [{"pose_features": None} for _ in range(6)]  # what is asked for now is not read again
+        found = [part._item(row).get("pose_features") for row in range(6)]
+        assert [value is not None for value in found] == [True] * kept + [False] * (6 - kept)
+        for value, expected in zip(found[:kept], values, strict=False):
+            np.testing.assert_array_equal(value, expected)
+
+
 def test_pictures_of_several_sizes_are_missing(tmp_path, caplog):
     paths = [tmp_path / f"{number}.png" for number in range(2)]
     for number, path in enumerate(paths):

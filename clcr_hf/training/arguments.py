@@ -93,7 +93,7 @@ class DataArguments:
         max_audio_seconds: Audio is cut after this long.
         check_media: Open every clip before training; leave out and list those that do not open.
         strict_media: Stop at a clip that cannot be read.
-        cache_gb: Memory for decoded clips in each process; those beyond are read every epoch.
+        cache_gb: Memory for rows as they were read or decoded, in each process; those beyond are read every epoch.
     """
 
     dataset: str | None = field(

@@ -26,12 +26,13 @@ from .statistics import feature_statistics
 _CHECK_SECONDS = 0.04  # of a clip that are decoded to see whether it opens
 _CHECK_THREADS = 8
 _NAMED = 10  # clips in a warning
+_NUMBER = 36  # bytes of a number in a list
 
 
 class ClipRows(torch.utils.data.Dataset):
     """
-    Rows as the model's inputs; files are decoded when first asked for and then kept in memory. Ready features are read
-    from the rows each time, which leaves them on the disk where the data set is mapped from there.
+    Rows as the model's inputs; what is decoded or read of a row when it is first asked for is then kept in memory, ready
+    features too: to make arrays of a table's lists takes about as long as a small model's step.
 
     A file that cannot be read counts as a modality that is missing from its row, and is named in a warning. In
     training, a row with nothing left is replaced by the next one that has something; in evaluation it stays, and
@@ -41,7 +42,7 @@ class ClipRows(torch.utils.data.Dataset):
         rows: the columns that `columns` names, and `label` or `labels`.
         columns: the column of each modality, see [`modality_columns`].
         processor: makes inputs of raw columns.
-        cache_gb: how much to keep; rows beyond are decoded every time, as all that are streamed.
+        cache_gb: how much to keep; rows beyond are decoded or read every time, as all that are streamed.
         augment: crops and flips frames and flow afresh each time a row is asked for. Then the decoded frames are
             kept, not the inputs made of them.
         sequences: changes ready features afresh each time a row is asked for, in step with one another; where
@@ -118,14 +119,12 @@ class ClipRows(torch.utils.data.Dataset):
         for number, found in [] if self.ahead is None else self.ahead.take():
             self._keep(number, found)
         kept = self._kept.get(index)
-        row = self.rows[index] if kept is None or self._ready else {}
         if kept is None:
             if self.ahead is not None:
                 self.ahead.begun[index] = True
-            kept = self._read(row)
+            kept = self._read(self.rows[index])
             self._keep(index, kept)
-        item, changing = kept
-        item = item | {name: row[name] for name in self._ready if row.get(name) is not None}
+        item, changing = dict(kept[0]), kept[1]
         if changing and self.augment is not None:
             changed = self._changed(changing, self._generator(index, 0))
             item |= self._encode({name: [value] for name, value in changed.items()})
@@ -144,8 +143,9 @@ class ClipRows(torch.utils.data.Dataset):
 
     @staticmethod
     def size_of(kept: tuple[dict[str, Any], dict[str, np.ndarray]]) -> int:
-        """Bytes of what is kept of a row."""
-        return sum(getattr(value, "nbytes", 0) for part in kept for value in part.values())
+        """Bytes of what is kept of a row; a list, as of token ids, counts as so many Python numbers."""
+        values = [value for part in kept for value in part.values()]
+        return sum(_NUMBER * len(value) if isinstance(value, list) else getattr(value, "nbytes", 0) for value in values)
 
     def _keep(self, index: int, found: tuple[dict[str, Any], dict[str, np.ndarray]]) -> None:
         size = self.size_of(found)
@@ -154,8 +154,8 @@ class ClipRows(torch.utils.data.Dataset):
             self._kept[index] = found
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """A row's label and inputs made of raw columns, and its frames and flow where they are augmented."""
-        item = {name: row[name] for name in LABEL_COLUMNS if row.get(name) is not None}
+        """A row's label, ready inputs and inputs made of raw columns, and its frames and flow where they are augmented."""
+        item = {name: row[name] for name in (*LABEL_COLUMNS, *self._ready) if row.get(name) is not None}
         raw = self._open(row)
         changing = {}
         if self.augment is not None:
