@@ -25,13 +25,14 @@ def mean_summaries(
     dtype = shared.dtype
     lifted = shared
     if exchanged.shared_basis is not None:
-        lifted = torch.einsum("...lmk,ldk->...lmd", shared, exchanged.shared_basis.to(dtype))
+        lifted = torch.matmul(shared, exchanged.shared_basis.to(dtype).mT)
     if exchanged.private_bases is None:
         return shared, None, lifted, None
     # The projection is linear: pooling first and projecting the mean is the same, and far cheaper.
     bases = exchanged.private_bases.to(dtype)
-    private = torch.einsum("...lmd,lmdk->...lmk", pool(encoded.tokens), bases)
-    lifted_private = torch.einsum("...lmk,lmdk->...lmd", private, bases)
+    private = torch.matmul(pool(encoded.tokens)[..., None, :], bases)
+    lifted_private = torch.matmul(private, bases.mT).squeeze(-2)
+    private = private.squeeze(-2)
     return shared, private, lifted, lifted_private
 
 
