@@ -61,9 +61,8 @@ def _one_segment_a_step(config: CLCRConfig, encoded: HierarchyTokens, member: to
             f"`num_segments=None` labels each time step, so all modalities must have as many steps, got {lengths}; "
             "set `config.num_segments`"
         )
-    length = steps[0]
-    step = torch.arange(member.shape[-1], device=member.device) % length
-    return member[:, :, None] & (step == torch.arange(length, device=member.device)[:, None])
+    step = torch.arange(steps[0], device=member.device)
+    return member[:, :, None] & (torch.cat([step] * len(steps)) == step[:, None])
 
 
 def deepest_tokens(encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:

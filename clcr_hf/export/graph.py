@@ -63,6 +63,8 @@ def _prepared(model: CLCRPreTrainedModel, part: Part) -> CLCRPreTrainedModel:
     if part == "fusion":
         for encoder in prepared.base_model.hierarchy.encoders.values():
             _widen_taps(encoder)
+    if not prepared.config.use_joint_path:
+        return prepared
     exchange = prepared.base_model.exchange
     exchange.fold_bases()
     bases = exchange.bases()
