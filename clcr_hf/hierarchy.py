@@ -111,8 +111,9 @@ class DilatedConv1d(nn.Conv1d):
         padded = F.pad(input.transpose(1, 2), (0, 0, padding, padding))
         if exporting:  # one product here too, of what lies in the order of memory; ends are counted from the end
             ends = [tap * dilation - dilation * (size - 1) or None for tap in range(size)]
-            seen = torch.cat([padded[:, tap * dilation : end] for tap, end in enumerate(ends)], dim=-1)
-            return F.linear(seen, self.weight.transpose(1, 2).flatten(1), self.bias).transpose(1, 2)
+            taps = [padded[:, tap * dilation : end] for tap, end in enumerate(ends)]
+            taps[size // 2] = input.transpose(1, 2)
+            return F.linear(torch.cat(taps, dim=-1), self.weight.transpose(1, 2).flatten(1), self.bias).transpose(1, 2)
         if torch.is_grad_enabled():  # the gradient of `unfold` is slow
             seen = torch.stack([padded[:, tap * dilation :][:, : input.shape[2]] for tap in range(size)], dim=-1)
         else:

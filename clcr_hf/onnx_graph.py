@@ -113,6 +113,7 @@ class ONNXModel:
         self.description = json.loads(found)
         self.inputs = [GraphInput(**{**each, "shape": tuple(each["shape"])}) for each in self.description["inputs"]]
         self.outputs = [output.name for output in self.session.get_outputs()]
+        self._names = {name for each in self.inputs for name in (each.name, each.mask)}
 
     def __call__(self, **inputs: Any) -> dict[str, np.ndarray]:
         """
@@ -129,8 +130,8 @@ class ONNXModel:
         if "audio_features" in self._names and "input_values" in given:
             given["audio_features"] = given.pop("input_values")
         # Segment ids are no input of the graph: all zero there, as they are for a single text.
-        if not given.get("token_type_ids", np.zeros(1)).any():
-            given.pop("token_type_ids", None)
+        if "token_type_ids" in given and not given["token_type_ids"].any():
+            del given["token_type_ids"]
         unknown = set(given) - self._names
         if unknown:
             raise ValueError(f"the graph does not take {sorted(unknown)}, but {sorted(self._names)}")
@@ -147,10 +148,6 @@ class ONNXModel:
             feed |= {} if each.name in given else each.missing(batch, steps)
         with plainly(f"{Path(self.path).name} cannot read this input", InputError):
             return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
-
-    @property
-    def _names(self) -> set[str]:
-        return {name for each in self.inputs for name in (each.name, each.mask)}
 
 
 # -- which weights a graph was made of ---------------------------------------------------------------------------------
