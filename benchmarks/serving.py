@@ -3,9 +3,9 @@
     python -m benchmarks.serving
 
 The default model reads ready features of CMU-MOSI's aligned form: 50 steps of 300 (text), 35 (vision) and 74 (audio)
-numbers. Both run in this process on one thread and take turns, so that a busy machine slows them alike; times are the
-process's own CPU milliseconds. PyTorch runs in evaluation, without gradients, its bases folded. `pipeline` is a whole
-answer with its explanation, from arrays.
+numbers. Both run in this process on one thread and take turns of ten runs, so that a busy machine slows them alike;
+times are the process's own CPU milliseconds. PyTorch runs in evaluation, without gradients, its bases folded.
+`pipeline` is a whole answer with its explanation, from arrays.
 """
 
 import argparse
@@ -47,14 +47,15 @@ def batch_of(size: int) -> dict[str, torch.Tensor]:
 
 
 def in_turn(variants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median CPU milliseconds of each; the first runs, which allocate, are left out."""
+    """Median CPU milliseconds of each, ten runs a turn; the first turn, which allocates, is left out."""
     taken: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 5):
+    for turn in range(rounds + 1):
         for name, run in variants.items():
-            start = time.process_time()
-            run()
-            if turn >= 5:
-                taken[name].append(1000 * (time.process_time() - start))
+            for _ in range(10):
+                start = time.process_time()
+                run()
+                if turn:
+                    taken[name].append(1000 * (time.process_time() - start))
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
@@ -87,7 +88,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=200, help="timed turns at batch 1; a quarter at batch 16")
+    parser.add_argument("--rounds", type=int, default=20, help="turns at batch 1, a quarter at batch 16")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -405,8 +405,7 @@ class IntraLevelExchange(GradientCheckpointingLayer):
         if torch.compiler.is_exporting():
             # In plain operations: the exporter's form of the fused kernel looks for rows without a key, and none is.
             scores = torch.matmul(query * self.scaling, key.transpose(-1, -2))
-            lowest = torch.full_like(mask, torch.finfo(scores.dtype).min, dtype=scores.dtype)
-            return torch.matmul((scores + lowest.masked_fill(mask, 0)).softmax(dim=-1), value)
+            return torch.matmul((scores + torch.where(mask, 0.0, -1e30)).softmax(dim=-1), value)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
