@@ -138,14 +138,16 @@ class ONNXModel:
         feed: dict[str, np.ndarray] = {}
         for each in self.inputs:
             feed |= each.given(given) if each.name in given else {}
-        first = next((each for each in self.inputs if each.name in given), None)
-        if first is None:
+        shapes = {each.modality: feed[each.mask].shape for each in self.inputs if each.name in given}
+        if not shapes:
             raise ValueError(f"no input: give at least one of {[each.name for each in self.inputs]}")
-        batch, length = feed[first.mask].shape
-        # Labels of each step: all modalities have as many steps as the first.
-        steps = length if self.description.get("one_length") else None
+        lengths = {name: length for name, (_, length) in shapes.items()}
+        batch, steps = next(iter(shapes.values()))
+        one_length = self.description.get("one_length")  # labels of each step
+        if one_length and len(set(lengths.values())) > 1:
+            raise InputError(f"the model labels each step, so all modalities must have as many, got {lengths}")
         for each in self.inputs:
-            feed |= {} if each.name in given else each.missing(batch, steps)
+            feed |= {} if each.name in given else each.missing(batch, steps if one_length else None)
         with plainly(f"{Path(self.path).name} cannot read this input", InputError):
             return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
 
@@ -226,7 +228,8 @@ def find_graph(model: Any) -> str:
         path = cached_file(source, GRAPH_FILE, **quiet)
         if path is not None:
             if not os.path.isdir(source):
-                cached_file(source, GRAPH_FILE + ".data", **quiet)  # weights beyond 2 GB
+                # Weights beyond 2 GB lie in a file of their own; without the network, one that is not there may be.
+                cached_file(source, GRAPH_FILE + ".data", **quiet, _raise_exceptions_for_connection_errors=False)
             return str(path)
     place = source or "a model that was not loaded from a folder"
     raise FileNotFoundError(f"{place} has no {GRAPH_FILE}: write it by `clcr export`, or leave backend='onnx' out")
@@ -291,8 +294,7 @@ class GraphModel:
         gone = [self._left_out[key] for key, value in inputs.items() if key in self._left_out and value is not None]
         if gone:
             raise InputError(f"{name} was exported without {gone[0]}: leave it out of the input, or export it too")
-        with plainly(f"{name} cannot read this input", InputError):
-            found = {key: torch.from_numpy(value) for key, value in self.graph(**inputs).items()}
+        found = {key: torch.from_numpy(value) for key, value in self.graph(**inputs).items()}
         levels: dict[int, dict[str, torch.Tensor]] = {}
         for key in [key for key in found if key.startswith("token_budgets_")]:
             level, _, part = key.removeprefix("token_budgets_").partition("_")

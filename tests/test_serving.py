@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from model_utils import clip_processor, feature_config
+from stand_in_hub import StandInHub
 from transformers import pipeline
 
 from clcr_hf import (
@@ -143,10 +145,12 @@ def test_answers_and_explanations_are_those_of_the_model(folder, monkeypatch):
 def test_a_label_a_step(tmp_path):
     """All modalities are as long then, and so is what stands for a missing one."""
     graph, model = both(saved(tmp_path, CLCRForTokenClassification, num_labels=3))
-    samples = [sample(9, 9), {"audio_features": sample(12, 12)["audio_features"]}, sample(5, 5)]
+    samples = [sample(9, 9), {"audio_features": sample(8, 8)["audio_features"]}, sample(5, 5)]
     for each in samples:
         assert_same(graph(each, return_explanation=True), model(each, return_explanation=True))
     assert_same(graph(samples, batch_size=3), model(samples, batch_size=3))
+    with pytest.raises(ValueError, match="labels each step, so all modalities must have as many, got"):
+        graph(sample(9, 4))
 
 
 def test_a_model_without_a_joint_path(tmp_path):
@@ -260,6 +264,24 @@ def test_from_the_command_to_the_handler(hearing, tmp_path, monkeypatch, caplog)
     assert plain.backend == "torch" and "onnxruntime, which model.onnx needs, is not installed" in caplog.text
     assert_same(served(body), plain(body))
     assert handler_module.GRAPH_FILE == GRAPH_FILE
+
+
+def test_a_graph_on_the_hub(folder, tmp_path):
+    """By name, and again from the cache without the network."""
+    answer = (
+        "import clcr_hf, numpy as np\nfrom transformers import pipeline\n"
+        f"pipe = pipeline({TASK!r}, model='org/served', backend='onnx')\n"
+        "print(pipe.model.graph.path, pipe({'audio_features': np.ones((3, 5), np.float32)})['label'])"
+    )
+    send = f"from clcr_hf.hub.publish import publish\npublish({str(folder)!r}, 'org/served', graph=True)\n"
+    with StandInHub() as hub:
+        environment = {**os.environ, **hub.environment(tmp_path / "cache")}
+        for code, more in ((send + answer, {}), (answer, {"HF_HUB_OFFLINE": "1"})):
+            command = [sys.executable, "-c", code]
+            done = subprocess.run(command, capture_output=True, text=True, env={**environment, **more}, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr[-3000:]
+            path, label = done.stdout.split()
+            assert path.endswith(GRAPH_FILE) and str(tmp_path / "cache") in path and label in ("sad", "calm", "glad")
 
 
 def test_a_release_serves_its_graph_without_the_package(folder, tmp_path):
