@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from clcr_hf import CLCRConfig, CLCRForSequenceClassification, CLCRPipeline, CLCRProcessor
@@ -85,19 +86,50 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     return found
 
 
+def kernels(graph: Path, size: int, runs: int = 50) -> dict[str, tuple[float, int]]:
+    """Of each operator in onnxruntime's own profile: microseconds a run (the sum of its nodes' medians), and nodes."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.enable_profiling = 1, True
+    options.profile_file_prefix = str(graph.parent / "profile")
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    feed = {name: value.numpy() for name, value in batch_of(size).items()}
+    feed |= {f"{name}_attention_mask": np.ones((size, STEPS), np.int64) for name in WIDTHS}
+    for _ in range(runs):
+        session.run(None, feed)
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    taken: dict[tuple[str, str], list[int]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            taken.setdefault((event["args"]["op_name"], event["name"]), []).append(event["dur"])
+    found: dict[str, tuple[float, int]] = {}
+    for (operator, _), times in taken.items():
+        microseconds, nodes = found.get(operator, (0.0, 0))
+        found[operator] = (microseconds + statistics.median(times), nodes + 1)
+    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="turns at batch 1, a quarter at batch 16")
+    parser.add_argument("--profile", action="store_true", help="also onnxruntime's time by operator")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), options.rounds)
+        profiles = {size: kernels(Path(folder) / GRAPH_FILE, size) for size in BATCHES if options.profile}
     for name, row in found.items():
         ratio = f"{row['onnx'] / row['torch']:.2f}"
         difference = f"  largest difference {row['difference']:.1e}" if "difference" in row else ""
         print(f"{name}: torch {row['torch']:.1f} ms, onnx {row['onnx']:.1f} ms, ratio {ratio}{difference}")
+    for size, operators in profiles.items():
+        total = sum(microseconds for microseconds, _ in operators.values())
+        nodes = sum(count for _, count in operators.values())
+        told = [f"{name} {value / total:.0%} ({count})" for name, (value, count) in list(operators.items())[:12]]
+        print(f"batch {size}, {nodes} nodes, share of their time: {', '.join(told)}")
     if options.output is not None:
         record = {"milliseconds": found, "versions": versions("clcr-hf", "torch", "onnx", "onnxruntime")}
         options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
