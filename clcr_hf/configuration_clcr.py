@@ -255,14 +255,14 @@ class CLCRConfig(PreTrainedConfig):
         "private_summaries",
         "common_summaries",
         "present",
+        "token_counts",
         "hidden_states",
         "attentions",
     ]
 
     def __post_init__(self, **kwargs):
         if not __name__.startswith("transformers_modules."):
-            # The pipeline of the installed package is registered; that of a published model's folder is not wanted, and
-            # transformers would ask for `trust_remote_code` on meeting it.
+            # That of the installed package is registered; for a published model's own, transformers asks for trust.
             kwargs.pop("custom_pipelines", None)
         stored = kwargs.pop(_STORED, False)
         refuse_unknown_settings(type(self), kwargs)

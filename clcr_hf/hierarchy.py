@@ -105,9 +105,15 @@ class DilatedConv1d(nn.Conv1d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         (size,), (dilation,), padding = self.kernel_size, self.dilation, int(self.padding[0])
         loops = input.device.type == "cpu" and dilation > 1 and not torch.compiler.is_compiling()
-        if torch.compiler.is_exporting() or not loops or input.shape[0] > 1 or input.numel() > self.FEW:
+        exporting = torch.compiler.is_exporting()
+        if not exporting and (not loops or input.shape[0] > 1 or input.numel() > self.FEW):
             return super().forward(input)
         padded = F.pad(input.transpose(1, 2), (0, 0, padding, padding))
+        if exporting:  # one product here too, of what lies in the order of memory; ends are counted from the end
+            ends = [tap * dilation - dilation * (size - 1) or None for tap in range(size)]
+            taps = [padded[:, tap * dilation : end] for tap, end in enumerate(ends)]
+            taps[size // 2] = input.transpose(1, 2)
+            return F.linear(torch.cat(taps, dim=-1), self.weight.transpose(1, 2).flatten(1), self.bias).transpose(1, 2)
         if torch.is_grad_enabled():  # the gradient of `unfold` is slow
             seen = torch.stack([padded[:, tap * dilation :][:, : input.shape[2]] for tap in range(size)], dim=-1)
         else:
@@ -116,8 +122,8 @@ class DilatedConv1d(nn.Conv1d):
 
 
 class TemporalBlock(nn.Module):
-    """Residual dilated convolution over time; `(B, T, C)` to `(B, T, C)`. Layer norm acts within a token, so padding
-    has no say in it; padded positions are zero before and after."""
+    """Residual dilated convolution over time; `(B, T, C)` to `(B, T, C)`. Layer norm acts within a token, and the
+    convolution sees zeros where padded: no padding has a say in real tokens. What comes out there means nothing."""
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, dropout: float, eps: float):
         super().__init__()
@@ -131,7 +137,7 @@ class TemporalBlock(nn.Module):
         update = self.norm(hidden_states).to(hidden_states.dtype) * mask
         update = self.conv(update.transpose(1, 2)).transpose(1, 2)
         update = self.dropout(self.proj(F.gelu(update)))
-        return (hidden_states + update) * mask
+        return hidden_states + update
 
 
 class TemporalStage(GradientCheckpointingLayer):
@@ -460,11 +466,10 @@ class ModalityEncoder(nn.Module):
 
     def _project(self, levels: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         positions = sinusoidal_positions(mask.shape[1], self.hidden_size, mask.device)
-        positions = self.position_scale[:, None, None] * positions
         outputs = []
-        for level, place, project, norm in zip(levels, positions, self.projections, self.norms, strict=True):
+        for level, scale, project, norm in zip(levels, self.position_scale, self.projections, self.norms, strict=True):
             hidden_states = project(level)
-            outputs.append(norm(hidden_states + place.to(hidden_states.dtype)))
+            outputs.append(norm(hidden_states + (scale * positions).to(hidden_states.dtype)))
         return torch.stack(outputs, dim=1) * mask[:, None, :, None].to(outputs[0].dtype)
 
 

@@ -151,14 +151,20 @@ class TokenBudget(nn.Module):
             budget = self.scale * torch.sigmoid(self.budget_logit.to(dtype))[:, None] * counts
             budget = torch.minimum(budget.clamp(min=1.0), counts)
             slack = scores.clamp(0, 1) @ member.transpose(1, 2) <= budget
-            return self.project(scores, budget, membership.any(dim=1), lengths), slack, budget
+            return self.project(scores, budget, membership, lengths), slack, budget
 
     @staticmethod
-    def project(scores: torch.Tensor, budget: torch.Tensor, mask: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    def project(
+        scores: torch.Tensor, budget: torch.Tensor, membership: torch.Tensor, lengths: Sequence[int]
+    ) -> torch.Tensor:
         """Activations `(B, L, S)` of `scores (B, L, S)`, modality by modality, or all at once where they are of one
-        length. `budget (B, L, M)`, `mask (B, S)` bool."""
-        size = (len(lengths), lengths[0])
-        if not torch.compiler.is_exporting() and all(length == lengths[0] for length in lengths):
+        length. `budget (B, L, M)`, `membership (B, M, S)` bool."""
+        if torch.compiler.is_exporting():
+            # Lengths are symbols. Each modality among all tokens: more to sort, but a third of a graph's operations.
+            rows = scores[:, :, None].expand(-1, -1, len(lengths), -1)
+            return project_capped_simplex(rows, budget, membership[:, None]).sum(dim=2)
+        mask, size = membership.any(dim=1), (len(lengths), lengths[0])
+        if all(length == lengths[0] for length in lengths):
             return project_capped_simplex(
                 scores.unflatten(-1, size), budget, mask.unflatten(-1, size)[:, None]
             ).flatten(-2)
@@ -396,6 +402,10 @@ class IntraLevelExchange(GradientCheckpointingLayer):
 
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Attention by the implementation that the configuration names; `(B, H, T, k)`."""
+        if torch.compiler.is_exporting():
+            # In plain operations: the exporter's form of the fused kernel looks for rows without a key, and none is.
+            scores = torch.matmul(query * self.scaling, key.transpose(-1, -2))
+            return torch.matmul((scores + torch.where(mask, 0.0, -1e30)).softmax(dim=-1), value)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )

@@ -356,6 +356,7 @@ class CLCRModel(CLCRPreTrainedModel):
             modality_statistics=statistics,
             feature_statistics=summaries,
             present=present,
+            token_counts=encoded.membership.sum(dim=-1),
             hidden_states=hidden_states,
             **fused,
         )
@@ -578,6 +579,7 @@ class _CLCRWithHead(CLCRPreTrainedModel):
             modality_weights=outputs.modality_weights,
             private_gates=outputs.private_gates,
             token_budgets=outputs.token_budgets,
+            token_counts=outputs.token_counts,
             budget_statistics=outputs.budget_statistics,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,

@@ -31,6 +31,8 @@ class CLCRModelOutput(ModelOutput):
             regularisers look at.
         common_summaries (`(B, L, M, d)`): the shared ones lifted to the space common to all levels.
         present (`(B, M)` bool): which modalities each sample has.
+        token_counts (`(B, M)` int64): real tokens of each modality, which come before its padding; of the whole clip in
+            per-segment models too.
         hidden_states (tuple of `L` `(B, S, d)`): the levels' tokens `H_l` before the exchange.
         attentions (tuple of `L` `(B, heads, S, S)`): who asked whom in the exchange.
         alignment_loss (scalar): when asked for.
@@ -49,6 +51,7 @@ class CLCRModelOutput(ModelOutput):
     private_summaries: torch.Tensor | None = None
     common_summaries: torch.Tensor | None = None
     present: torch.Tensor | None = None
+    token_counts: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     alignment_loss: torch.Tensor | None = None
@@ -100,6 +103,7 @@ class CLCRSequenceClassifierOutput(ModelOutput):
     modality_weights: torch.Tensor | None = None
     private_gates: torch.Tensor | None = None
     token_budgets: tuple[dict[str, torch.Tensor], ...] | None = None
+    token_counts: torch.Tensor | None = None
     budget_statistics: dict[str, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None

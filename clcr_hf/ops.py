@@ -138,10 +138,11 @@ class _CappedSimplexProjection(torch.autograd.Function):
 
     @staticmethod
     def forward(scores: Tensor, budget: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        invalid = ((scores.isnan() & mask).any(-1) | budget.isnan()).unsqueeze(-1)
+        lost, no_budget = scores.isnan(), budget.isnan()
+        invalid = ((lost & mask).any(-1) | no_budget).unsqueeze(-1)
         lowest, highest = torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).max
-        real = torch.where(mask, scores.nan_to_num(0.0, highest, lowest), lowest)
-        level = _wide(budget.nan_to_num(0.0, highest, 0.0)).clamp(0, scores.shape[-1])
+        real = torch.where(mask & ~lost, scores.clamp(lowest, highest), lowest)
+        level = _wide(torch.where(no_budget, 0, budget)).clamp(0, scores.shape[-1])
         clipped = real.clamp(0, 1)
         binding = _wide(clipped).sum(-1) > level
         shifted, tau = _threshold(real, level)

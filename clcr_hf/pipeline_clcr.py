@@ -18,6 +18,7 @@ from .errors import CLCRError, InputError, in_one_line, is_plain
 from .modalities import modality
 from .modeling_clcr import CLCRPreTrainedModel
 from .objective import labels_that_hold, probabilities
+from .onnx_graph import GraphModel
 from .pipeline_inputs import SampleReader
 from .pipeline_windows import SampleWindows, placed, segment_place
 from .samples import is_file
@@ -74,6 +75,11 @@ class CLCRPipeline(Pipeline):
       (`index` where the length is not known, as with features) and `label` and `score` as above;
     - with `on_error="skip"`, for an input that cannot be read: `error`, the reason.
 
+    `pipeline(..., backend="onnx")` answers by onnxruntime, on the CPU, from the graph that `clcr export` left as
+    `model.onnx` beside the weights, in the folder or on the Hub: the same answers and explanations. PyTorch then
+    computes nothing: input for a modality that was not exported is an error, and so is a graph that was made of other
+    weights or of another configuration.
+
     Parameters, of the pipeline or of a call:
 
     - `return_explanation` (bool): adds `level_weights` (one float a level, shallow first), `modality_weights` and
@@ -94,6 +100,7 @@ class CLCRPipeline(Pipeline):
       of a text, numbers and steps of features, bytes and seconds of a file, pixels of its frames.
 
     Raises:
+        ImportError, FileNotFoundError: `backend="onnx"` without onnxruntime, or without a graph.
         ValueError: an input of another kind or with unknown keys, one with nothing to read in it, a file or an address
             that cannot be read (`MediaError`, `FetchError`), an unknown parameter.
     """
@@ -103,8 +110,14 @@ class CLCRPipeline(Pipeline):
     _load_feature_extractor = False
     _load_image_processor = False
     _load_video_processor = False
+    _backends: tuple[str, ...] = ("torch", "onnx")
+    model: Any  # CLCRPreTrainedModel, or its GraphModel
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, backend: str = "torch", **kwargs: Any) -> None:
+        if backend not in self._backends:
+            raise ValueError(f"{type(self).__name__} has the backend {' or '.join(self._backends)}, got {backend!r}")
+        if backend == "onnx":
+            kwargs["device"] = _check_cpu(kwargs.get("device"))
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError(
@@ -116,6 +129,8 @@ class CLCRPipeline(Pipeline):
         self._collator = CLCRDataCollator(tokenizer_pad_id=pad or 0)
         self._reader = SampleReader(self.processor, self.model.config.modalities)
         self._same_length = _inputs_that_padding_reaches(self.model)
+        if backend == "onnx":
+            self.model = GraphModel(self.model)
 
     def _check_model(self) -> None:
         """ValueError for a model that this pipeline cannot read with."""
@@ -287,9 +302,9 @@ class CLCRPipeline(Pipeline):
         """What the model says of some samples: of each its `cut`, and what `_result` reads."""
         inputs, explain = self._model_inputs(samples), options.get("return_explanation", False)
         one_a_step = self.model.per_segment and self.model.config.num_segments is None
-        outputs = self.model(**inputs, output_hidden_states=explain or one_a_step)
+        outputs = self.model(**inputs)
         logits = outputs.logits.float().cpu()
-        counts = real_tokens(outputs) if explain or one_a_step else {}
+        counts = dict(zip(self.model.config.modalities, outputs.token_counts.T.tolist(), strict=True))
         made = []
         for row, sample in enumerate(samples):
             own, real = logits[row], {name: count[row] for name, count in counts.items()}
@@ -360,7 +375,7 @@ class CLCRPipeline(Pipeline):
         """What decided sample `row` of a batch, which has so many real tokens of each modality; see the class."""
         tokens = {}
         for name, count in real.items():
-            if not count:
+            if not count or outputs.token_budgets is None:  # without a joint path no token is exchanged
                 continue
             budgets = torch.stack([level[name][row, :count] for level in outputs.token_budgets]).float()  # (L, T)
             described = self._describe_tokens(name, count, inputs, row, sample)
@@ -455,20 +470,17 @@ def _inputs_that_padding_reaches(model: Any) -> list[str]:
     return names
 
 
-def real_tokens(outputs: Any) -> dict[str, list[int]]:
-    """Of each modality, how many tokens of each sample are no padding: padding is exactly zero before the exchange."""
-    if outputs.token_budgets is None:  # no joint path: no token is exchanged
-        return {}
-    lengths = {name: part.shape[1] for name, part in outputs.token_budgets[0].items()}
-    real = torch.stack([level.any(dim=-1) for level in outputs.hidden_states]).any(dim=0)  # (B, S)
-    parts = real.split(list(lengths.values()), dim=1)
-    return {name: part.sum(dim=1).tolist() for name, part in zip(lengths, parts, strict=True)}
-
-
 def _reason(error: Exception) -> str:
     """One line that says what was wrong."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _check_cpu(device: Any) -> str:
+    """The device of a graph; ValueError where another was asked for."""
+    if device is not None and device != -1 and torch.device(device).type != "cpu":
+        raise ValueError(f"backend='onnx' runs on the CPU, got device={device!r}: leave it out, or use backend='torch'")
+    return "cpu"
 
 
 # -- parameters and registration -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from transformers import AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .modeling_clcr import CLCRModel
-from .pipeline_clcr import PARAMETERS, CLCRPipeline, is_flag, real_tokens
+from .pipeline_clcr import PARAMETERS, CLCRPipeline, is_flag
 
 TASK = "multimodal-feature-extraction"
 _KINDS = ("clip", "modality", "level", "token")
@@ -36,6 +36,8 @@ class CLCRFeaturePipeline(CLCRPipeline):
         ValueError: as [`CLCRPipeline`]; a model of segments or without a joint path, which has no embedding of a clip.
     """
 
+    _backends = ("torch",)  # graphs have no embeddings among their outputs
+
     def _check_model(self) -> None:
         if not isinstance(self.model, CLCRModel) or self.model.per_segment or not self.model.config.use_joint_path:
             raise ValueError("CLCRFeaturePipeline needs a CLCRModel of whole clips with `use_joint_path=True`")
@@ -49,7 +51,7 @@ class CLCRFeaturePipeline(CLCRPipeline):
 
     def _run_batch(self, samples: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
         inputs, by = self._model_inputs(samples), options.get("by", "clip")
-        outputs = self.model(**inputs, output_hidden_states=by == "token", output_last_hidden_state=by == "token")
+        outputs = self.model(**inputs, output_last_hidden_state=by == "token")
         found = _features(outputs, self.model.config.modalities, by)
         return [{"features": each, "cut": sample["cut"]} for each, sample in zip(found, samples, strict=True)]
 
@@ -64,11 +66,9 @@ class CLCRFeaturePipeline(CLCRPipeline):
 def _features(outputs: Any, modalities: list[str], by: str) -> list[Any]:
     """Of each sample its embeddings on the CPU; see [`CLCRFeaturePipeline`]."""
     if by == "token":
-        counts = real_tokens(outputs)
-        tokens = outputs.last_hidden_state.float().cpu()
-        parts = dict(
-            zip(counts, tokens.split([one.shape[1] for one in outputs.token_budgets[0].values()], 1), strict=True)
-        )
+        counts = dict(zip(modalities, outputs.token_counts.T.tolist(), strict=True))
+        tokens, lengths = outputs.last_hidden_state.float().cpu(), outputs.token_budgets[0]
+        parts = dict(zip(lengths, tokens.split([one.shape[1] for one in lengths.values()], 1), strict=True))
         return [
             {name: part[row, : counts[name][row]] for name, part in parts.items() if counts[name][row]}
             for row in range(len(tokens))

@@ -25,13 +25,14 @@ def mean_summaries(
     dtype = shared.dtype
     lifted = shared
     if exchanged.shared_basis is not None:
-        lifted = torch.einsum("...lmk,ldk->...lmd", shared, exchanged.shared_basis.to(dtype))
+        lifted = torch.matmul(shared, exchanged.shared_basis.to(dtype).mT)
     if exchanged.private_bases is None:
         return shared, None, lifted, None
     # The projection is linear: pooling first and projecting the mean is the same, and far cheaper.
     bases = exchanged.private_bases.to(dtype)
-    private = torch.einsum("...lmd,lmdk->...lmk", pool(encoded.tokens), bases)
-    lifted_private = torch.einsum("...lmk,lmdk->...lmd", private, bases)
+    private = torch.matmul(pool(encoded.tokens)[..., None, :], bases)
+    lifted_private = torch.matmul(private, bases.mT).squeeze(-2)
+    private = private.squeeze(-2)
     return shared, private, lifted, lifted_private
 
 
@@ -60,9 +61,8 @@ def _one_segment_a_step(config: CLCRConfig, encoded: HierarchyTokens, member: to
             f"`num_segments=None` labels each time step, so all modalities must have as many steps, got {lengths}; "
             "set `config.num_segments`"
         )
-    length = steps[0]
-    step = torch.arange(member.shape[-1], device=member.device) % length
-    return member[:, :, None] & (step == torch.arange(length, device=member.device)[:, None])
+    step = torch.arange(steps[0], device=member.device)
+    return member[:, :, None] & (torch.cat([step] * len(steps)) == step[:, None])
 
 
 def deepest_tokens(encoded: HierarchyTokens, exchanged: ExchangeOutput) -> torch.Tensor:

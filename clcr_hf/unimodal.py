@@ -32,7 +32,8 @@ def token_statistics(
     """
     parts = zip(tokens.split(list(lengths), dim=2), groups.split(list(lengths), dim=-1), strict=True)
     found = [_statistics_of_one(own.float(), each[:, number], steps, kinds) for number, (own, each) in enumerate(parts)]
-    return torch.stack(found, dim=2)
+    present = groups.any(dim=-1).transpose(1, 2)[..., None]
+    return torch.stack(found, dim=2) * present
 
 
 def _statistics_of_one(tokens: torch.Tensor, member: torch.Tensor, steps: bool, kinds: Sequence[str]) -> torch.Tensor:
@@ -49,17 +50,15 @@ def _statistics_of_one(tokens: torch.Tensor, member: torch.Tensor, steps: bool, 
         found["spread"] = (variance + _TINY).sqrt() - _TINY**0.5
     if "max" in kinds:
         found["max"] = mean if steps else _highest(tokens, member)
-    present = member.any(dim=-1)[:, None, :, None]
-    stacked = torch.stack([found[kind] for kind in kinds], dim=3)
-    return (stacked * present[..., None]).transpose(1, 2).flatten(2)
+    return torch.cat([found[kind] for kind in kinds], dim=-1).transpose(1, 2).flatten(2)
 
 
 def _highest(tokens: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
-    """Maximum over the tokens of each group, `(B, L, G, d)`; groups, of which there are few, one after another."""
+    """Maximum over the tokens of each group, `(B, L, G, d)`, the lowest number for one without tokens; groups, of which
+    there are few, one after another."""
     lowest = torch.finfo(tokens.dtype).min
     parts = [tokens.masked_fill(~one[:, None, :, None], lowest).amax(dim=2) for one in member.unbind(dim=1)]
-    highest = torch.stack(parts, dim=2)
-    return torch.where(highest > lowest, highest, 0)
+    return torch.stack(parts, dim=2)
 
 
 class UnimodalReadout(nn.Module):

@@ -95,6 +95,7 @@ def publish(
     commit_message: Annotated[str | None, typer.Option("--message")] = None,
     max_shard_size: str = "5GB",
     media_root: Path | None = None,
+    graph: Annotated[bool, typer.Option("--graph")] = False,
     to_folder: Path | None = None,
 ) -> None:
     """
@@ -109,6 +110,7 @@ def publish(
         commit_message: Message of the commit.
         max_shard_size: Weights beyond this are cut into files.
         media_root: A further folder in which files may lie that links in the folder lead to.
+        graph: Send model.onnx too, which clcr export left in the folder; the handler then answers by onnxruntime.
         to_folder: Write what would be sent to this folder, and send nothing.
     """
     check_model(str(folder), on_hub=False)
@@ -117,8 +119,8 @@ def publish(
     from ..hub.publish import publish as send
 
     if to_folder is not None:
-        made = build_release(folder, to_folder, repo_id, max_shard_size=max_shard_size, media_root=media_root)
-        typer.echo(str(made))
+        kept = {name: context.params[name] for name in ("max_shard_size", "media_root", "graph")}
+        typer.echo(str(build_release(folder, to_folder, repo_id, **kept)))
         return
     options = {name: value for name, value in context.params.items() if name != "to_folder"}
     typer.echo(send(**{**options, "private": private or None}))
@@ -128,7 +130,7 @@ def publish(
 @documented
 def export(
     folder: str,
-    out: Path,
+    out: Annotated[Path | None, typer.Argument()] = None,
     format: str = "onnx",
     part: str = "whole",
     modalities: str | None = None,
@@ -141,7 +143,7 @@ def export(
 
     Args:
         folder: Folder or Hub name of a trained model.
-        out: File to write: .onnx, or .pt2 for torch.
+        out: File to write: .onnx, or .pt2 for torch. Default: model.onnx in the folder, where pipelines find it.
         format: onnx, int8 (ONNX with 8-bit weights) or torch (torch.export).
         part: whole, or fusion: what follows the backbones.
         modalities: Those it takes, as text,audio. Default: all.
@@ -152,7 +154,12 @@ def export(
     check_model(folder)
     quiet()
     from ..export.onnx import export_model
+    from ..onnx_graph import GRAPH_FILE
 
+    if out is None:
+        if format != "onnx" or not Path(folder).is_dir():
+            raise ValueError("name the file to write; only ONNX of a model in a folder has a place of its own")
+        out = Path(folder) / GRAPH_FILE
     names = modalities.split(",") if modalities else None
     largest = export_model(folder, out, format=format, part=part, modalities=names, opset=opset, image_size=image_size)
     if as_json:

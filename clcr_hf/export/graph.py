@@ -16,10 +16,14 @@ from torch.nn import functional as F
 from ..data.folders import replacing
 from ..modalities import modality
 from ..modeling_clcr import CLCRPreTrainedModel
-from .inputs import GraphInput, Part, example_batch, graph_inputs, labels_each_step
+from ..onnx_graph import GraphInput
+from .inputs import Part, example_batch, graph_inputs, labels_each_step
 
 AnyModel = CLCRPreTrainedModel | str | os.PathLike[str]  # or where one is saved
-_OUTPUTS = ("logits", "level_weights", "modality_weights", "private_gates")
+_OUTPUTS = (
+    *("logits", "modality_logits", "joint_logits"),
+    *("level_weights", "modality_weights", "private_gates", "token_counts"),
+)
 
 
 class _Graph(nn.Module):
@@ -39,12 +43,13 @@ class _Graph(nn.Module):
 
 
 def named_outputs(outputs: Any) -> dict[str, torch.Tensor]:
-    """A model's output as an exported graph names it: `logits` (`pooler_output` of a model without head),
-    `level_weights`, `modality_weights`, `private_gates`, `token_budgets_<level>_<modality>` with levels from 1."""
+    """A model's output as an exported graph names it: `logits`, `modality_logits`, `joint_logits` (`pooler_output` of a
+    model without head), `level_weights`, `modality_weights`, `private_gates`, `token_counts` and
+    `token_budgets_<level>_<modality>` with levels from 1; without what the model does not have."""
     named = {name: value for name in _OUTPUTS if (value := getattr(outputs, name, None)) is not None}
     if "logits" not in named:
         named = {"pooler_output": outputs.pooler_output, **named}
-    for level, budgets in enumerate(outputs.token_budgets, start=1):
+    for level, budgets in enumerate(outputs.token_budgets or (), start=1):
         named |= {f"token_budgets_{level}_{name}": budget for name, budget in budgets.items()}
     return named
 
@@ -58,6 +63,8 @@ def _prepared(model: CLCRPreTrainedModel, part: Part) -> CLCRPreTrainedModel:
     if part == "fusion":
         for encoder in prepared.base_model.hierarchy.encoders.values():
             _widen_taps(encoder)
+    if not prepared.config.use_joint_path:
+        return prepared
     exchange = prepared.base_model.exchange
     exchange.fold_bases()
     bases = exchange.bases()

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,54 +11,13 @@ import torch
 from ..configuration_clcr import CLCRConfig
 from ..modalities import modality
 from ..modeling_clcr import CLCRPreTrainedModel
+from ..onnx_graph import GraphInput
 
 Part = Literal["whole", "fusion"]
 ImageSize = int | tuple[int, int] | None
 _IMAGE_SIZE, _MEL_BINS = 224, 40
 # Tokens of audio that a backbone gives for the traced waveform.
 _AUDIO_TOKENS = 12
-
-
-@dataclass
-class GraphInput:
-    """One modality's input to an exported graph.
-
-    Attributes:
-        modality: its name in the model's configuration.
-        name, mask: names of the graph's inputs: the values and their mask `(B, steps)` int64 (1 = real).
-        shape: of the values, without the batch; a string is an axis of any length.
-        time: which axis of `shape` the mask runs along.
-        steps: its length when the graph was traced.
-        vocabulary: number of ids where the values are ids (int64); 0 where they are float32.
-        shortest, longest: bounds of the axis of any length; `longest` is None where there is none.
-    """
-
-    modality: str
-    name: str
-    mask: str
-    shape: tuple[str | int, ...]
-    time: int
-    steps: int
-    vocabulary: int = 0
-    shortest: int = 1
-    longest: int | None = None
-
-    def example(self, batch: int, steps: int | None, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """Random values and a mask of ragged lengths, for `batch` samples of `steps` steps."""
-        length = steps if steps is not None and isinstance(self.shape[self.time], str) else self.steps
-        shape = (batch, *(length if isinstance(size, str) else size for size in self.shape))
-        real = generator.integers(max(length // 2, 1), length + 1, (batch, 1))
-        if self.vocabulary:
-            values = generator.integers(1, self.vocabulary, shape)
-        else:
-            values = generator.standard_normal(shape).astype(np.float32)
-        return {self.name: values, self.mask: (np.arange(length) < real).astype(np.int64)}
-
-    def missing(self, batch: int) -> dict[str, np.ndarray]:
-        """What stands for the modality in a batch without it: zeros under a mask of zeros."""
-        shape = (batch, *(self.steps if isinstance(size, str) else size for size in self.shape))
-        values = np.zeros(shape, dtype=np.int64 if self.vocabulary else np.float32)
-        return {self.name: values, self.mask: np.zeros((batch, self.steps), dtype=np.int64)}
 
 
 def check_choice(config: CLCRConfig, part: str, modalities: Sequence[str] | None) -> list[str]:

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +22,10 @@ from ..configuration_clcr import CLCRConfig
 from ..data.errors import optional_package
 from ..data.folders import check_writable, replacing
 from ..modeling_clcr import CLCRPreTrainedModel
+from ..onnx_graph import METADATA, ONNXModel, made_from
 from .graph import AnyModel, export_program, fusion_inputs, load_for_export, named_outputs, trace
-from .inputs import GraphInput, Part, check_choice, example_batch, graph_inputs
+from .inputs import Part, check_choice, example_batch, graph_inputs, labels_each_step
 
-_METADATA = "clcr"
 _LEAST_OPSET = 18  # of the exporter
 
 
@@ -76,13 +76,15 @@ def export_onnx(
         "modalities": list(config.modalities),
         "problem_type": config.problem_type,
         "id2label": config.id2label,
+        "one_length": labels_each_step(loaded),
+        "made_from": made_from(loaded),
     }
     # The exporter notes down for each operator where in the source it came from: that belongs to this machine.
     for node in written.model.graph.all_nodes():
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
-    written.model.metadata_props[_METADATA] = json.dumps(description)
+    written.model.metadata_props[METADATA] = json.dumps(description)
     with replacing(Path(out)) as unfinished:
         written.save(unfinished)
     return Path(out)
@@ -190,87 +192,6 @@ def _warnings_off(name: str) -> Iterator[None]:
 def _require(*packages: str) -> None:
     for package in packages:
         optional_package(package, f"this needs {package}", "export")
-
-
-# -- running --------------------------------------------------------------------------------------------------------
-
-
-class ONNXModel:
-    """
-    An exported CLCR in onnxruntime, called as the PyTorch model is.
-
-    Args:
-        path: a file that [`export_onnx`] or [`quantise`] wrote.
-        threads: of onnxruntime; its own choice by default.
-        providers: onnxruntime's execution providers; the CPU by default.
-
-    Attributes:
-        inputs: [`GraphInput`] of each modality it takes.
-        description: what the file says of its model: `part`, `modalities`, `problem_type`, `id2label`.
-
-    Raises:
-        ImportError: the extra `export` is not installed.
-        ValueError: an ONNX file that is no exported CLCR.
-    """
-
-    def __init__(
-        self, path: str | os.PathLike[str], threads: int | None = None, providers: Sequence[str] | None = None
-    ):
-        _require("onnxruntime")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        names = list(providers or ["CPUExecutionProvider"])
-        self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=names)
-        found = self.session.get_modelmeta().custom_metadata_map.get(_METADATA)
-        if found is None:
-            raise ValueError(f"{path} was not written by clcr_hf: it does not say what it takes")
-        self.description = json.loads(found)
-        self.inputs = [GraphInput(**{**each, "shape": tuple(each["shape"])}) for each in self.description["inputs"]]
-        self.outputs = [output.name for output in self.session.get_outputs()]
-
-    def __call__(self, **inputs: Any) -> dict[str, np.ndarray]:
-        """
-        Outputs by name, see [`named_outputs`].
-
-        Args:
-            **inputs: tensors or arrays as for the PyTorch model. A mask left out is all ones; a modality left out
-                counts as missing. Without an audio backbone `input_values (B, T, mel)` is taken for `audio_features`.
-
-        Raises:
-            ValueError: no input, or one that the graph does not take.
-        """
-        given = {name: np.asarray(value) for name, value in inputs.items() if value is not None}
-        if "audio_features" in self._names and "input_values" in given:
-            given["audio_features"] = given.pop("input_values")
-        # Segment ids are no input of the graph: all zero there, as they are for a single text.
-        if not given.get("token_type_ids", np.zeros(1)).any():
-            given.pop("token_type_ids", None)
-        unknown = set(given) - self._names
-        if unknown:
-            raise ValueError(f"the graph does not take {sorted(unknown)}, but {sorted(self._names)}")
-        batch = next((given[each.name].shape[0] for each in self.inputs if each.name in given), None)
-        if batch is None:
-            raise ValueError(f"no input: give at least one of {[each.name for each in self.inputs]}")
-        feed: dict[str, np.ndarray] = {}
-        for each in self.inputs:
-            feed |= self._values(each, given, batch)
-        return dict(zip(self.outputs, self.session.run(None, feed), strict=True))
-
-    @property
-    def _names(self) -> set[str]:
-        return {name for each in self.inputs for name in (each.name, each.mask)}
-
-    @staticmethod
-    def _values(each: GraphInput, given: Mapping[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:
-        if each.name not in given:
-            return each.missing(batch)
-        values = given[each.name].astype(np.int64 if each.vocabulary else np.float32)
-        mask = given.get(each.mask, np.ones((batch, values.shape[1 + each.time])))
-        return {each.name: values, each.mask: mask.astype(np.int64)}
 
 
 @torch.no_grad()

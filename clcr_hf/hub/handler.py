@@ -4,22 +4,28 @@ It uses the code in its own folder alone, so `clcr_hf` need not be installed the
 `ValueError` with one clear line, which the server turns into status 400 and `{"error": ...}`.
 """
 
+import logging
 import os
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from transformers import pipeline
 
+GRAPH_FILE = "model.onnx"
 MAX_INPUTS = 32  # of one request
 _BODY = ("inputs", "parameters", "options")
 _PARAMETERS = ("return_explanation", "top_k", "score_range", "on_error")
 _KEYS = ("text", "media", "video", "audio")
 _STRETCH = ("start", "end")
 
+logger = logging.getLogger(__name__)
+
 
 class EndpointHandler:
     """
-    Answers requests to an endpoint.
+    Answers requests to an endpoint: on a GPU where there is one, else by onnxruntime where it is installed and the
+    folder holds a graph (`clcr publish --graph`), else by PyTorch on the CPU. The log says which, and why.
 
     Args:
         path: Folder of the model's repository. Its code is run.
@@ -27,14 +33,19 @@ class EndpointHandler:
     Attributes:
         limits: Your own in place of those of `limits.py`, as `{"max_seconds": 60}`: `max_bytes`, `max_seconds`,
             `timeout`, as of `CLCRPipeline`.
+        backend: `"onnx"` or `"torch"`.
+
+    Raises (on construction):
+        ValueError: a graph that was made of other weights than those in the folder.
     """
 
     limits: dict[str, Any] = {}
 
     def __init__(self, path: str = "") -> None:
-        device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        task = "multimodal-sentiment"
-        self.pipeline = pipeline(task, model=os.fspath(path), device=device, trust_remote_code=True)
+        self.backend, device, why = _choose(os.fspath(path))
+        logger.info("answers come from %s on %s: %s", self.backend, device, why)
+        options = {"device": device, "backend": self.backend, "trust_remote_code": True}
+        self.pipeline = pipeline("multimodal-sentiment", model=os.fspath(path), **options)
 
     def __call__(self, data: dict[str, Any]) -> Any:
         """
@@ -59,6 +70,17 @@ class EndpointHandler:
         """
         inputs, parameters = _checked(data)
         return self.pipeline(inputs, **self.limits, local_files=False, **parameters)
+
+
+def _choose(folder: str) -> tuple[str, str, str]:
+    """Backend, device, and why."""
+    if torch.cuda.is_available():
+        return "torch", "cuda:0", "there is a GPU"
+    if not os.path.isfile(os.path.join(folder, GRAPH_FILE)):
+        return "torch", "cpu", f"there is no {GRAPH_FILE}"
+    if find_spec("onnxruntime") is None:
+        return "torch", "cpu", f"onnxruntime, which {GRAPH_FILE} needs, is not installed"
+    return "onnx", "cpu", f"there is a {GRAPH_FILE}"
 
 
 def _checked(data: Any) -> tuple[Any, dict[str, Any]]:

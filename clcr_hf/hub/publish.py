@@ -16,6 +16,7 @@ from ..data.files import Roots
 from ..data.folders import check_writable, file_sum, read_json, write_json
 from ..errors import plainly
 from ..modeling_clcr import CLCRPreTrainedModel
+from ..onnx_graph import ONNXModel, check_graph, find_graph
 from ..remote_code import add_remote_code
 from .card import card_from_run
 from .run_folder import RUN_FILE, card_files, check_hub_id, copy_card_files, read_run, weight_sums
@@ -23,6 +24,7 @@ from .run_folder import RUN_FILE, card_files, check_hub_id, copy_card_files, rea
 _HANDLER = Path(__file__).parent / "handler.py"
 # What the handler needs on an Inference Endpoint, beside the torch and transformers that are there.
 _REQUIREMENTS = "transformers>=5.23\nav>=14\npillow>=10\n"
+_GRAPH_REQUIREMENTS = "onnxruntime>=1.20\n"
 _RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json")
 
 
@@ -37,6 +39,7 @@ def publish(
     commit_message: str | None = None,
     max_shard_size: int | str = "5GB",
     media_root: str | os.PathLike | None = None,
+    graph: bool = False,
 ) -> str:
     """
     Sends the trained model in `folder` to the Hub, whole or not at all (one commit); what else the repository holds
@@ -52,6 +55,7 @@ def publish(
         commit_message: Default says what is sent.
         max_shard_size: Weights beyond this are cut into several files.
         media_root: A further folder in which the files may lie that links in `folder` lead to.
+        graph: Send `model.onnx` too; see [`build_release`].
 
     Returns:
         Address of the commit (or of the pull request).
@@ -62,7 +66,8 @@ def publish(
     """
     api = HfApi(token=token, library_name="clcr_hf")
     with TemporaryDirectory() as scratch:
-        release = build_release(folder, scratch, repo_id, max_shard_size=max_shard_size, media_root=media_root)
+        options: dict[str, Any] = {"max_shard_size": max_shard_size, "media_root": media_root, "graph": graph}
+        release = build_release(folder, scratch, repo_id, **options)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         commit = api.upload_folder(
             repo_id=repo_id,
@@ -81,6 +86,7 @@ def build_release(
     *,
     max_shard_size: int | str = "5GB",
     media_root: str | os.PathLike | None = None,
+    graph: bool = False,
 ) -> Path:
     """
     Writes to `target` what [`publish`] sends: weights (safetensors, sharded when large), configuration, processor,
@@ -93,15 +99,18 @@ def build_release(
         target: A folder, made when absent; files in it are replaced.
         model_id: The name that the card's examples load.
         media_root: A further folder in which the files may lie that links in `folder` lead to.
+        graph: Take `model.onnx` along, which `clcr export` left in `folder`; the handler then answers by onnxruntime.
 
     Returns:
         `target`.
 
     Raises:
-        FileNotFoundError: `folder` holds no model or no processor.
+        FileNotFoundError: `folder` holds no model or no processor, or no graph where it was asked for.
+        ImportError: a graph was asked for, and onnxruntime, which checks it, is not installed.
         OSError: `target` cannot be written.
         ValueError: a name or size that is none; `folder` holds another kind of model, weights that do not fill it or
-            are not those that `run.json` recorded, a damaged `run.json`, or a link to a file elsewhere.
+            are not those that `run.json` recorded, a damaged `run.json`, a graph made of other weights, or a link to a
+            file elsewhere.
     """
     folder, target = Path(folder), Path(target)
     check_hub_id("the name of the model", model_id)
@@ -117,16 +126,25 @@ def build_release(
     _check_places(folder, media_root)
     _check_weights(folder)
     target.mkdir(parents=True, exist_ok=True)
-    CLCRPreTrainedModel.load_with_head(folder).save_pretrained(target, max_shard_size=max_shard_size)
+    model = CLCRPreTrainedModel.load_with_head(folder)
+    graphs = _graph_files(model) if graph else []
+    model.save_pretrained(target, max_shard_size=max_shard_size)
     AutoProcessor.from_pretrained(folder).save_pretrained(target)
     add_remote_code(target)
     shutil.copyfile(_HANDLER, target / "handler.py")
-    (target / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
-    for name in filter(lambda name: (folder / name).is_file(), _RESULTS):
+    requirements = _REQUIREMENTS + (_GRAPH_REQUIREMENTS if graph else "")
+    (target / "requirements.txt").write_text(requirements, encoding="utf-8")
+    for name in [*(name for name in _RESULTS if (folder / name).is_file()), *graphs]:
         shutil.copyfile(folder / name, target / name)
     copy_card_files(folder, target)
     _write_record(folder, target, model_id)
     return target
+
+
+def _graph_files(model: CLCRPreTrainedModel) -> list[str]:
+    """The graph beside the weights of `model`, and its weights where they lie in a file of their own."""
+    check_graph(ONNXModel(path := find_graph(model)), model)
+    return [file.name for file in (Path(path), Path(path + ".data")) if file.is_file()]
 
 
 def _check_places(folder: Path, media_root: str | os.PathLike | None) -> None:

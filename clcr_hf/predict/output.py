@@ -12,6 +12,7 @@ from typing import Any
 from ..data.folders import claim, read_json, release, replacing, versions, write_json
 from ..data.table.read import Table, read_rows
 from ..explain.decision import BIAS, JOINT, evidence_for
+from ..onnx_graph import weights_digest
 
 TABLE_FORMATS = (".csv", ".jsonl", ".parquet")
 Row = dict[str, Any]
@@ -100,15 +101,11 @@ def _evidence_column(part: str, score: str | None = None) -> str:
 
 def model_digest(model: Any, processor: Any) -> str:
     """A digest of a model's weights and settings: another model, another digest."""
-    import torch
-
     found = hashlib.sha256()
     for part in (model.config, processor):
         content = {key: value for key, value in part.to_dict().items() if not key.startswith(("_", "transformers_"))}
         found.update(json.dumps(content, sort_keys=True, default=str).encode())
-    for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    found.update(weights_digest(model).encode())
     return found.hexdigest()[:16]
 
 
