@@ -368,7 +368,8 @@ class ModelArguments:
 
 
 _RECIPES = (".json", ".yaml", ".yml")
-_LENGTHS = ("num_train_epochs", "max_steps", "load_best_model_at_end")
+_LENGTHS = ("num_train_epochs", "max_steps")
+_KEPT = ("load_best_model_at_end", "metric_for_best_model", "early_stopping_patience")  # each asks for the best state
 
 
 @dataclass
@@ -400,7 +401,8 @@ class RunArguments(CLCRTrainingArguments):
         dataloader_pin_memory: Pin the batches' memory; of use with a GPU only.
         early_stopping_patience: Stop after so many measurements without improvement; 0 never.
         small_validation: With fewer validation rows than this the last state is kept, not the best measured one. Left
-            out: 100, or none where --load_best_model_at_end is given.
+            out: 500, or none where --load_best_model_at_end, --metric_for_best_model or --early_stopping_patience is
+            given.
         baselines: At the end, measure a constant and a linear model on statistics of the features beside the model.
         linear_evidence: After training, give a linear model on mean, or mean, spread and maximum of the features over
             time (ridge, logistic regression, discriminants: the best inside the training rows) the share of the answer
@@ -471,10 +473,10 @@ def parse_args(
     # What is None stands for the default, which a word on the command line cannot say.
     given = [word for name, value in (defaults | recipe).items() if value is not None for word in as_words(name, value)]
     model_args, data_args, run_args = parser.parse_args_into_dataclasses(args=[*given, *words])
-    said = {name for name, value in _named([*given, *words], _LENGTHS).items() if value is not None}
-    if run_args.min_steps is None and not said & {"num_train_epochs", "max_steps"}:
+    said = {name for name, value in _named([*given, *words], _LENGTHS + _KEPT).items() if value is not None}
+    if run_args.min_steps is None and not said & {*_LENGTHS}:
         run_args.min_steps = MIN_STEPS
-    if run_args.small_validation is None and "load_best_model_at_end" not in said:
+    if run_args.small_validation is None and not said & {*_KEPT}:
         run_args.small_validation = SMALL_VALIDATION
     return model_args, data_args, run_args
 

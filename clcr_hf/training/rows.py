@@ -31,8 +31,8 @@ _NUMBER = 36  # bytes of a number in a list
 
 class ClipRows(torch.utils.data.Dataset):
     """
-    Rows as the model's inputs; what is decoded or read of a row when it is first asked for is then kept in memory, ready
-    features too: to make arrays of a table's lists takes about as long as a small model's step.
+    Rows as the model's inputs; what is decoded or read of a row when it is first asked for is then kept in memory,
+    ready features too: to make arrays of a table's lists takes about as long as a small model's step.
 
     A file that cannot be read counts as a modality that is missing from its row, and is named in a warning. In
     training, a row with nothing left is replaced by the next one that has something; in evaluation it stays, and
@@ -154,7 +154,7 @@ class ClipRows(torch.utils.data.Dataset):
             self._kept[index] = found
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """A row's label, ready inputs and inputs made of raw columns, and its frames and flow where they are augmented."""
+        """A row's label and inputs, ready ones and those made of raw columns; frames and flow where they are augmented."""
         item = {name: row[name] for name in (*LABEL_COLUMNS, *self._ready) if row.get(name) is not None}
         raw = self._open(row)
         changing = {}
