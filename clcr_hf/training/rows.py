@@ -154,7 +154,7 @@ class ClipRows(torch.utils.data.Dataset):
             self._kept[index] = found
 
     def _read(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """A row's label and inputs, ready ones and those made of raw columns; frames and flow where they are augmented."""
+        """A row's label and inputs, ready ones and those made of raw columns, and what of it is augmented."""
         item = {name: row[name] for name in (*LABEL_COLUMNS, *self._ready) if row.get(name) is not None}
         raw = self._open(row)
         changing = {}
