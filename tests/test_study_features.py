@@ -47,7 +47,7 @@ def extractions(monkeypatch):
     run_here(monkeypatch)
     done = []
 
-    def run_module(words, log, workers=1):
+    def run_module(words, log, threads=1):
         done.append(words[2])
         features.main(*words[1:])
 

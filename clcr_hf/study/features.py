@@ -79,7 +79,7 @@ def make_features(study: "Study", folder: Path, say: Callable[[str], None]) -> N
         say(f"features of {wanted.source}: extracted into {place}")
         place.mkdir(parents=True, exist_ok=True)
         words = [wanted.source, str(place), json.dumps(dict(wanted.settings))]
-        error = run_module(["clcr_hf.study.features", *words], place / LOG)
+        error = run_module(["clcr_hf.study.features", *words], place / LOG, threads=os.cpu_count() or 1)
         if error is not None:
             raise ValueError(f"no features: {error} (the log: {place / LOG})")
     record = read_json(place / "extract.json") or {}

@@ -137,7 +137,7 @@ def _do(study: Study, run: Run, folder: Path, say: Say) -> dict[str, str]:
     own = folder / RUNS / run.folder
     own.mkdir(parents=True, exist_ok=True)
     write_json(own / TASK, asdict(run))
-    error = run_module(["clcr_hf.study.one", str(own)], own / LOG, study.workers)
+    error = run_module(["clcr_hf.study.one", str(own)], own / LOG)
     record = read_json(own / RESULT)
     if record is None:
         say(f"failed: {run.folder}")
@@ -148,10 +148,12 @@ def _do(study: Study, run: Run, folder: Path, say: Say) -> dict[str, str]:
     return {}
 
 
-def run_module(words: Sequence[str], log: Path, workers: int = 1) -> str | None:
-    """Runs `python -m` with its share of the cores, all that is said to `log`; its last line where it failed."""
-    threads = str(max((os.cpu_count() or 1) // workers, 1))
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **os.environ}
+def run_module(words: Sequence[str], log: Path, threads: int = 1) -> str | None:
+    """Runs `python -m` with so many threads unless the environment says otherwise, all that is said to `log`; its last
+    line where it failed. (Two threads of a training run wait for each other at each of its small operations: where the
+    other core was not idle it took ten times as long.)"""
+    number = os.environ.get("OMP_NUM_THREADS", str(threads))
+    environment = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, **os.environ}
     with open(log, "wb") as file:
         command = [sys.executable, "-m", *words]
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
