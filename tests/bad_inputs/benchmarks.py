@@ -63,7 +63,10 @@ def cases(folder: Path) -> Iterator[Case]:
             yield Case(
                 f"{name}: {path.relative_to(whole)} absent", absent, path.name in (*_NOT_NEEDED, *_MAY_BE_ABSENT)
             )
-    for name in ("", "a/b/c", "no-such-org/no-such-data", "../..", "/dev/null", "a\0b"):
+    empty = folder / "hub_empty"
+    empty.mkdir(exist_ok=True)
+    # No path from here that the tests do not own: what lies there may be data, which is then read.
+    for name in ("", "a/b/c", "no-such-org/no-such-data", f"{empty}/../hub_empty", "/dev/null", "a\0b"):
         yield Case(f"hub: {name!r}", partial(_open, "hub", name))
 
 
