@@ -57,6 +57,11 @@ def test_on_few_rows_of_validation_the_last_state_is_kept():
     args = arguments()
     assert "validation has 499 rows" in fit_length(args, 1000, 499)
     assert not args.load_best_model_at_end and args.early_stopping_patience == 0
+    args = arguments()
+    assert "best on validation" in fit_length(args, 1000, 100, scores=True)
+    assert "validation has 99 rows" in fit_length(args, 1000, 99, scores=True) and args.small_validation == 100
+    args = arguments("--small_validation", "500")
+    assert "validation has 499 rows" in fit_length(args, 1000, 499, scores=True)
     args = arguments("--small_validation", "0")
     assert "best on validation" in fit_length(args, 1000, 499)
     assert args.load_best_model_at_end and args.early_stopping_patience == 8

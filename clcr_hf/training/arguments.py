@@ -19,7 +19,7 @@ from ..data.registry import SOURCE_NAMES
 from ..data.source import Source, find_source, recognise
 from ..errors import in_one_line
 from ..modalities import FILE_COLUMNS, STANDARD_MODALITIES
-from .length import MIN_STEPS, SMALL_VALIDATION
+from .length import MIN_STEPS, UNSAID
 from .parser import RunParser
 from .trainer import CLCRTrainingArguments
 
@@ -401,8 +401,8 @@ class RunArguments(CLCRTrainingArguments):
         dataloader_pin_memory: Pin the batches' memory; of use with a GPU only.
         early_stopping_patience: Stop after so many measurements without improvement; 0 never.
         small_validation: With fewer validation rows than this the last state is kept, not the best measured one. Left
-            out: 500, or none where --load_best_model_at_end, --metric_for_best_model or --early_stopping_patience is
-            given.
+            out: 500 for classes and 100 for scores, or none where --load_best_model_at_end, --metric_for_best_model or
+            --early_stopping_patience is given.
         baselines: At the end, measure a constant and a linear model on statistics of the features beside the model.
         linear_evidence: After training, give a linear model on mean, or mean, spread and maximum of the features over
             time (ridge, logistic regression, discriminants: the best inside the training rows) the share of the answer
@@ -477,7 +477,7 @@ def parse_args(
     if run_args.min_steps is None and not said & {*_LENGTHS}:
         run_args.min_steps = MIN_STEPS
     if run_args.small_validation is None and not said & {*_KEPT}:
-        run_args.small_validation = SMALL_VALIDATION
+        run_args.small_validation = UNSAID
     return model_args, data_args, run_args
 
 

@@ -6,13 +6,14 @@ from typing import Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 MIN_STEPS = 600
-# On 120 clips of two people the best of twenty measurements was the first; its state was much worse on others than the
-# last one's (docs/results/ravdess.md).
-SMALL_VALIDATION = 500
+# Of classes the best of twenty measurements on 120 clips of two people was the first, and its state much worse on
+# others than the last one's; of scores no such thing was seen (docs/results/utd_mhad.md, stress_sets.md).
+SMALL_VALIDATION = {"classes": 500, "scores": 100}
+UNSAID = -1
 _MEASUREMENTS = 20  # of a run whose passes are too short to measure after each
 
 
-def fit_length(args: Any, train_rows: int, validation_rows: int) -> str:
+def fit_length(args: Any, train_rows: int, validation_rows: int, scores: bool = False) -> str:
     """
     Sets passes, measurements and the state that is kept by the number of rows; says what was done, in one line.
 
@@ -23,6 +24,7 @@ def fit_length(args: Any, train_rows: int, validation_rows: int) -> str:
 
     Args:
         args: [`RunArguments`], changed in place; other arguments are left as they are.
+        scores: whether the labels are scores, and not classes.
     """
     batch = args.per_device_train_batch_size * max(args.world_size, 1) * args.gradient_accumulation_steps
     a_pass = max(math.ceil(train_rows / batch), 1)
@@ -35,6 +37,8 @@ def fit_length(args: Any, train_rows: int, validation_rows: int) -> str:
             args.eval_steps = args.save_steps = every
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * a_pass)
     said = f"{steps} steps, {steps / a_pass:.4g} passes"
+    if getattr(args, "small_validation", None) == UNSAID:
+        args.small_validation = SMALL_VALIDATION["scores" if scores else "classes"]
     if not args.load_best_model_at_end:
         return said
     if validation_rows < (getattr(args, "small_validation", None) or 0):
@@ -43,4 +47,4 @@ def fit_length(args: Any, train_rows: int, validation_rows: int) -> str:
     return f"{said}; the state best on validation is kept"
 
 
-__all__ = ["MIN_STEPS", "SMALL_VALIDATION", "fit_length"]
+__all__ = ["MIN_STEPS", "SMALL_VALIDATION", "UNSAID", "fit_length"]

@@ -103,7 +103,8 @@ def run_training(
     baselines, linear = None, _takes_linear_part(training_args, columns, labels)
     if linear:
         model.add_linear_evidence()
-    length = fit_length(training_args, *(len(datasets.get(name, ())) for name in ("train", "validation")))
+    seen, measured = (len(datasets.get(name, ())) for name in ("train", "validation"))
+    length = fit_length(training_args, seen, measured, scores=labels.problem_type == "regression")
     trainer = build_trainer(model, processor, datasets, labels, training_args, pretrained=bool(model_args.backbones))
     if trainer.is_world_process_zero():
         print(plan(data.title, datasets, carved, columns, model, training_args, length), flush=True)
