@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for size in BATCHES:
         batch = batch_of(size)
-        variants = {"torch": lambda batch=batch: model(**batch), "onnx": lambda batch=batch: graph(**batch)}
+        variants = {"torch": partial(model, **batch), "onnx": partial(graph, **batch)}
         with torch.no_grad():
             found[f"forward, batch {size}"] = in_turn(variants, rounds if size == 1 else rounds // 4)
         found[f"forward, batch {size}"]["difference"] = largest_difference(model, graph, batch)
@@ -78,10 +79,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         name: CLCRPipeline(model=each, processor=CLCRProcessor(), device="cpu", backend=name)
         for name, each in loaded.items()
     }
-    answers = {
-        name: lambda pipe=pipe: pipe(sample, return_explanation=True)  # type: ignore[misc]
-        for name, pipe in pipes.items()
-    }
+    answers = {name: partial(pipe, sample, return_explanation=True) for name, pipe in pipes.items()}
     found["pipeline, one clip, explained"] = in_turn(answers, rounds)
     return found
 

@@ -116,8 +116,8 @@ def run_training(
             warn_without_alignment(model, model_args.pretrain_epochs, model_args.model_name_or_path is None)
             if model_args.pretrain_epochs and checkpoint is None:
                 rows = _rows_to_align(datasets["train"], columns, processor, model_args, data_args, training_args)
-                length_and_rate = model_args.pretrain_epochs, model_args.pretrain_learning_rate
-                loss = align(model, rows, trainer.data_collator, training_args, *length_and_rate)
+                epochs, rate = model_args.pretrain_epochs, model_args.pretrain_learning_rate
+                loss = align(model, rows, trainer.data_collator, training_args, epochs, learning_rate=rate)
                 metrics["pretrain_loss"], metrics["pretrain_samples"] = loss, len(rows)
             result = trainer.train(resume_from_checkpoint=checkpoint)
             metrics |= report(trainer, "train", {**result.metrics, "train_samples": len(datasets["train"])})
